@@ -1,0 +1,1 @@
+"""Alignment: losses, relabelling, the optimizer, the one train step and the loop around it."""

@@ -1,0 +1,192 @@
+"""Losses of preference alignment: plain functions, one value per pair or response.
+
+The caller weights and averages them. Log-ratios are log pi_theta(y|x) - log pi_ref(y|x), float32 sums over
+the response's tokens. Every preference loss has the signature of `dpo`. A label p = P(chosen preferred) mixes
+the loss of the pair as it stands with that of the pair turned round:
+
+    loss(h, p) = p loss(h, 1) + (1 - p) loss(-h, 1)         h = chosen_logratio - rejected_logratio
+
+so a soft label is the expectation of the loss over drawn labels.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class PreferenceLoss(Protocol):
+    """What the train step asks of a preference loss; `dpo` is the model of it."""
+
+    def __call__(
+        self, chosen_logratio: Array, rejected_logratio: Array, *, beta: float, label: Array | float = 1.0
+    ) -> Array:
+        """[B], [B] -> [B]."""
+        ...
+
+
+def dpo(
+    chosen_logratio: Array, rejected_logratio: Array, *, beta: float, label: Array | float = 1.0
+) -> Array:
+    """Direct preference optimization, with hard or soft labels.
+
+        z = beta (chosen_logratio - rejected_logratio)
+        loss = -(p log sigma(z) + (1 - p) log sigma(-z))
+
+    With p = sigma(s(x, chosen) - s(x, rejected)) the minimum is the policy proportional to
+    pi_ref exp(s / beta).
+
+    Args:
+      chosen_logratio: [B] float32, log pi_theta / pi_ref of the chosen response, nats.
+      rejected_logratio: [B] float32, the same of the rejected response.
+      beta: KL weight > 0, in the units of the scores per nat.
+      label: [B] float32 or scalar in [0, 1], p, the probability that chosen is preferred.
+
+    Returns:
+      [B] float32, nats; log 2 where both log-ratios are 0.
+
+    Reference: Rafailov et al. 2023, arXiv 2305.18290, the DPO objective (equation 7); with soft labels its
+    expectation over Bradley-Terry labels.
+    """
+    z = beta * (chosen_logratio - rejected_logratio)
+    return -(label * jax.nn.log_sigmoid(z) + (1.0 - label) * jax.nn.log_sigmoid(-z))
+
+
+def cdpo(
+    chosen_logratio: Array,
+    rejected_logratio: Array,
+    *,
+    beta: float,
+    label: Array | float = 1.0,
+    smoothing: float = 0.1,
+) -> Array:
+    """Conservative DPO: every label is taken to be wrong with probability `smoothing`.
+
+        p' = (1 - smoothing) p + smoothing (1 - p);   loss = dpo at label p'
+
+    Args:
+      chosen_logratio: [B] float32, nats.
+      rejected_logratio: [B] float32, nats.
+      beta: KL weight > 0.
+      label: [B] float32 or scalar in [0, 1], p.
+      smoothing: share of wrong labels, in [0, 0.5).
+
+    Returns:
+      [B] float32, nats.
+
+    Reference: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", the conservative
+    DPO loss.
+    """
+    smoothed = (1.0 - smoothing) * label + smoothing * (1.0 - label)
+    return dpo(chosen_logratio, rejected_logratio, beta=beta, label=smoothed)
+
+
+def robust(
+    chosen_logratio: Array,
+    rejected_logratio: Array,
+    *,
+    beta: float,
+    label: Array | float = 1.0,
+    smoothing: float = 0.1,
+) -> Array:
+    """Robust DPO: unbiased for the loss on clean labels when a share `smoothing` of them is turned round.
+
+        loss = ((1 - smoothing) dpo(p) - smoothing dpo(1 - p)) / (1 - 2 smoothing)
+
+    Args:
+      chosen_logratio: [B] float32, nats.
+      rejected_logratio: [B] float32, nats.
+      beta: KL weight > 0.
+      label: [B] float32 or scalar in [0, 1], p.
+      smoothing: share of labels turned round, in [0, 0.5).
+
+    Returns:
+      [B] float32, nats; can be negative.
+
+    Reference: Ray Chowdhury, Kini, Natarajan 2024, arXiv 2403.00409, the unbiased (robust) DPO loss.
+    """
+    straight = dpo(chosen_logratio, rejected_logratio, beta=beta, label=label)
+    turned = dpo(chosen_logratio, rejected_logratio, beta=beta, label=1.0 - label)
+    return ((1.0 - smoothing) * straight - smoothing * turned) / (1.0 - 2.0 * smoothing)
+
+
+def ipo(
+    chosen_logratio: Array, rejected_logratio: Array, *, beta: float, label: Array | float = 1.0
+) -> Array:
+    """Identity preference optimization: regress the log-ratio difference on a finite target.
+
+        loss = p (h - 1 / (2 beta))^2 + (1 - p) (h + 1 / (2 beta))^2
+
+    Log-ratios are sums over tokens as in the paper (TRL averages them over tokens).
+
+    Args:
+      chosen_logratio: [B] float32, nats.
+      rejected_logratio: [B] float32, nats.
+      beta: regularisation > 0; the paper's tau.
+      label: [B] float32 or scalar in [0, 1], p.
+
+    Returns:
+      [B] float32, nats squared; 1 / (4 beta^2) where both log-ratios are 0.
+
+    Reference: Azar et al. 2023, arXiv 2310.12036, the sampled IPO loss (equation 17).
+    """
+    h = chosen_logratio - rejected_logratio
+    target = 1.0 / (2.0 * beta)
+    return label * jnp.square(h - target) + (1.0 - label) * jnp.square(h + target)
+
+
+def hinge(
+    chosen_logratio: Array, rejected_logratio: Array, *, beta: float, label: Array | float = 1.0
+) -> Array:
+    """Hinge loss on the implicit reward difference.
+
+        loss = p max(0, 1 - z) + (1 - p) max(0, 1 + z)        z = beta (chosen_logratio - rejected_logratio)
+
+    Args:
+      chosen_logratio: [B] float32, nats.
+      rejected_logratio: [B] float32, nats.
+      beta: inverse of the margin > 0, per nat.
+      label: [B] float32 or scalar in [0, 1], p.
+
+    Returns:
+      [B] float32, no unit; 1 where both log-ratios are 0.
+
+    Reference: Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, normalised by the reference as in Liu et al. 2023
+    (RSO), arXiv 2309.06657, the hinge-norm loss.
+    """
+    z = beta * (chosen_logratio - rejected_logratio)
+    return label * jax.nn.relu(1.0 - z) + (1.0 - label) * jax.nn.relu(1.0 + z)
+
+
+def sft(logps: Array, lengths: Array) -> Array:
+    """Negative log-likelihood of a response, per token.
+
+        loss = -log pi(y|x) / |y|
+
+    Args:
+      logps: [B] float32, log pi(y|x), sums over response tokens, nats.
+      lengths: [B] int32, response tokens, EOS included; 0 (a padding row) gives 0.
+
+    Returns:
+      [B] float32, nats a token. Weighted by `lengths` its mean is that of all tokens.
+    """
+    tokens = jnp.maximum(lengths, 1).astype(logps.dtype)
+    return jnp.where(lengths > 0, -logps, 0.0) / tokens
+
+
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Mean over rows that count: sum_b w_b v_b / sum_b w_b, and 0 when no row counts.
+
+    Args:
+      values: [B] float32; what a row of weight 0 holds reaches neither the mean nor a gradient.
+      weights: [B] float32 >= 0; 0 marks padding rows.
+
+    Returns:
+      [] float32.
+    """
+    values = jnp.where(weights > 0, values, 0.0)
+    total = jnp.sum(weights)
+    return jnp.sum(weights * values) / jnp.where(total > 0, total, 1.0)

@@ -1,0 +1,189 @@
+"""Which rows form a batch, of which shape, and in what order: plain integers, no tokens.
+
+Every shape costs a compilation of every function that sees it, so there are few; and every batch is a
+function of (seed, epoch, index) alone, so that a run can go on from any step. Letters: n rows, B rows a
+batch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from alignjax.errors import InputError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Bucket(NamedTuple):
+    """Shape of a batch's rows: T tokens and R targets a row."""
+
+    tokens: int
+    targets: int
+
+
+class Planned(NamedTuple):
+    """One batch: its shape, and [<= B] int64 places of its rows in the data."""
+
+    bucket: Bucket
+    indices: np.ndarray
+
+
+class _Partition(NamedTuple):
+    """Sorted sizes cut into runs: what that costs, and the last size of each run."""
+
+    cost: int
+    ends: tuple[int, ...]
+
+
+def choose_buckets(
+    lengths: np.ndarray,
+    num_buckets: int = 3,
+    *,
+    token_multiple: int = 16,
+    target_multiple: int = 8,
+    min_saving: float = 0.05,
+) -> tuple[Bucket, ...]:
+    """Few shapes that hold every row with little padding.
+
+    The boundaries minimise the sum over rows of tokens + targets of the row's bucket, exactly, by dynamic
+    programming over the distinct rounded lengths. A further bucket is taken only where it saves `min_saving`
+    of that sum.
+
+    Args:
+      lengths: [n, 2] int, tokens and targets of each row.
+      num_buckets: most buckets, >= 1.
+      token_multiple: tokens of a bucket are a multiple of this.
+      target_multiple: targets of a bucket are a multiple of this.
+      min_saving: share in [0, 1).
+
+    Returns:
+      Buckets that grow in both sizes, so that a row fits into every bucket after its own.
+
+    Raises:
+      InputError: no rows, or num_buckets < 1.
+    """
+    if len(lengths) == 0:
+        raise InputError("choose_buckets: there are no rows; the data set is empty.")
+    if num_buckets < 1:
+        raise InputError(f"choose_buckets: num_buckets is {num_buckets}; it must be at least 1.")
+    multiples = np.array([[token_multiple, target_multiple]])
+    sizes = np.maximum(-(-np.asarray(lengths) // multiples), 1) * multiples
+    tokens, counts = np.unique(sizes[:, 0], return_counts=True)
+    # A bucket of T tokens takes every row of at most T tokens, so it needs the most targets among them.
+    targets = np.array([sizes[sizes[:, 0] <= t, 1].max() for t in tokens])
+    best, *more = _partitions(counts, tokens + targets, min(num_buckets, len(tokens)))
+    for candidate in more:
+        if candidate.cost < (1.0 - min_saving) * best.cost:
+            best = candidate
+    return tuple(Bucket(int(tokens[i]), int(targets[i])) for i in best.ends)
+
+
+def _partitions(counts: np.ndarray, costs: np.ndarray, most: int) -> list[_Partition]:
+    """The cheapest partition of the sorted sizes into 1, 2, .., most runs."""
+    before = np.concatenate([[0], np.cumsum(counts)])  # rows before each size
+    # best[j] covers sizes 0..j with the present number of runs.
+    best = [_Partition(int(before[j + 1] * costs[j]), (j,)) for j in range(len(costs))]
+    found = [best[-1]]
+    for _ in range(1, most):
+        extended = []
+        for j in range(len(costs)):
+            options = [best[j]]
+            for i in range(j):
+                last_run = int((before[j + 1] - before[i + 1]) * costs[j])
+                options.append(_Partition(best[i].cost + last_run, (*best[i].ends, j)))
+            extended.append(min(options))
+        best = extended
+        found.append(best[-1])
+    return found
+
+
+def plan_batches(
+    lengths: np.ndarray,
+    buckets: Sequence[Bucket],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = False,
+    drop_remainder: bool = False,
+) -> list[Planned]:
+    """Which rows form which batch of one epoch; every row at most once.
+
+    Rows left over in one bucket move up to the next, where they fit as well. So only the last bucket can have
+    an incomplete batch, and there are n / B batches, rounded up (down with `drop_remainder`), in any order.
+
+    Args:
+      lengths: [n, 2] int, tokens and targets of each row.
+      buckets: shapes that grow in both sizes.
+      batch_size: B >= 1.
+      seed: >= 0.
+      epoch: >= 0.
+      shuffle: False: the given order within each bucket, short rows first.
+      drop_remainder: leave out the last incomplete batch.
+
+    Returns:
+      The batches in order.
+
+    Raises:
+      InputError: a row that fits no bucket, a wrong size, or no batch left.
+    """
+    if batch_size < 1:
+        raise InputError(f"batches: batch_size is {batch_size}; it must be at least 1.")
+    home = _home(lengths, buckets)
+    order = permutation(len(lengths), seed, epoch, 0) if shuffle else np.arange(len(lengths))
+    plan: list[Planned] = []
+    left = order[:0]
+    for place, bucket in enumerate(buckets):
+        rows = np.concatenate([left, order[home[order] == place]])
+        full = len(rows) // batch_size * batch_size
+        plan += [Planned(bucket, rows[k : k + batch_size]) for k in range(0, full, batch_size)]
+        left = rows[full:]
+    if len(left) and not drop_remainder:
+        plan.append(Planned(buckets[-1], left))
+    if not plan:
+        raise InputError(
+            f"batches: {len(lengths)} rows do not fill one batch of {batch_size}; lower the batch size, or "
+            "keep the last incomplete batch."
+        )
+    return [plan[k] for k in permutation(len(plan), seed, epoch, 1)] if shuffle else plan
+
+
+def _home(lengths: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
+    """The first bucket that each row fits into: [n] int."""
+    limits = np.array(buckets, np.int64).reshape(-1, 2)
+    if len(limits) == 0 or np.any(np.diff(limits, axis=0) < 0):
+        raise InputError(f"batches: buckets {list(buckets)} must grow in both sizes; use choose_buckets.")
+    fits = np.all(lengths[:, None] <= limits[None], axis=-1)  # [n, buckets]
+    if not np.all(fits[:, -1]):
+        row = int(np.argmin(fits[:, -1]))
+        raise InputError(
+            f"batches: row {row} has {lengths[row, 0]} tokens and {lengths[row, 1]} targets, more than the "
+            f"largest bucket {tuple(buckets[-1])}; choose the buckets from all lengths."
+        )
+    return np.argmax(fits, axis=-1)
+
+
+def permutation(n: int, seed: int, epoch: int, stream: int) -> np.ndarray:
+    """A shuffled order: [n] int64, a function of its arguments that no library's generator can change.
+
+    Places are sorted by a hash of (seed, epoch, stream, place): the finalizer of SplitMix64.
+
+    Raises:
+      InputError: a negative seed or epoch.
+
+    Reference: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    if seed < 0 or epoch < 0:
+        raise InputError(f"batches: seed is {seed} and epoch {epoch}; both must be at least 0.")
+    state = np.zeros(1, np.uint64)
+    for part in (seed, epoch, stream):
+        state = _mix(state + np.uint64(part % 2**64) + _GOLDEN)
+    hashed = _mix(state + np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN)
+    return np.argsort(hashed, kind="stable")
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,28 @@
+"""TFDS builder of hh-rlhf: two whole dialogues, the preferred one first."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from alignjax.data.builders.base import JsonLinesBuilder, find_sources
+
+
+class HhRlhf(JsonLinesBuilder):
+    """One of hh-rlhf's folders, such as harmless-base, from files that the user has downloaded.
+
+    Args:
+      manual_dir: folder with train.jsonl.gz and test.jsonl.gz; a folder above several takes them together.
+      data_dir: where prepared data is kept; None: TFDS's own place.
+
+    Reference: Bai et al. 2022, "Training a helpful and harmless assistant with RLHF", arXiv 2204.05862.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Download one folder of anthropics/hh-rlhf."
+
+    def __init__(self, manual_dir: str | Path, *, data_dir: str | Path | None = None):
+        super().__init__(find_sources(manual_dir), data_dir=data_dir)
+
+    def columns(self) -> dict[str, Any]:
+        """Both dialogues."""
+        return {name: tfds.features.Text() for name in ("chosen", "rejected")}

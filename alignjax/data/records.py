@@ -1,0 +1,368 @@
+r"""Preference pairs as people wrote them: their columns in many layouts, one record in memory.
+
+Layouts, told apart row by row:
+- TRL: prompt, chosen, rejected, each a text or a list of {"role", "content"}; without a prompt column chosen
+  and rejected are whole conversations, which share all but their last turn;
+- hh-rlhf: chosen and rejected are whole dialogues as one text, turns opened by "\n\nHuman:" and
+  "\n\nAssistant:";
+- SafeRLHF: prompt, response_0, response_1, columns with the id (0 or 1) of the better response (one a
+  dimension), and optionally is_response_0_safe, is_response_1_safe.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignjax.data.files import read_json_lines
+from alignjax.errors import InputError
+
+
+class Message(NamedTuple):
+    """One turn of a conversation: role is user, assistant or system."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+"""A text is one turn of the user."""
+
+
+class PreferencePair(NamedTuple):
+    """Two responses to one prompt.
+
+    Attributes:
+      prompt: text, or the turns before the response.
+      chosen: response; the label says whether it is the better one.
+      rejected: the other response.
+      labels: dimension -> P(chosen preferred), in [0, 1].
+      where: file:line, for messages.
+      safe: whether (chosen, rejected) are safe, where the data says so.
+      problem: why the row is no pair; empty for a good one. `clean` drops and counts the others.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    labels: dict[str, float]
+    where: str
+    safe: tuple[bool, bool] | None = None
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Where pairs come from.
+
+    Attributes:
+      path: JSON Lines file (gzip too), or "tfds:NAME:SPLIT" such as "tfds:pku_saferlhf:train[:90%]".
+      data_dir: where TFDS keeps its prepared data; for "tfds:" only.
+      prompt: column; "response.0" is item 0 of the list in column response.
+      chosen: column; with `label`, the default stands for response_0.
+      rejected: column; with `label`, the default stands for response_1.
+      label: column with the id (0 or 1) of the better response; empty: chosen is the better one.
+      limit: rows to read from the beginning; None: all.
+    """
+
+    path: str
+    data_dir: str | None = None
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    label: str = ""
+    limit: int | None = None
+
+
+class Counts(NamedTuple):
+    """What `clean` found; rows.
+
+    Attributes:
+      read: rows given.
+      empty: dropped, a prompt or a response without a visible character.
+      identical: dropped, both responses equal.
+      duplicates: dropped, equal to an earlier row in prompt, responses and labels.
+      unshared: dropped, conversations that differ before their last turn or do not end with a reply to the
+        user.
+      both_orders: pairs (not rows) kept with the one response preferred and with the other: label noise,
+        which is part of the data.
+      kept: rows left.
+    """
+
+    read: int
+    empty: int
+    identical: int
+    duplicates: int
+    unshared: int
+    both_orders: int
+    kept: int
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """A prompt as one string; equal prompts give equal strings."""
+    return prompt if isinstance(prompt, str) else "\0".join(f"{m.role}\1{m.content}" for m in prompt)
+
+
+def read_pairs(source: DataSource, labels: str | Mapping[str, str]) -> list[PreferencePair]:
+    """Reads every pair of a source, the bad ones too; `clean` comes after it.
+
+    Args:
+      source: the file or TFDS data set and its columns.
+      labels: the dimension that `source` labels; or dimension -> label column, to read several labels of one
+        row. An empty column name says that chosen is the better one.
+
+    Returns:
+      Pairs in the order of the source. With a label column "chosen" is response_0, and the label 1.0 where
+      its id is 0, else 0.0; without one the label is 1.0.
+
+    Raises:
+      InputError: a file that cannot be read, a row that is not as the columns say (file:line and field
+        named), or no row at all.
+    """
+    columns = {labels: source.label} if isinstance(labels, str) else dict(labels)
+    if not columns:
+        raise InputError(f"{source.path}: no dimension to read; name at least one.")
+    if source.limit is not None and source.limit < 1:
+        raise InputError(
+            f"{source.path}: limit is {source.limit}; it must be at least 1, or None for all rows."
+        )
+    if any(columns.values()):
+        source = dataclasses.replace(
+            source,
+            chosen="response_0" if source.chosen == "chosen" else source.chosen,
+            rejected="response_1" if source.rejected == "rejected" else source.rejected,
+        )
+    pairs = [_pair(_Row(where, row), source, columns) for where, row in _rows(source)]
+    if not pairs:
+        raise InputError(f"{source.path}: has no rows; give a file with one JSON object a line.")
+    return pairs
+
+
+def clean(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], Counts]:
+    """Drops and counts what cannot or should not be learned from; see `Counts`.
+
+    Returns:
+      The pairs left, in the same order, and the counts.
+    """
+    dropped: Counter[str] = Counter()
+    kept: list[PreferencePair] = []
+    seen: set[tuple[Any, ...]] = set()
+    for pair in pairs:
+        reason = _reason(pair)
+        key = (*_key(pair), tuple(sorted(pair.labels.items())))
+        if not reason and key in seen:
+            reason = "duplicates"
+        if reason:
+            dropped[reason] += 1
+        else:
+            seen.add(key)
+            kept.append(pair)
+    orders = {_key(pair) for pair in map(_better_first, kept)}
+    both = sum((prompt, rejected, chosen) in orders for prompt, chosen, rejected in orders)
+    names = ("empty", "identical", "duplicates", "unshared")
+    return kept, Counts(len(pairs), *(dropped[name] for name in names), both_orders=both // 2, kept=len(kept))
+
+
+def _key(pair: PreferencePair) -> tuple[Prompt, str, str]:
+    return pair.prompt, pair.chosen, pair.rejected
+
+
+def _better_first(pair: PreferencePair) -> PreferencePair:
+    """The pair with the preferred response as chosen, by its first label."""
+    if all(label >= 0.5 for label in list(pair.labels.values())[:1]):
+        return pair
+    return pair._replace(chosen=pair.rejected, rejected=pair.chosen)
+
+
+def _reason(pair: PreferencePair) -> str:
+    """Name of the count that a row by itself falls under, or nothing."""
+    if pair.problem:
+        return "unshared"
+    texts = [pair.prompt] if isinstance(pair.prompt, str) else [m.content for m in pair.prompt]
+    if not any(text.strip() for text in texts) or not pair.chosen.strip() or not pair.rejected.strip():
+        return "empty"
+    return "identical" if pair.chosen == pair.rejected else ""
+
+
+def _rows(source: DataSource) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    if source.path.startswith("tfds:"):
+        # Importing TFDS takes seconds; most runs read plain files.
+        from alignjax.data.builders.reading import read_prepared
+
+        return read_prepared(source.path, source.data_dir, source.limit)
+    return read_json_lines(source.path, source.limit)
+
+
+class _Row:
+    """One row of a source, with the checks that name its place."""
+
+    def __init__(self, where: str, values: Mapping[str, Any]):
+        self.where, self.values = where, values
+
+    def error(self, column: str, problem: str) -> InputError:
+        return InputError(f'{self.where}: "{column}" {problem}')
+
+    def has(self, column: str) -> bool:
+        return bool(column) and self._find(column) is not None
+
+    def get(self, column: str) -> Any:
+        found = self._find(column)
+        if found is None:
+            raise self.missing(column)
+        return found[0]
+
+    def missing(self, column: str) -> InputError:
+        there = ", ".join(self.values) or "none"
+        return self.error(column, f"is missing; the row's columns are {there}. Name the right one.")
+
+    def _find(self, column: str) -> tuple[Any] | None:
+        """The value in a tuple of its own, since it may be null; a whole name goes before a dotted one."""
+        if column in self.values:
+            return (self.values[column],)
+        value: Any = self.values
+        for part in column.split("."):
+            if isinstance(value, Mapping) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+                value = value[int(part)]
+            else:
+                return None
+        return (value,)
+
+    def text(self, column: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self.error(column, f"is {_kind(value)}, must be text; fix it or remove the line.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(column, "holds half of a surrogate pair; fix it or remove the line.") from error
+        return value
+
+    def messages(self, column: str, value: list[Any]) -> tuple[Message, ...]:
+        for i, item in enumerate(value):
+            if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
+                raise self.error(f"{column}.{i}", 'must be a message {"role": .., "content": ..}; fix it.')
+        if not value:
+            raise self.error(column, "is an empty list of messages; fill it or remove the line.")
+        return tuple(
+            Message(
+                self.text(f"{column}.{i}.role", item["role"]),
+                self.text(f"{column}.{i}.content", item["content"]),
+            )
+            for i, item in enumerate(value)
+        )
+
+    def label(self, column: str) -> float:
+        value = self.get(column)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(
+                column, f"is {_kind(value)}, must be 0 or 1, the id of the better response; fix it."
+            )
+        if value not in (0, 1):
+            raise self.error(column, f"is {value}, must be 0 or 1, the id of the better response; fix it.")
+        return 1.0 if value == 0 else 0.0
+
+    def safe(self) -> tuple[bool, bool] | None:
+        columns = ("is_response_0_safe", "is_response_1_safe")
+        if not all(self.has(column) for column in columns):
+            return None
+        first, second = (self.get(column) for column in columns)
+        for column, value in zip(columns, (first, second), strict=True):
+            if not isinstance(value, bool):
+                raise self.error(
+                    column, f"is {_kind(value)}, must be true or false; fix it or remove the line."
+                )
+        return first, second
+
+
+def _kind(value: Any) -> str:
+    """A value's type in JSON's words, with the value where it is short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return {str: "a text", list: "a list"}.get(type(value), "an object")
+
+
+def _pair(row: _Row, source: DataSource, columns: Mapping[str, str]) -> PreferencePair:
+    labels = {name: row.label(column) if column else 1.0 for name, column in columns.items()}
+    safe = row.safe() if any(columns.values()) else None
+    chosen, rejected = row.get(source.chosen), row.get(source.rejected)
+    if row.has(source.prompt):
+        prompt = _prompt(row, source.prompt)
+        replies = [
+            _reply(row, column, value, prompt)
+            for column, value in ((source.chosen, chosen), (source.rejected, rejected))
+        ]
+        return PreferencePair(_simplest(prompt), *replies, labels=labels, where=row.where, safe=safe)
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        first, second = row.messages(source.chosen, chosen), row.messages(source.rejected, rejected)
+    elif _is_dialogue(chosen) and _is_dialogue(rejected):
+        first, second = (
+            _dialogue(row.text(column, value))
+            for column, value in ((source.chosen, chosen), (source.rejected, rejected))
+        )
+    else:
+        raise row.missing(source.prompt)
+    prompt = _simplest(first[:-1])
+    problem = _conversation_problem(first, second)
+    return PreferencePair(prompt, first[-1].content, second[-1].content, labels, row.where, safe, problem)
+
+
+def _conversation_problem(first: tuple[Message, ...], second: tuple[Message, ...]) -> str:
+    """Why two whole conversations are no pair; empty where they are one."""
+    for conversation in (first, second):
+        roles = [message.role for message in conversation[-2:]]
+        if len(roles) < 2 or roles[0] == "assistant" or roles[1] != "assistant":
+            return "a conversation does not end with a turn of the user and one reply of the assistant"
+    return "" if first[:-1] == second[:-1] else "the two conversations differ before their last turn"
+
+
+def _prompt(row: _Row, column: str) -> tuple[Message, ...]:
+    value = row.get(column)
+    if isinstance(value, list):
+        return row.messages(column, value)
+    return (Message("user", row.text(column, value)),)
+
+
+def _simplest(prompt: tuple[Message, ...]) -> Prompt:
+    """One turn of the user is a text, however it was written."""
+    return prompt[0].content if len(prompt) == 1 and prompt[0].role == "user" else prompt
+
+
+def _reply(row: _Row, column: str, value: Any, prompt: tuple[Message, ...]) -> str:
+    """The response; a list holds the assistant's reply alone or after the prompt's own turns."""
+    if not isinstance(value, list):
+        return row.text(column, value)
+    messages = row.messages(column, value)
+    if messages[:-1] not in ((), prompt) or messages[-1].role != "assistant":
+        raise row.error(
+            column, "must hold the assistant's one reply, or the prompt's turns and that reply; fix it."
+        )
+    return messages[-1].content
+
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def _is_dialogue(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("\n\nHuman:")
+
+
+def _dialogue(text: str) -> tuple[Message, ...]:
+    """Turns of an hh-rlhf dialogue, without the blanks around each.
+
+    Chat templates want speakers to alternate, so several turns of one speaker in a row become one, except
+    that the last turn stays by itself: it is the response.
+    """
+    _, *parts = _TURN.split(text)
+    turns = zip(parts[0::2], parts[1::2], strict=True)
+    *before, last = [Message(_ROLES[speaker], content.strip()) for speaker, content in turns]
+    messages: list[Message] = []
+    for message in before:
+        if messages and messages[-1].role == message.role:
+            message = Message(message.role, f"{messages.pop().content}\n\n{message.content}")
+        messages.append(message)
+    return (*messages, last)

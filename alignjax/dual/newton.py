@@ -1,0 +1,254 @@
+"""Newton's method on the dual in units in which every problem looks alike, with a proof where there is no minimum.
+
+With s_j the spread of g_j within prompts and S the larger of beta and the spread of r within prompts, the variable is
+v = lam s / S, scores are centred in each prompt, and
+
+    f(v) = tau E_x log E_y exp((rho + <v, h>) / tau) - <v, b / s>,    tau = beta / S <= 1,   f(v) = D(lam) / S + const
+
+has a gradient of order one whatever the units; centring keeps float32 sums exact where prompts have large constants.
+Where tau is small f is nearly piecewise linear; then the iteration follows the minimiser down from a larger tau.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alignjax.dual.objective import Derivatives, Samples, assemble, by_chunks, log_base, over_prompts, prompt_moments
+
+MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
+FIRST_TAU = 0.1  # above it f is smooth enough to be begun at its own tau
+_TAU_FACTOR = 0.2
+_PATIENCE = 14  # steps without progress that end the iteration: rounding has been reached
+_FAR = 30.0  # an infeasible problem's multiplier, in scaled units along the certificate
+
+
+class Scaled(NamedTuple):
+    """A problem in the units of the module's head.
+
+    Attributes:
+      samples: rho and h.
+      margins: [m], b / s.
+      tau: [], beta / S.
+      unit: [m], S / s; lam = v * unit.
+      spread: [m], s; 1 where a utility is constant.
+      reach: [m], E_x max_k h, the largest scaled margin of each constraint alone.
+      size: [m], size of the terms that the recession function sums, for its rounding error.
+    """
+
+    samples: Samples
+    margins: Array
+    tau: Array
+    unit: Array
+    spread: Array
+    reach: Array
+    size: Array
+
+
+class Minimum(NamedTuple):
+    """The end of an iteration, in scaled units.
+
+    Attributes:
+      point: [m], v.
+      error: [], largest entry of the projected gradient.
+      iterations: [] int32, evaluations.
+      certified: [] bool, True where f was proved to have no minimum.
+      certificate: [m], v / s summing to 1, a direction in which D falls for ever; zeros where not certified.
+    """
+
+    point: Array
+    error: Array
+    iterations: Array
+    certified: Array
+    certificate: Array
+
+
+class _State(NamedTuple):
+    point: Array
+    at: Derivatives
+    tau: Array
+    damping: Array
+    fresh: Array  # the next evaluation is at `point` itself: its tau is new
+    iterations: Array
+    idle: Array  # steps since the last progress
+    best: Array  # least error at this tau
+    certified: Array
+    certificate: Array
+
+
+def scale(samples: Samples, margins: Array, beta: Array) -> Scaled:
+    """Puts a problem into scaled units.
+
+    Args:
+      samples: of `gather`, in the type to work in.
+      margins: [m] float, b.
+      beta: [] float > 0.
+    """
+    tiny = 8 * jnp.finfo(margins.dtype).eps
+    base = jnp.exp(log_base(samples)) * jnp.ones_like(samples.rewards)
+    r, r_size = _centre(samples.rewards, base)
+    columns = [_centre(g, base) for g in samples.utilities]
+    r_spread = jnp.sqrt(over_prompts(jnp.sum(base * r * r, axis=1), samples))
+    s = jnp.stack([jnp.sqrt(over_prompts(jnp.sum(base * g * g, axis=1), samples)) for g, _ in columns])
+    # A constant utility leaves a spread of rounding errors; in the units of it everything would be noise.
+    s = jnp.where(s > tiny * jnp.stack([size for _, size in columns]), s, 1.0)
+    big = jnp.where(r_spread > tiny * r_size, jnp.maximum(beta, r_spread), beta)
+    h = jnp.stack([g for g, _ in columns]) / s[:, None, None]
+    present = base > 0
+    highest = over_prompts(jnp.max(jnp.where(present[None], h, -jnp.inf), axis=2), samples)
+    size = over_prompts(jnp.max(jnp.abs(h), axis=2), samples) + jnp.abs(margins) / s
+    return Scaled(samples._replace(rewards=r / big, utilities=h), margins / s, beta / big, big / s, s, highest, size)
+
+
+def _centre(x: Array, base: Array) -> tuple[Array, Array]:
+    """Scores minus their prompt's mean, 0 where absent; and the largest score's size."""
+    centred = x - jnp.sum(base * x, axis=1, keepdims=True)
+    return jnp.where(base > 0, centred, 0), jnp.max(jnp.abs(x))
+
+
+def evaluate(point: Array, problem: Scaled, tau: Array) -> Derivatives:
+    """Derivatives of f at one point and temperature."""
+    sums = over_prompts(prompt_moments(point, problem.samples, tau), problem.samples)
+    return assemble(point, sums, problem.margins, tau)
+
+
+def newton(problem: Scaled, start: Array) -> Minimum:
+    """Minimises f over v >= 0 from `start` by damped, projected Newton steps.
+
+    A step is kept when f does not rise, which convexity shows by the sign of the slope at its end; so nothing is
+    lost to rounding near the minimum. Every point visited is tried as a certificate of infeasibility.
+
+    Args:
+      problem: of `scale`.
+      start: [m] float >= 0.
+
+    Returns:
+      The minimum, or the proof that there is none.
+    """
+    kind = start.dtype
+    eps = jnp.finfo(kind).eps
+    tolerance = jnp.asarray(1e4 * eps if kind == jnp.float64 else 8 * eps, kind)
+    zero = jnp.zeros_like(start)
+    alone = problem.reach < problem.margins - 64 * eps * problem.size
+    count = jnp.zeros((), jnp.int32)
+    nothing = Derivatives(jnp.zeros((), kind), zero, jnp.eye(start.size, dtype=kind), jnp.zeros((), kind))
+    state = _State(
+        jnp.maximum(start, 0),
+        nothing,
+        jnp.maximum(problem.tau, FIRST_TAU),
+        jnp.asarray(1e-3, kind),
+        jnp.asarray(True),
+        count,
+        count,
+        jnp.asarray(jnp.inf, kind),
+        jnp.any(alone),
+        jnp.where(jnp.any(alone), alone.astype(kind) / jnp.maximum(jnp.sum(alone), 1).astype(kind), zero),
+    )
+
+    def going_on(state: _State) -> Array:
+        error = projected_error(state.point, state.at.gradient)
+        at_end = ~state.fresh & (state.tau <= problem.tau) & (error <= tolerance)
+        spent = (state.iterations >= MAX_ITERATIONS) | (state.idle >= _PATIENCE)
+        return ~at_end & ~spent & ~state.certified & ~jnp.isnan(error)
+
+    state = jax.lax.while_loop(going_on, lambda state: _advance(state, problem), state)
+    # A certificate is stated in the units of the scores: <d, g> with d = v / s.
+    direction = state.certificate / problem.spread
+    certificate = direction / jnp.where(state.certified, jnp.sum(direction), 1)
+    point = jnp.where(state.certified, state.certificate * _FAR, state.point)
+    error = projected_error(state.point, state.at.gradient)
+    return Minimum(point, error, state.iterations, state.certified, jnp.where(state.certified, certificate, 0))
+
+
+def projected_error(point: Array, gradient: Array) -> Array:
+    """Largest entry of the projected gradient: at the bound only what points inward counts."""
+    return jnp.max(jnp.abs(jnp.where(point > 0, gradient, jnp.minimum(gradient, 0))))
+
+
+def _advance(state: _State, problem: Scaled) -> _State:
+    """One evaluation: a step tried and kept or refused, or the first look at a new tau."""
+    eps = jnp.finfo(state.point.dtype).eps
+    step = _step(state.point, state.at.gradient, state.at.hessian, state.damping)
+    step = jnp.where(state.fresh, 0, step)
+    point = state.point + step
+    at = evaluate(point, problem, state.tau)
+    slope = jnp.dot(at.gradient, step)
+    rounding = 8 * eps * (1 + jnp.abs(state.at.value))
+    finite = jnp.isfinite(at.value) & jnp.all(jnp.isfinite(at.gradient))
+    kept = state.fresh | (finite & ((slope <= 0) | (at.value <= state.at.value + rounding)))
+    error = projected_error(point, at.gradient)
+    gained = kept & ((error < 0.9 * state.best) | (at.value < state.at.value - 8 * rounding))
+    damping = jnp.where(kept, state.damping / 8, jnp.maximum(state.damping * 8, 1e-3 * jnp.trace(at.hessian)))
+    damping = jnp.where(state.fresh, state.damping, damping)
+    cooler = kept & (state.tau > problem.tau) & ((error < 0.05) | (state.idle >= _PATIENCE - 2))
+    # Rounding of the recession function must not be taken for a proof.
+    total = jnp.sum(point)
+    proof = at.recession < -64 * eps * jnp.dot(point, problem.size)
+    proof = proof & (total > 0) & finite
+    return _State(
+        jnp.where(kept, point, state.point),
+        jax.tree.map(lambda new, old: jnp.where(kept, new, old), at, state.at),
+        jnp.where(cooler, jnp.maximum(state.tau * _TAU_FACTOR, problem.tau), state.tau),
+        jnp.maximum(damping, jnp.finfo(damping.dtype).tiny * 1e6),
+        cooler,
+        state.iterations + 1,
+        jnp.where(gained | cooler | state.fresh, 0, state.idle + 1),
+        jnp.where(cooler, jnp.inf, jnp.where(kept, jnp.minimum(error, state.best), state.best)),
+        proof,
+        jnp.where(proof, point / jnp.where(total > 0, total, 1), 0),
+    )
+
+
+def _step(point: Array, gradient: Array, hessian: Array, damping: Array) -> Array:
+    """A damped Newton step that stays at v >= 0: entries that would cross the bound stop at it, the others adapt."""
+    m = point.size
+    eps = jnp.finfo(point.dtype).eps
+    identity = jnp.eye(m, dtype=point.dtype)
+    damped = hessian + (damping + 4 * eps * jnp.trace(hessian)) * identity
+    free = (point > 0) | (gradient < 0)
+    step = jnp.zeros_like(point)
+    for _ in range(m):
+        stopped = jnp.where(free, 0, -point)
+        matrix = jnp.where(free[:, None] & free[None, :], damped, 0) + jnp.where(free, 0, 1)[:, None] * identity
+        right = jnp.where(free, -gradient - hessian @ stopped, stopped)
+        step = jnp.linalg.solve(matrix, right[:, None])[:, 0] if m > 1 else right / matrix[0]
+        free = free & (point + step >= 0)
+    return jnp.maximum(step, -point)
+
+
+def describe(lam: Array, samples: Samples, beta: Array) -> Array:
+    """What the tilted policy has on every prompt, in the units of the scores.
+
+    Args:
+      lam: [m] float.
+      samples: of `gather`.
+      beta: [] float > 0.
+
+    Returns:
+      [4 + 2 m, N]: log mean exp, KL in nats, effective samples, mean reward, mean utilities [m] under pi_lam, and under
+      the reference [m].
+    """
+    m = lam.size
+
+    def of(part: Samples) -> Array:
+        r, g = part.rewards.astype(lam.dtype), part.utilities.astype(lam.dtype)
+        base = log_base(part).astype(lam.dtype)
+        score = r
+        for j in range(m):
+            score = score + lam[j] * g[j]
+        centre = jnp.max(jnp.where(jnp.isneginf(base), -jnp.inf, score), axis=1, keepdims=True)
+        logits = jnp.where(jnp.isneginf(base), 0, (score - centre) / beta)
+        shifted = jnp.exp(logits + base)  # sums to at most 1; at least one term has the base's own weight
+        total = jnp.sum(shifted, axis=1, keepdims=True)
+        w = shifted / total
+        log_total = jnp.log(total[:, 0])
+        before = jnp.exp(base) * jnp.ones_like(r)
+        kl = jnp.sum(w * logits, axis=1) - log_total
+        tilted = [jnp.sum(w * g[j], axis=1) for j in range(m)]
+        reference = [jnp.sum(before * g[j], axis=1) for j in range(m)]
+        value = centre[:, 0] / beta + log_total
+        ess = 1 / jnp.sum(w * w, axis=1)
+        return jnp.stack([value, kl, ess, jnp.sum(w * r, axis=1), *tilted, *reference])
+
+    return by_chunks(of, samples)

@@ -1,0 +1,316 @@
+"""The sampled dual function, its tilted weights, and its derivatives in closed form.
+
+Letters: N prompts, K reference samples a prompt, m constraints. `rewards` and `utilities` are in any units; higher
+is better, higher is safer. Everything here is a pure function of arrays and keeps the type it is given.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from alignjax.errors import InputError
+
+# Elements evaluated at once; larger tables go through in chunks of prompts, so that temporaries stay near 100 MB.
+CHUNK_ELEMENTS = 2**22
+
+
+class Samples(NamedTuple):
+    """Scores ready for sums: absent samples cleared, constraints first so that the last axis is long.
+
+    Attributes:
+      rewards: [N, K] float, 0 where absent.
+      utilities: [m, N, K] float, 0 where absent.
+      log_base: [N, K] float, log of the weight of every sample under the reference, each row's weights sum to 1;
+        -inf where absent, nan in a row without samples. None: 1 / K each.
+      prompt_weights: [N] float, sums to 1. None: 1 / N each.
+    """
+
+    rewards: Array
+    utilities: Array
+    log_base: Array | None
+    prompt_weights: Array | None
+
+
+class Derivatives(NamedTuple):
+    """The dual function at one multiplier.
+
+    Attributes:
+      value: [], D(lam).
+      gradient: [m], E_x E_{pi_lam} g - c.
+      hessian: [m, m], E_x Cov_{pi_lam}(g) / beta.
+      recession: [], D_inf(lam) = E_x max_k <lam, g_k> - <lam, c>; negative: no policy reaches the levels.
+    """
+
+    value: Array
+    gradient: Array
+    hessian: Array
+    recession: Array
+
+
+def objective(
+    lam: ArrayLike,
+    rewards: ArrayLike,
+    utilities: ArrayLike,
+    levels: ArrayLike,
+    *,
+    beta: float | Array,
+    mask: ArrayLike | None = None,
+    prompt_weights: ArrayLike | None = None,
+    importance: ArrayLike | None = None,
+) -> Array:
+    """Sampled dual at one multiplier; convex in `lam`.
+
+        D(lam) = beta mean_i log mean_k exp((r_ik + <lam, g_ik>) / beta) - <lam, c>
+
+    Args:
+      lam: [m] float, multipliers; the caller keeps them >= 0.
+      rewards: [N, K] float, r; K reference samples of each of N prompts.
+      utilities: [N, K, m] float, g; higher is safer.
+      levels: [m] float, c; the mean utility to reach, in the units of `utilities`.
+      beta: KL weight > 0, in the units of `rewards` per nat.
+      mask: [N, K] bool, True where a sample exists; at least one a row; None: all.
+      prompt_weights: [N] float >= 0, weight of every prompt in the outer mean; None: equal.
+      importance: [N, K] float >= 0, weight of every sample in the inner mean, pi_ref(y|x) / q(y|x) up to a factor
+        a prompt where q drew the samples; None: equal.
+
+    Returns:
+      [] float, in the units of `rewards`.
+
+    Raises:
+      InputError: shapes that do not fit.
+
+    Reference: Huang et al. 2024, arXiv 2405.19544, the dual function.
+    """
+    lam, levels = jnp.asarray(lam), jnp.asarray(levels)
+    samples = gather(rewards, utilities, mask, prompt_weights, importance, where="dual.objective")
+    check_vector(lam, samples, "lam", "dual.objective")
+    check_vector(levels, samples, "levels", "dual.objective")
+    logits = _logits(lam, samples, beta)
+    return beta * over_prompts(jax.nn.logsumexp(logits, axis=1), samples) - jnp.dot(lam, levels)
+
+
+def tilt(
+    lam: ArrayLike,
+    rewards: ArrayLike,
+    utilities: ArrayLike,
+    *,
+    beta: float | Array,
+    mask: ArrayLike | None = None,
+    importance: ArrayLike | None = None,
+) -> Array:
+    """Weights of the tilted policy pi_lam on the reference's samples.
+
+        w_ik = softmax_k((r_ik + <lam, g_ik>) / beta)
+
+    Args:
+      lam: [m] float, multipliers >= 0.
+      rewards: [N, K] float.
+      utilities: [N, K, m] float; higher is safer.
+      beta: KL weight > 0, in the units of `rewards` per nat.
+      mask: [N, K] bool, True where a sample exists; None: all.
+      importance: [N, K] float >= 0, as in `objective`.
+
+    Returns:
+      [N, K] float; each row sums to 1, absent samples have 0.
+
+    Raises:
+      InputError: shapes that do not fit.
+
+    Reference: Huang et al. 2024, arXiv 2405.19544, the optimal policy.
+    """
+    samples = gather(rewards, utilities, mask, None, importance, where="dual.tilt")
+    check_vector(jnp.asarray(lam), samples, "lam", "dual.tilt")
+    return jax.nn.softmax(_logits(jnp.asarray(lam), samples, beta), axis=1)
+
+
+def gather(
+    rewards: ArrayLike,
+    utilities: ArrayLike,
+    mask: ArrayLike | None = None,
+    prompt_weights: ArrayLike | None = None,
+    importance: ArrayLike | None = None,
+    *,
+    where: str = "dual",
+) -> Samples:
+    """Checks shapes, clears absent samples and normalises weights.
+
+    Args:
+      rewards: [N, K] float.
+      utilities: [N, K, m] float.
+      mask: [N, K] bool or None.
+      prompt_weights: [N] float >= 0 or None.
+      importance: [N, K] float >= 0 or None.
+      where: the caller's name, for messages.
+
+    Returns:
+      The samples, in the type of `rewards`.
+
+    Raises:
+      InputError: shapes that do not fit.
+    """
+    r, g = jnp.asarray(rewards), jnp.asarray(utilities)
+    if r.ndim != 2 or 0 in r.shape:
+        raise InputError(
+            f"{where}: rewards has shape {r.shape}, must be [prompts, samples] with at least one of each."
+        )
+    if g.ndim != 3 or g.shape[:2] != r.shape or g.shape[2] == 0:
+        raise InputError(
+            f"{where}: utilities has shape {g.shape}, must be rewards' shape {r.shape} and one column for each "
+            "constraint; stack them on the last axis."
+        )
+    if not jnp.issubdtype(r.dtype, jnp.floating) or not jnp.issubdtype(g.dtype, jnp.floating):
+        raise InputError(f"{where}: rewards and utilities are {r.dtype} and {g.dtype}, must be floating point.")
+    given = {"mask": (mask, r.shape), "prompt_weights": (prompt_weights, r.shape[:1]), "importance": (importance, r.shape)}
+    for name, (value, shape) in given.items():
+        if value is not None and jnp.shape(value) != shape:
+            raise InputError(f"{where}: {name} has shape {jnp.shape(value)}, must be {shape}.")
+    g = jnp.moveaxis(g, 2, 0)
+    outer = None
+    if prompt_weights is not None:
+        outer = jnp.asarray(prompt_weights).astype(r.dtype)
+        outer = outer / jnp.sum(outer)
+    if mask is None and importance is None:
+        return Samples(r, g, None, outer)
+    inner = jnp.ones(r.shape, r.dtype) if importance is None else jnp.asarray(importance).astype(r.dtype)
+    present = inner > 0
+    if mask is not None:
+        present = present & jnp.asarray(mask)
+    # Padding may hold nan. Clear the inputs, not the product: the gradient of a masked product with respect to
+    # lam is 0 * g, and 0 * nan is nan.
+    r, g = jnp.where(present, r, 0), jnp.where(present[None], g, 0)
+    total = jnp.sum(jnp.where(present, inner, 0), axis=1, keepdims=True)  # 0 / 0 = nan: a row without samples
+    log_base = jnp.where(present, jnp.log(jnp.where(present, inner, 1)) - jnp.log(total), -jnp.inf)
+    return Samples(r, g, jnp.where(total > 0, log_base, jnp.nan), outer)
+
+
+def derivatives(lam: Array, samples: Samples, levels: Array, beta: Array) -> Derivatives:
+    """Value, gradient, Hessian and recession function of the dual, in closed form and one pass.
+
+        grad D = E_x E_w[g] - c,   Hess D = E_x Cov_w[g] / beta,   D_inf = E_x max_k <lam, g_k> - <lam, c>
+
+    Args:
+      lam: [m] float; its type is the type of the sums.
+      samples: of `gather`.
+      levels: [m] float.
+      beta: [] float > 0.
+
+    Returns:
+      All of them at `lam`.
+
+    Reference: Huang et al. 2024, arXiv 2405.19544, derivatives of the dual; the recession function is the limit of
+    D(t lam) / t as t grows (Rockafellar 1970, section 8).
+    """
+    sums = over_prompts(prompt_moments(lam, samples, beta), samples)
+    return assemble(lam, sums, levels, beta)
+
+
+def prompt_moments(lam: Array, samples: Samples, beta: Array) -> Array:
+    """What `derivatives` needs of every prompt.
+
+    Args:
+      lam: [m] float; its type is the type of the result.
+      samples: of `gather`.
+      beta: [] float > 0.
+
+    Returns:
+      [2 + m + m (m + 1) / 2, N]: log mean exp, max_k <lam, g_k>, means of g, covariances of g (upper triangle by rows).
+    """
+    m = samples.utilities.shape[0]
+
+    def of(part: Samples) -> Array:
+        r, g = part.rewards.astype(lam.dtype), part.utilities.astype(lam.dtype)
+        base = log_base(part).astype(lam.dtype)
+        along = sum_constraints(lam, g)  # [n, K]
+        logits = (r + along) / beta + base
+        top = jnp.max(logits, axis=1, keepdims=True)
+        weights = jnp.exp(logits - top)
+        total = jnp.sum(weights, axis=1)
+        means = [jnp.sum(weights * g[a], axis=1) / total for a in range(m)]
+        centred = [g[a] - means[a][:, None] for a in range(m)]
+        seconds = [
+            jnp.sum(weights * centred[a] * centred[b], axis=1) / total for a in range(m) for b in range(a, m)
+        ]
+        highest = along if part.log_base is None else jnp.where(jnp.isneginf(base), -jnp.inf, along)
+        return jnp.stack([top[:, 0] + jnp.log(total), jnp.max(highest, axis=1), *means, *seconds])
+
+    return by_chunks(of, samples)
+
+
+def assemble(lam: Array, sums: Array, levels: Array, beta: Array) -> Derivatives:
+    """Derivatives from the means over prompts of `prompt_moments`, [2 + m + m (m + 1) / 2]."""
+    m = lam.size
+    half = jnp.zeros((m, m), lam.dtype).at[jnp.triu_indices(m)].set(sums[2 + m :])
+    dot = jnp.dot(lam, levels)
+    hessian = (half + jnp.triu(half, 1).T) / beta
+    return Derivatives(beta * sums[0] - dot, sums[2 : 2 + m] - levels, hessian, sums[1] - dot)
+
+
+def over_prompts(columns: Array, samples: Samples) -> Array:
+    """Weighted mean over prompts of the last axis: [..., N] -> [...]."""
+    if samples.prompt_weights is None:
+        return jnp.mean(columns, axis=-1)
+    return columns @ samples.prompt_weights.astype(columns.dtype)
+
+
+def by_chunks(of: Callable[[Samples], Array], samples: Samples) -> Array:
+    """Applies a function of prompts chunk by chunk where the table is large.
+
+    Args:
+      of: samples of n prompts -> [C, n].
+      samples: of N prompts.
+
+    Returns:
+      [C, N].
+    """
+    n, k = samples.rewards.shape
+    size = max(1, CHUNK_ELEMENTS // k)
+    if n <= size:
+        return of(samples)
+
+    def cut(start: ArrayLike, length: int) -> Samples:
+        part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=length)
+        base, outer = samples.log_base, samples.prompt_weights
+        return Samples(
+            part(samples.rewards),
+            part(samples.utilities, axis=1),
+            None if base is None else part(base),
+            None if outer is None else part(outer),
+        )
+
+    full = n // size
+    parts = jax.lax.map(lambda i: of(cut(i * size, size)), jnp.arange(full))  # [full, C, size]
+    columns = jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], full * size)
+    if n % size == 0:
+        return columns
+    return jnp.concatenate([columns, of(cut(full * size, n % size))], axis=1)
+
+
+def sum_constraints(lam: Array, utilities: Array) -> Array:
+    """<lam, g>: [m], [m, ...] -> [...], as a sum of m products, which fuses with what follows."""
+    total = lam[0] * utilities[0]
+    for j in range(1, utilities.shape[0]):
+        total = total + lam[j] * utilities[j]
+    return total
+
+
+def log_base(samples: Samples) -> Array:
+    """Log of every sample's weight under the reference: [N, K], or [] where all are equal."""
+    if samples.log_base is not None:
+        return samples.log_base
+    return -jnp.log(jnp.asarray(samples.rewards.shape[1], samples.rewards.dtype))
+
+
+def check_vector(vector: Array, samples: Samples, name: str, where: str) -> None:
+    """Raises InputError where a vector does not have one number a constraint."""
+    m = samples.utilities.shape[0]
+    if vector.shape != (m,):
+        raise InputError(f"{where}: {name} has shape {vector.shape}, must be ({m},), one for each constraint.")
+
+
+def _logits(lam: Array, samples: Samples, beta: float | Array) -> Array:
+    return (samples.rewards + sum_constraints(lam, samples.utilities)) / beta + log_base(samples)

@@ -1,0 +1,271 @@
+"""Solves the dual: jaxopt's L-BFGS-B into the neighbourhood of the minimum, Newton steps to its end."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxopt
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
+from alignjax.dual.newton import FIRST_TAU, Minimum, Scaled, describe, evaluate, newton, projected_error, scale
+from alignjax.dual.objective import Samples, check_vector, gather, over_prompts
+from alignjax.errors import InputError
+
+_LBFGS_ITERATIONS = 12
+_LBFGS_TOLERANCE = 1e-2  # of the projected gradient in scaled units; Newton converges from there
+_LBFGS_BOUND = 1e3  # keeps an unbounded problem finite; Newton goes further or proves that there is no minimum
+
+
+class Solution(NamedTuple):
+    """The multiplier and what the tilted policy pi_lam has on the samples.
+
+    Attributes:
+      lam: [m] float, lam* >= 0. Infeasible: a finite multiplier far along the certificate.
+      objective: [] float, D(lam), units of the rewards.
+      gradient: [m] float, expected_utilities - levels; complementary to lam at the optimum.
+      feasible: [] bool, True where pi_lam reaches the levels, to within `error`.
+      certificate: [m] float >= 0, sums to 1: a direction d with mean_i max_k <d, g_ik> < <d, levels>, which proves
+        that no policy on these samples reaches the levels; zeros where there is none. A problem within rounding
+        of the boundary can be neither solved nor refuted: then feasible is False and the certificate 0.
+      expected_reward: [] float, E_x E_{pi_lam} r.
+      expected_utilities: [m] float, E_x E_{pi_lam} g.
+      margins: [m] float, expected_utilities minus those of the reference.
+      kl: [] float, E_x KL(pi_lam || reference), nats.
+      ess: [N] float, effective samples of each prompt, 1 / sum_k w_ik^2; near 1 the estimate is saturated.
+      iterations: [] int, of both methods together.
+      error: [] float, largest entry of the projected gradient at lam, each relative to the spread of its utility
+        within prompts. nan, with feasible False, where a traced call was given a score that is no number.
+    """
+
+    lam: Array
+    objective: Array
+    gradient: Array
+    feasible: Array
+    certificate: Array
+    expected_reward: Array
+    expected_utilities: Array
+    margins: Array
+    kl: Array
+    ess: Array
+    iterations: Array
+    error: Array
+
+
+def solve(
+    rewards: ArrayLike,
+    utilities: ArrayLike,
+    *,
+    beta: float | Array,
+    margins: ArrayLike | None = None,
+    levels: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    prompt_weights: ArrayLike | None = None,
+    importance: ArrayLike | None = None,
+    start: ArrayLike | None = None,
+) -> Solution:
+    """Minimises the dual over lam >= 0, or proves that no policy on the samples reaches the levels.
+
+        lam* = argmin_{lam >= 0} D(lam),   levels = margins + E_ref[g]
+
+    Called plainly it checks the values and works in float64 on the host's CPU, whatever the type of the scores, and
+    returns float64 numpy arrays. Inside a caller's jit or vmap it keeps the caller's type; the error it can reach is
+    then about 1e-12 in float64 and 1e-6 in float32. The iteration ends where the projected gradient, relative to the
+    spread of the utilities, is below that, or where rounding allows no progress.
+
+    Args:
+      rewards: [N, K] float, r; K reference samples of each of N prompts.
+      utilities: [N, K, m] float, g; higher is safer.
+      beta: KL weight > 0, in the units of `rewards` per nat.
+      margins: [m] float, how much each mean utility must improve on the reference's. Exactly one of this and levels.
+      levels: [m] float, the mean utility to reach.
+      mask: [N, K] bool, True where a sample exists; at least one a row; None: all.
+      prompt_weights: [N] float >= 0, weight of every prompt; None: equal.
+      importance: [N, K] float >= 0, pi_ref / q where q drew the samples, up to a factor a prompt; None: equal.
+      start: [m] float >= 0, where to begin; None: 0.
+
+    Returns:
+      The solution.
+
+    Raises:
+      InputError: shapes; both or neither of margins and levels. Called plainly also nan or infinite scores, beta <= 0,
+        negative weights, a prompt without samples.
+
+    Reference: Huang et al. 2024, arXiv 2405.19544, the dual function and the optimal policy.
+    """
+    if (margins is None) == (levels is None):
+        given = "neither" if margins is None else "both"
+        raise InputError(f"dual.solve: {given} of margins and levels given; give exactly one of them.")
+    vectors = {"margins": margins, "levels": levels, "start": start}
+    inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
+    if is_traced(inputs, beta):
+        return solve_samples(floats(inputs), beta)
+    inputs, beta = checked(inputs, "dual.solve"), check_beta(beta, "dual.solve")
+    with on_host():
+        return jax.tree.map(np.asarray, _solve_jit(inputs, beta))
+
+
+def reachable(
+    utilities: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    prompt_weights: ArrayLike | None = None,
+    importance: ArrayLike | None = None,
+) -> Array:
+    """The largest margin of each constraint alone; what is above it is infeasible.
+
+        mean_i max_k g_ik - mean_i mean_k g_ik
+
+    Args:
+      utilities: [N, K, m] float.
+      mask: [N, K] bool, True where a sample exists; None: all.
+      prompt_weights: [N] float >= 0; None: equal.
+      importance: [N, K] float >= 0; None: equal.
+
+    Returns:
+      [m] float. Together less can be reached than alone: see `reachable_along`. Called plainly a float64 numpy array;
+      traced, the caller's type.
+
+    Raises:
+      InputError: shapes; called plainly also values, as in `solve`.
+    """
+    if jnp.ndim(utilities) != 3:
+        raise InputError(f"dual.reachable: utilities has shape {jnp.shape(utilities)}, must be [N, K, m].")
+    zeros = np.zeros(jnp.shape(utilities)[:2], np.float32)
+    inputs = Inputs(zeros, utilities, mask, prompt_weights, importance)
+    if is_traced(inputs):
+        return _reachable(floats(inputs._replace(rewards=jnp.asarray(utilities)[..., 0])))
+    inputs = checked(inputs, "dual.reachable")
+    with on_host():
+        return jax.tree.map(np.asarray, _reachable_jit(inputs))
+
+
+def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
+    """Margins asked as a share of what is reachable.
+
+    Args:
+      fraction: [m] or [] float, strictly between 0 and 1.
+      most: [m] float, of `reachable`.
+
+    Returns:
+      [m] float64, fraction * most.
+
+    Raises:
+      InputError: a fraction outside (0, 1).
+    """
+    share = np.asarray(fraction, np.float64)
+    if not ((share > 0) & (share < 1)).all():
+        raise InputError(
+            f"fraction is {share.tolist()}, must lie between 0 and 1: it is a share of the largest reachable margin."
+        )
+    return share * np.asarray(most, np.float64)
+
+
+def solve_samples(inputs: Inputs, beta: float | Array) -> Solution:
+    """`solve` on inputs of one float type, without a look at their values; for use inside jit."""
+    samples, margins, levels, kl_weight = prepare(inputs, beta, "dual.solve")
+    problem = scale(samples, margins, kl_weight)
+    start = inputs.vectors.get("start")
+    first = jnp.zeros_like(margins) if start is None else start / problem.unit
+    minimum = _neighbourhood(problem, first)
+    found = newton(problem, minimum.point)
+    found = found._replace(iterations=found.iterations + minimum.iterations)
+    return summarise(problem, found, samples, margins, levels, kl_weight)
+
+
+def prepare(inputs: Inputs, beta: float | Array, where: str) -> tuple[Samples, Array, Array, Array]:
+    """Samples, margins [m], levels [m] and beta [] in one float type, from inputs with either margins or levels."""
+    samples = gather(*inputs[:5], where=where)
+    kind = samples.rewards.dtype
+    reference = reference_means(samples)
+    margins, levels = inputs.vectors.get("margins"), inputs.vectors.get("levels")
+    given = jnp.asarray(margins if levels is None else levels).astype(kind)
+    check_vector(given, samples, "margins" if levels is None else "levels", where)
+    if levels is None:
+        margins, levels = given, given + reference
+    else:
+        margins, levels = given - reference, given
+    return samples, margins, levels, jnp.asarray(beta).astype(kind)
+
+
+def reference_means(samples: Samples) -> Array:
+    """E_x E_ref g: [m]."""
+    return over_prompts(describe_reference(samples), samples)
+
+
+def describe_reference(samples: Samples) -> Array:
+    """E_ref g of every prompt: [m, N]."""
+    if samples.log_base is None:
+        return jnp.mean(samples.utilities, axis=2)
+    return jnp.sum(samples.utilities * jnp.exp(samples.log_base)[None], axis=2)
+
+
+def summarise(
+    problem: Scaled, found: Minimum, samples: Samples, margins: Array, levels: Array, beta: Array
+) -> Solution:
+    """Everything that the tilted policy at the minimum has, in the units of the scores."""
+    m = margins.size
+    lam = found.point * problem.unit
+    columns = describe(lam, samples, beta)
+    means = over_prompts(columns, samples)
+    utilities = means[4 : 4 + m]
+    gained = over_prompts(columns[4 : 4 + m] - columns[4 + m :], samples)
+    gradient = gained - margins
+    error = jnp.where(found.certified, projected_error(found.point, gradient / problem.spread), found.error)
+    loose = 1e-6 if lam.dtype == jnp.float64 else 1e-3
+    return Solution(
+        lam,
+        beta * means[0] - jnp.dot(lam, levels),
+        gradient,
+        ~found.certified & (error <= loose),
+        found.certificate,
+        means[3],
+        utilities,
+        gained,
+        means[1],
+        columns[2],
+        found.iterations,
+        error,
+    )
+
+
+def _neighbourhood(problem: Scaled, start: Array) -> Minimum:
+    """L-BFGS-B from `start` at a temperature where f is smooth; falls back to `start` where that fails."""
+    tau = jnp.maximum(problem.tau, FIRST_TAU)
+
+    def value_and_grad(point: Array) -> tuple[Array, Array]:
+        at = evaluate(point, problem, tau)
+        return at.value, at.gradient
+
+    solver = jaxopt.LBFGSB(
+        value_and_grad,
+        value_and_grad=True,
+        maxiter=_LBFGS_ITERATIONS,
+        tol=_LBFGS_TOLERANCE,
+        linesearch="zoom",
+        maxls=8,
+        history_size=4,
+        implicit_diff=False,
+    )
+    bounds = (jnp.zeros_like(start), jnp.full_like(start, _LBFGS_BOUND))
+    # jaxopt mixes ranks and types in its line search.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        point, state = solver.run(start, bounds=bounds)
+    before, after = evaluate(start, problem, tau).value, jnp.asarray(state.value)
+    better = jnp.all(jnp.isfinite(point)) & (after <= before)
+    zero = jnp.zeros_like(start)
+    iterations = jnp.asarray(state.iter_num).astype(jnp.int32)
+    return Minimum(jnp.where(better, point, start), state.error, iterations, jnp.asarray(False), zero)
+
+
+def _reachable(inputs: Inputs) -> Array:
+    samples = gather(*inputs[:5], where="dual.reachable")
+    present = jnp.ones((1, 1), bool) if samples.log_base is None else ~jnp.isneginf(samples.log_base)
+    highest = jnp.max(jnp.where(present[None], samples.utilities, -jnp.inf), axis=2)  # [m, N]
+    return over_prompts(highest - describe_reference(samples), samples)
+
+
+_solve_jit = jax.jit(solve_samples)
+_reachable_jit = jax.jit(_reachable)

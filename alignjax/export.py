@@ -1,0 +1,60 @@
+"""Writes the aligned policy of a run as a Hugging Face folder.
+
+    python -m alignjax.export --workdir=DIR --output=DIR [--adapter_only]
+
+The adapter is merged into the weights; --adapter_only writes the adapter alone, in PEFT's layout.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from alignjax import cli
+from alignjax.errors import InputError
+from alignjax.models import Model, merge_lora, save_adapter, save_pretrained
+from alignjax.runtime.metrics import MetricsWriter
+from alignjax.runs import read_config
+from alignjax.stages import Stages
+from alignjax.workflow import training
+from alignjax.workflow.context import Context
+from alignjax.workflow.scoring import Policy
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
+_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; made where missing, not overwritten.")
+_ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "Write the adapter alone.")
+
+
+def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
+    """Writes the aligned policy.
+
+    Raises:
+      InputError: the folder is no finished run, `output` holds something, or the run trained no adapter.
+    """
+    config = read_config(workdir)
+    stages = Stages(workdir)
+    records = stages.records()
+    if records.get("policy", {}).get("status") != "done":
+        raise InputError(f"{workdir}: the stage policy is not done; run python -m alignjax.train with this --workdir first.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output={output}: exists and is not an empty folder; name another.")
+    stages.fingerprints.update({name: record["fingerprint"] for name, record in records.items()})
+    context = Context(config, workdir, stages, MetricsWriter(workdir, active=False))
+    reference = Policy("reference", training.load_reference(context), None, stages.fingerprints["reference"])
+    aligned = training.load_policy(context, "policy", reference, "aligned")
+    model = aligned.model
+    if adapter_only:
+        if aligned.lora is None:
+            raise InputError("--adapter_only: this run trained all weights (config.lora.rank 0); leave the flag out.")
+        save_adapter(aligned.lora, model.config, output)
+        return
+    params = model.params if aligned.lora is None else merge_lora(model.params, aligned.lora)
+    save_pretrained(Model(params, model.config, model.tokenizer), output)
+
+
+def _main() -> None:
+    export(Path(_WORKDIR.value), Path(_OUTPUT.value), adapter_only=_ADAPTER_ONLY.value)
+    print(f"written: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(_main, required=["workdir", "output"])

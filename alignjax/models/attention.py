@@ -1,0 +1,145 @@
+"""Rotary positions, the attention mask, and attention over rows and over caches."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alignjax.models.config import DecoderConfig, RopeScaling
+
+# Finite, so that a row without any visible key (padding) gives a mean and not nan; far enough below any
+# score that its exponential is exactly 0 in every other row.
+_MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+
+
+def rope_frequencies(config: DecoderConfig) -> Array:
+    """Angular frequencies [H / 2] float32 of the rotary embedding, in radians a token.
+
+        f_i = theta^(-2 i / H), then divided by `factor`: all of them ("linear"), or those whose
+        wavelength is long against the original context, with a linear passage between ("llama3").
+
+    Reference: Su et al. 2021, arXiv 2104.09864, section 3; Llama 3.1's released inference code.
+    """
+    half = config.head_dim // 2
+    # Float64 on the host: the table is a constant, and powers of large bases lose digits in float32.
+    frequencies = [config.rope_theta ** (-i / half) for i in range(half)]
+    if config.rope_scaling is not None:
+        frequencies = [rope_stretch(f, config.rope_scaling) for f in frequencies]
+    return jnp.asarray(frequencies, jnp.float32)
+
+
+def rope_stretch(frequency: float, scaling: RopeScaling) -> float:
+    """One angular frequency, in radians a token, after scaling; see `rope_frequencies`."""
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = scaling.original_max_positions * frequency / (2 * math.pi)  # over the original context
+    keep = min(max((turns - low) / (high - low), 0.0), 1.0)
+    return keep * frequency + (1 - keep) * frequency / scaling.factor
+
+
+def rope_tables(config: DecoderConfig, positions: Array) -> tuple[Array, Array]:
+    """Cosines and sines [B, T, H / 2] float32 for positions [B, T]; made once and used by every layer."""
+    angles = positions.astype(jnp.float32)[:, :, None] * rope_frequencies(config)[None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotates each pair (x_i, x_{i + H/2}) of x [B, T, heads, H] by its position's angle, in float32."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = (jnp.broadcast_to(t[:, :, None, :], first.shape) for t in (cos, sin))
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, window: int | None) -> Array:
+    """[B, T, T] bool, True where query i (first T) sees key j.
+
+        j <= i, segment_i = segment_j > 0, branch_j in {0, branch_i}, position_i - position_j < window
+
+    Args:
+      positions: [B, T] int32.
+      segment_ids: [B, T] int32, 0 padding.
+      branch_ids: [B, T] int32, 0 the shared prompt.
+      window: in positions; None: no limit.
+    """
+    length = segment_ids.shape[1]
+    causal = jnp.tril(jnp.ones((1, length, length), dtype=bool))
+    segments = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids > 0)[:, None, :]
+    branches = (branch_ids == 0)[:, None, :] | (branch_ids[:, :, None] == branch_ids[:, None, :])
+    mask = causal & segments & branches
+    if window is not None:
+        mask &= positions[:, :, None] - positions[:, None, :] < window
+    return mask
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """softmax(q k^T / sqrt(H)) v, with the query heads of one key/value head folded into its rows.
+
+    Folding makes one large product for each key/value head instead of G small ones, and never repeats
+    keys or values.
+
+    Args:
+      q: [B, T, KV * G, H].
+      k: [B, S, KV, H].
+      v: [B, S, KV, H].
+      mask: [B, T, S] bool.
+
+    Returns:
+      [B, T, KV * G, H] in q's dtype.
+    """
+    batch, length, heads, width = q.shape
+    keys, groups = k.shape[2], heads // k.shape[2]
+    q = q.reshape(batch, length, keys, groups, width).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(batch, keys, groups * length, width)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * width**-0.5
+    scores = scores.reshape(batch, keys, groups, length, -1)
+    scores = jnp.where(jnp.broadcast_to(mask[:, None, None], scores.shape), scores, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, keys, groups * length, -1)
+    out = jnp.einsum("bkqs,bksh->bkqh", weights, v).reshape(batch, keys, groups, length, width)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def attend_cached(
+    q: Array,
+    k: Array,
+    v: Array,
+    prompt_k: Array,
+    prompt_v: Array,
+    cache_k: Array,
+    cache_v: Array,
+    prompt_mask: Array,
+    slot_mask: Array,
+) -> Array:
+    """Attention of one new token a continuation to its prompt, its earlier tokens and itself.
+
+    Args:
+      q: [N, K, KV * G, H].
+      k: [N, K, KV, H], the new token's.
+      v: [N, K, KV, H].
+      prompt_k: [N, P, KV, H], shared by the K continuations.
+      prompt_v: [N, P, KV, H].
+      cache_k: [N, K, S, KV, H].
+      cache_v: [N, K, S, KV, H].
+      prompt_mask: [N, K, P] bool.
+      slot_mask: [N, K, S] bool.
+
+    Returns:
+      [N, K, KV * G, H] in q's dtype.
+    """
+    num, samples, heads, width = q.shape
+    q = q.reshape(num, samples, k.shape[2], -1, width) * jnp.asarray(width**-0.5, q.dtype)
+    score = {"preferred_element_type": jnp.float32}
+    to_prompt = jnp.einsum("nakgh,npkh->nakgp", q, prompt_k, **score)
+    to_cache = jnp.einsum("nakgh,naskh->nakgs", q, cache_k, **score)
+    to_self = jnp.einsum("nakgh,nakh->nakg", q, k, **score)[..., None]
+    to_prompt = jnp.where(jnp.broadcast_to(prompt_mask[:, :, None, None], to_prompt.shape), to_prompt, _MASKED)
+    to_cache = jnp.where(jnp.broadcast_to(slot_mask[:, :, None, None], to_cache.shape), to_cache, _MASKED)
+    weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_cache, to_self], axis=-1), axis=-1).astype(v.dtype)
+    split = prompt_k.shape[1]
+    out = jnp.einsum("nakgp,npkh->nakgh", weights[..., :split], prompt_v)
+    out += jnp.einsum("nakgs,naskh->nakgh", weights[..., split:-1], cache_v)
+    out += weights[..., -1:] * v[:, :, :, None, :]
+    return out.reshape(num, samples, heads, width)

@@ -1,0 +1,277 @@
+"""What distinguishes one decoder from another, read from a Hugging Face config."""
+
+import dataclasses
+import math
+from typing import Any
+
+from alignjax.errors import InputError
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for long contexts.
+
+    Attributes:
+      kind: "linear" (all frequencies divided by `factor`) or "llama3" (only the slow ones).
+      factor: the stretch, > 0.
+      low_freq_factor: llama3 only; wavelengths above original / low are stretched fully.
+      high_freq_factor: llama3 only; wavelengths below original / high stay as they are.
+      original_max_positions: llama3 only; the context length before stretching, in tokens.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder's shape; hashable, so that it can be a static argument of jit.
+
+    Attributes:
+      architecture: "llama", "mistral", "qwen2" or "qwen3"; what `save_pretrained` calls it.
+      vocab_size: V, rows of the embedding.
+      hidden_size: D.
+      intermediate_size: width of the gated feed-forward layer.
+      num_layers: L.
+      num_heads: query heads.
+      num_kv_heads: key and value heads; divides `num_heads`.
+      head_dim: H, width of one head; even.
+      norm_eps: added to the mean square in every RMS norm.
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: stretch of those frequencies, or None.
+      tie_embeddings: the output head is the embedding, transposed.
+      qkv_bias: q, k and v have a bias (Qwen2).
+      qk_norm: RMS norm on each query and key head (Qwen3).
+      sliding_window: a query sees keys less than this many positions back; None: all.
+      max_positions: the context length the model was made for; recorded, not enforced.
+      bos_id: token that opens a document, or None.
+      eos_ids: tokens that end one.
+      dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
+      remat: recompute each layer in the backward pass; only its input is kept.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    tie_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    max_positions: int = 2048
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES.values():
+            known = ", ".join(ARCHITECTURES.values())
+            raise InputError(f"model config: architecture {self.architecture!r} is not supported; use {known}.")
+        if self.dtype not in DTYPES:
+            raise InputError(f"model config: dtype {self.dtype!r} is not supported; use {' or '.join(DTYPES)}.")
+        if self.num_heads % self.num_kv_heads:
+            raise InputError(
+                f"model config: {self.num_heads} heads cannot share {self.num_kv_heads} key/value heads; "
+                "the first must be a multiple of the second."
+            )
+        if self.head_dim % 2:
+            raise InputError(f"model config: head_dim is {self.head_dim}; rotary embeddings need an even one.")
+
+
+def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> DecoderConfig:
+    """DecoderConfig of a parsed Hugging Face config.json; whatever it cannot honour it refuses by name.
+
+    Both forms of the rotary settings are read: the old top-level `rope_theta` with `rope_scaling`,
+    and the newer `rope_parameters`.
+
+    Args:
+      fields: the JSON object.
+      where: how to call the file in messages.
+
+    Returns:
+      The configuration, float32 and without remat.
+
+    Raises:
+      InputError: an architecture, rope type, activation or bias that is not supported, or a missing field.
+    """
+    architecture = _architecture(fields, where)
+
+    def need(name: str) -> Any:
+        if fields.get(name) is None:
+            raise InputError(f'{where}: field "{name}" is missing; take the config that came with the weights.')
+        return fields[name]
+
+    _refuse_unsupported(fields, architecture, where)
+    hidden, heads = int(need("hidden_size")), int(need("num_attention_heads"))
+    theta, scaling = _rope(fields, where)
+    eos = fields.get("eos_token_id")
+    eos_ids = tuple(int(i) for i in eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+    bos = fields.get("bos_token_id")
+    kv_heads = fields.get("num_key_value_heads")
+    # Mistral's class defaults, for configs that leave the field out.
+    window = fields.get("sliding_window", 4096) if architecture == "mistral" else None
+    if architecture.startswith("qwen") and fields.get("use_sliding_window"):
+        window = fields.get("sliding_window")
+    layers = int(need("num_hidden_layers"))
+    return DecoderConfig(
+        architecture=architecture,
+        vocab_size=int(need("vocab_size")),
+        hidden_size=hidden,
+        intermediate_size=int(need("intermediate_size")),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads if kv_heads is None else int(kv_heads),
+        head_dim=int(fields.get("head_dim") or (128 if architecture == "qwen3" else hidden // heads)),
+        norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
+        qkv_bias=architecture == "qwen2",
+        qk_norm=architecture == "qwen3",
+        sliding_window=_one_window(fields, window, layers, where),
+        max_positions=int(fields.get("max_position_embeddings", 2048)),
+        bos_id=None if bos is None else int(bos),
+        eos_ids=eos_ids,
+    )
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The config.json that transformers reads back into the same model (inverse of `config_from_hf`)."""
+    name = next(k for k, v in ARCHITECTURES.items() if v == config.architecture)
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    scaling = config.rope_scaling
+    if scaling is not None:
+        rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
+        if scaling.kind == "llama3":
+            rope |= {
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_max_positions,
+            }
+    fields: dict[str, Any] = {
+        "architectures": [name],
+        "model_type": config.architecture,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        # Older readers know only the top-level field, newer ones only rope_parameters: both are written.
+        "rope_theta": config.rope_theta,
+        "rope_parameters": rope,
+        "max_position_embeddings": config.max_positions,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": list(config.eos_ids) if len(config.eos_ids) > 1 else next(iter(config.eos_ids), None),
+        "torch_dtype": config.dtype,
+    }
+    if scaling is not None:
+        fields["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    if config.architecture == "mistral":
+        fields["sliding_window"] = config.sliding_window
+    if config.architecture.startswith("qwen") and config.sliding_window is not None:
+        # max_window_layers 0: every layer slides, which is the only kind of window the decoder has.
+        fields |= {"use_sliding_window": True, "sliding_window": config.sliding_window, "max_window_layers": 0}
+    return fields
+
+
+def _architecture(fields: dict[str, Any], where: str) -> str:
+    """Our name of the architecture, from `architectures`, or from `model_type` where that is absent."""
+    names = fields.get("architectures") or []
+    if names:
+        if names[0] in ARCHITECTURES:
+            return ARCHITECTURES[names[0]]
+        found = names[0]
+    else:
+        found = fields.get("model_type")
+        if found in ARCHITECTURES.values():
+            return str(found)
+    raise InputError(
+        f"{where}: architecture {found} is not supported; use one of {', '.join(ARCHITECTURES)}."
+    )
+
+
+def _refuse_unsupported(fields: dict[str, Any], architecture: str, where: str) -> None:
+    """Raises for every setting that would change the result and that the decoder does not have."""
+    activation = fields.get("hidden_act", "silu")
+    if activation != "silu":
+        raise InputError(f'{where}: hidden_act "{activation}" is not supported; only "silu" is.')
+    for name in ("attention_bias", "mlp_bias"):
+        # Qwen2 configs may carry attention_bias for the bias that architecture always has.
+        if fields.get(name) and not (architecture == "qwen2" and name == "attention_bias"):
+            raise InputError(f"{where}: {name} is true; projections with this bias are not supported.")
+    if fields.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(
+            f"{where}: partial_rotary_factor is {fields['partial_rotary_factor']}; only 1.0 is supported."
+        )
+    if fields.get("quantization_config"):
+        raise InputError(f"{where}: the weights are quantized; take the unquantized folder, or a .gguf file.")
+
+
+def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """Base and scaling of the rotary embedding, from the old or the new form."""
+    rope = dict(fields.get("rope_scaling") or {})
+    rope |= fields.get("rope_parameters") or {}
+    theta = float(rope.get("rope_theta", fields.get("rope_theta", 10000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 works.")
+    if kind == "default":
+        return theta, None
+    if kind not in ("linear", "llama3"):
+        raise InputError(f'{where}: rope type "{kind}" is not supported; use default, linear or llama3.')
+    needed = ["factor"]
+    if kind == "llama3":
+        needed += ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+    for name in needed:
+        value = rope.get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise InputError(f'{where}: rope type "{kind}" needs a positive number "{name}"; found {value!r}.')
+    if kind == "linear":
+        return theta, RopeScaling(kind="linear", factor=float(rope["factor"]))
+    return theta, RopeScaling(
+        kind="llama3",
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_positions=int(rope["original_max_position_embeddings"]),
+    )
+
+
+def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) -> int | None:
+    """The sliding window, refused where some layers have it and some do not."""
+    if window is None:
+        return None
+    kinds = set(fields.get("layer_types") or [])
+    full_layers = int(fields.get("max_window_layers", 0)) if "use_sliding_window" in fields else 0
+    if kinds == {"full_attention"} or (not kinds and full_layers >= layers):
+        return None
+    if kinds - {"sliding_attention"} or (not kinds and full_layers > 0):
+        raise InputError(
+            f"{where}: some layers have a sliding window and some do not (layer_types, max_window_layers); "
+            "only one kind for all layers is supported."
+        )
+    return int(window)

@@ -1,0 +1,388 @@
+"""One decoder for Llama, Mistral, Qwen2 and Qwen3; what differs between them is configuration.
+
+Letters: B rows, T tokens, D hidden, V vocabulary, L layers, H head width, KV key/value heads, G query heads
+a key/value head, N prompts, P prompt tokens, K continuations of one prompt, S slots for their tokens.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alignjax.models.attention import apply_rope, attend, attend_cached, attention_mask, rope_tables
+from alignjax.models.config import DecoderConfig
+from alignjax.models.lora import Lora
+
+Params = Any  # a nested dict of arrays
+
+
+class PromptCache(NamedTuple):
+    """Keys and values of N prompts, each shared by all of its continuations."""
+
+    k: Array  # [L, N, P, KV, H], compute dtype, rotated
+    v: Array  # [L, N, P, KV, H]
+    mask: Array  # [N, P] bool, True where there is a token
+    positions: Array  # [N, P] int32
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the continuations' own tokens."""
+
+    k: Array  # [L, N, K, S, KV, H], compute dtype, rotated
+    v: Array  # [L, N, K, S, KV, H]
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in float32."""
+
+    eps: float
+    axis_name: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises x [..., D]; the result has x's dtype."""
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis_name,))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias."""
+
+    features: int
+    axes: tuple[str, str]
+    use_bias: bool = False
+    init_scale: float = 1.0  # variance, in units of 1 / fan-in
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps x [..., D] to [..., features] in x's dtype."""
+        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "truncated_normal")
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(init, self.axes), (x.shape[-1], self.features), jnp.float32
+        )
+        y = jnp.einsum("...d,df->...f", x, kernel.astype(x.dtype))
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+            bias = self.param("bias", zeros, (self.features,), jnp.float32)
+            y = y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+        return y
+
+
+class Block(nn.Module):
+    """One layer: attention and gated feed-forward, each behind a norm and added to its input."""
+
+    config: DecoderConfig
+    lora_scale: float = 0.0
+    lora_dropout: float = 0.0
+
+    def setup(self) -> None:
+        """Declares the layer's parts under the names that adapters and checkpoints use."""
+        c = self.config
+        heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        # The two projections that write to the residual stream start small, so that its variance
+        # does not grow with depth.
+        residual = 1.0 / (2 * c.num_layers)
+        self.attn_norm = RMSNorm(c.norm_eps)
+        self.q = Linear(heads, ("embed", "heads"), c.qkv_bias)
+        self.k = Linear(kv, ("embed", "kv_heads"), c.qkv_bias)
+        self.v = Linear(kv, ("embed", "kv_heads"), c.qkv_bias)
+        self.o = Linear(c.hidden_size, ("heads", "embed"), init_scale=residual)
+        self.mlp_norm = RMSNorm(c.norm_eps)
+        self.gate = Linear(c.intermediate_size, ("embed", "mlp"))
+        self.up = Linear(c.intermediate_size, ("embed", "mlp"))
+        self.down = Linear(c.hidden_size, ("mlp", "embed"), init_scale=residual)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c.norm_eps, "head_dim"), RMSNorm(c.norm_eps, "head_dim")
+
+    def __call__(self, h: Array, rope: tuple[Array, Array], mask: Array) -> Array:
+        """Training and scoring: h [B, T, D], mask [B, T, T] -> [B, T, D]."""
+        return self.prefill(h, rope, mask)[0]
+
+    def prefill(self, h: Array, rope: tuple[Array, Array], mask: Array) -> tuple[Array, tuple[Array, Array]]:
+        """The same, and the keys and values [B, T, KV, H] it used."""
+        q, k, v = self._qkv(h, rope)
+        h = h + self._out(attend(q, k, v, mask))
+        return h + self._mlp(h), (k, v)
+
+    def decode(
+        self, h: Array, rope: tuple[Array, Array], layer_cache: tuple[Array, ...], masks: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """One token a continuation: h [N, K, D] -> [N, K, D] and its keys and values [N, K, KV, H]."""
+        q, k, v = self._qkv(h, rope)
+        h = h + self._out(attend_cached(q, k, v, *layer_cache, *masks))
+        return h + self._mlp(h), (k, v)
+
+    def _qkv(self, h: Array, rope: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        c = self.config
+        q, k, v = self._project(("q", "k", "v"), self.attn_norm(h))
+        q = q.reshape(*h.shape[:2], c.num_heads, c.head_dim)
+        k = k.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
+        v = v.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return apply_rope(q, *rope), apply_rope(k, *rope), v
+
+    def _out(self, x: Array) -> Array:
+        return self._project(("o",), x.reshape(*x.shape[:2], -1))[0]
+
+    def _mlp(self, h: Array) -> Array:
+        gate, up = self._project(("gate", "up"), self.mlp_norm(h))
+        return self._project(("down",), nn.silu(gate) * up)[0]
+
+    def _project(self, names: tuple[str, ...], x: Array) -> list[Array]:
+        """x through each named projection and its adapter, y = x W + scale (x A) B."""
+        outputs = [{"q": self.q, "k": self.k, "v": self.v, "o": self.o}[n](x) if n in "qkvo" else
+                   {"gate": self.gate, "up": self.up, "down": self.down}[n](x) for n in names]
+        adapted = [n for n in names if self.has_variable("lora", n)]
+        if not adapted:
+            return outputs
+        if self.has_rng("dropout") and self.lora_dropout > 0.0:
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.lora_dropout, x.shape)
+            x = jnp.where(keep, x / (1.0 - self.lora_dropout), jnp.zeros((), x.dtype))
+        pairs = [self.get_variable("lora", n) for n in adapted]
+        # One product for all adapters that read x: the gradient of A is a thin product x^T dy, slow
+        # in proportion to how often it is done rather than to its width.
+        inner = jnp.einsum("...d,dr->...r", x, jnp.concatenate([p["a"] for p in pairs], axis=1).astype(x.dtype))
+        start = 0
+        for name, pair in zip(adapted, pairs, strict=True):
+            rank = pair["a"].shape[1]
+            b = (self.lora_scale * pair["b"]).astype(x.dtype)
+            outputs[names.index(name)] += jnp.einsum("...r,rf->...f", inner[..., start : start + rank], b)
+            start += rank
+        return outputs
+
+
+class Decoder(nn.Module):
+    """Embedding, L scanned layers, final norm, output head."""
+
+    config: DecoderConfig
+    lora_scale: float = 0.0
+    lora_dropout: float = 0.0
+
+    def setup(self) -> None:
+        """Declares embedding, layers, final norm and, where untied, the head."""
+        c = self.config
+        init = nn.initializers.normal(stddev=c.hidden_size**-0.5)
+        axes = ("vocab", "embed")
+        self.embedding = self.param(
+            "embedding", nn.with_logical_partitioning(init, axes), (c.vocab_size, c.hidden_size), jnp.float32
+        )
+        self.layers = Block(c, self.lora_scale, self.lora_dropout)
+        self.final_norm = RMSNorm(c.norm_eps)
+        if not c.tie_embeddings:
+            shape = (c.hidden_size, c.vocab_size)
+            self.head = self.param("head", nn.with_logical_partitioning(init, axes[::-1]), shape, jnp.float32)
+
+    def hidden(self, tokens: Array, positions: Array, segment_ids: Array, branch_ids: Array) -> Array:
+        """All arguments [B, T] int32 -> [B, T, D]."""
+        rope = rope_tables(self.config, positions)
+        mask = attention_mask(positions, segment_ids, branch_ids, self.config.sliding_window)
+
+        def body(block: Block, h: Array, _: None) -> tuple[Array, None]:
+            return block(h, rope, mask), None
+
+        if self.config.remat:
+            # The scan's own boundary prevents the common-subexpression elimination remat guards against.
+            body = nn.remat(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
+        h, _ = self._scan(body)(self.layers, self._embed(tokens), None)
+        return self.final_norm(h)
+
+    def prefill(self, tokens: Array, positions: Array, segment_ids: Array) -> tuple[Array, Array, Array]:
+        """All arguments [N, P] -> hidden [N, P, D], k and v [L, N, P, KV, H]."""
+        rope = rope_tables(self.config, positions)
+        mask = attention_mask(positions, segment_ids, jnp.zeros_like(segment_ids), self.config.sliding_window)
+
+        def body(block: Block, h: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            return block.prefill(h, rope, mask)
+
+        h, (k, v) = self._scan(body)(self.layers, self._embed(tokens), None)
+        return self.final_norm(h), k, v
+
+    def decode(
+        self, tokens: Array, positions: Array, prompt: PromptCache, cache: KVCache, step: Array
+    ) -> tuple[Array, Array, Array]:
+        """tokens, positions [N, K] -> hidden [N, K, D], their k and v [L, N, K, KV, H]."""
+        rope = rope_tables(self.config, positions)
+        slots = jnp.arange(cache.k.shape[3], dtype=jnp.int32)
+        prompt_mask = jnp.broadcast_to(prompt.mask[:, None, :], (*positions.shape, prompt.mask.shape[1]))
+        slot_mask = jnp.broadcast_to((slots < step)[None, None, :], (*positions.shape, slots.size))
+        window = self.config.sliding_window
+        if window is not None:
+            prompt_mask &= positions[:, :, None] - prompt.positions[:, None, :] < window
+            slot_mask &= (step - slots < window)[None, None, :]
+        masks = (prompt_mask, slot_mask)
+
+        def body(block: Block, h: Array, layer_cache: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+            return block.decode(h, rope, layer_cache, masks)
+
+        scan = self._scan(body)
+        h, (k, v) = scan(self.layers, self._embed(tokens), (prompt.k, prompt.v, cache.k, cache.v))
+        return self.final_norm(h), k, v
+
+    def logits(self, hidden: Array) -> Array:
+        """[..., D] -> [..., V] float32."""
+        if self.config.tie_embeddings:
+            equation, kernel = "...d,vd->...v", self.embedding
+        else:
+            equation, kernel = "...d,dv->...v", self.head
+        return jnp.einsum(equation, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+    def _embed(self, tokens: Array) -> Array:
+        return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype)
+
+    def _scan(self, body: Any) -> Any:
+        return nn.scan(
+            body,
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+
+
+def init_params(key: Array, config: DecoderConfig) -> Params:
+    """Random float32 parameters: kernels with variance 1 / fan-in, the embedding 1 / D, norms 1, biases 0.
+
+    Args:
+      key: PRNG key.
+      config: the decoder's shape.
+
+    Returns:
+      {"embedding" [V, D], "layers": {"q": {"kernel" [L, D, heads * H]}, ...}, "final_norm", "head" if untied}.
+    """
+    return nn.unbox(_init_boxed(key, config))
+
+
+def logical_axes(config: DecoderConfig) -> Params:
+    """The tree of `init_params` with, for each array, the tuple of its axes' logical names.
+
+    Names: "layers", "embed", "heads", "kv_heads", "mlp", "vocab", "head_dim".
+    """
+    boxed = jax.eval_shape(functools.partial(_init_boxed, config=config), jax.random.key(0))
+    specs = nn.get_partition_spec(boxed)
+    return jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+
+
+def hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    segment_ids: Array,
+    branch_ids: Array | None = None,
+    *,
+    lora: Lora | None = None,
+    dropout_key: Array | None = None,
+) -> Array:
+    """Hidden states after the final norm; query i sees key j iff
+
+        j <= i, segment_i = segment_j > 0, branch_j in {0, branch_i}, position_i - position_j < window.
+
+    Args:
+      config: the decoder's shape; static under jit.
+      params: as `init_params` returns them, float32 or bfloat16.
+      tokens: [B, T] int32 in [0, V).
+      positions: [B, T] int32, rotary positions.
+      segment_ids: [B, T] int32, 0 padding, > 0 the document.
+      branch_ids: [B, T] int32, 0 the shared prompt, > 0 the response; None: all 0.
+      lora: adapters; None: the base model.
+      dropout_key: makes the adapters' dropout active; None: none.
+
+    Returns:
+      [B, T, D] in the compute dtype.
+    """
+    branch_ids = jnp.zeros_like(segment_ids) if branch_ids is None else branch_ids
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    module, variables = _bind(config, params, lora)
+    return module.apply(variables, tokens, positions, segment_ids, branch_ids, rngs=rngs, method="hidden")
+
+
+def unembed(config: DecoderConfig, params: Params, hidden: Array) -> Array:
+    """Logits [..., V] float32 of hidden states [..., D]."""
+    head = {name: params[name] for name in (("embedding",) if config.tie_embeddings else ("embedding", "head"))}
+    return Decoder(config).apply({"params": head}, hidden, method="logits")
+
+
+def prefill(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    segment_ids: Array,
+    *,
+    lora: Lora | None = None,
+) -> tuple[Array, PromptCache]:
+    """Runs the prompts once and keeps their keys and values.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+      tokens: [N, P] int32, padded on either side.
+      positions: [N, P] int32.
+      segment_ids: [N, P] int32, 0 padding, 1 the prompt.
+      lora: adapters; None: the base model.
+
+    Returns:
+      Hidden states [N, P, D] and the cache for `decode_step`.
+    """
+    module, variables = _bind(config, params, lora)
+    hidden, k, v = module.apply(variables, tokens, positions, segment_ids, method="prefill")
+    return hidden, PromptCache(k, v, segment_ids > 0, positions)
+
+
+def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int) -> KVCache:
+    """Zeros [L, N, K, S, KV, H] in the compute dtype, for the first `decode_step`."""
+    shape = (config.num_layers, num_prompts, num_samples, num_slots, config.num_kv_heads, config.head_dim)
+    return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def decode_step(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    prompt_cache: PromptCache,
+    cache: KVCache,
+    step: Array,
+    *,
+    lora: Lora | None = None,
+) -> tuple[Array, KVCache]:
+    """One token for each of K continuations of N prompts; the prompts' keys are not repeated K times.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+      tokens: [N, K] int32, the continuations' token number `step`.
+      positions: [N, K] int32, their rotary positions; token `step - 1` was at one less, and so on.
+      prompt_cache: from `prefill`.
+      cache: tokens 0 .. step - 1 of the continuations; slots from `step` on are not read.
+      step: [] int32, < S.
+      lora: adapters; None: the base model.
+
+    Returns:
+      Hidden states [N, K, D] that predict token `step + 1`, and the cache with slot `step` filled.
+    """
+    module, variables = _bind(config, params, lora)
+    hidden, k, v = module.apply(variables, tokens, positions, prompt_cache, cache, step, method="decode")
+    update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=3)
+    return hidden, KVCache(update(cache.k, k[:, :, :, None]), update(cache.v, v[:, :, :, None]))
+
+
+def _bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Decoder, dict[str, Any]]:
+    if lora is None:
+        return Decoder(config), {"params": params}
+    return Decoder(config, lora.scale, lora.dropout), {"params": params, "lora": lora.params}
+
+
+def _init_boxed(key: Array, config: DecoderConfig) -> Params:
+    def build(module: Decoder, ids: Array) -> Array:
+        return module.logits(module.hidden(ids, ids, ids, ids))
+
+    ids = jnp.zeros((1, 2), jnp.int32)
+    return Decoder(config).init(key, ids, method=build)["params"]

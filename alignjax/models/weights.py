@@ -1,0 +1,161 @@
+"""The tensors of a decoder file: their names, their shapes, and the way into the stacked tree and back."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from alignjax.errors import InputError
+from alignjax.models.config import DecoderConfig
+from alignjax.models.lora import projection_sizes
+
+HF_PROJECTIONS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+_HF_NORMS = {
+    "attn_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+}
+_GGUF_PARTS = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "attn_norm": "attn_norm",
+    "mlp_norm": "ffn_norm",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+}
+_HF_TOP = {"embedding": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
+_GGUF_TOP = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
+_NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class Slot(NamedTuple):
+    """One leaf of the parameter tree and the tensors it is made of."""
+
+    path: tuple[str, ...]  # in the tree
+    names: tuple[str, ...]  # in the file, one a layer for a stacked leaf, else one
+    shape: tuple[int, ...]  # of each tensor in the file
+    stacked: bool
+    transposed: bool  # files hold matrices as [out, in], the tree as [in, out]
+
+
+def slots(config: DecoderConfig, *, gguf: bool = False) -> list[Slot]:
+    """Every leaf of the tree, with its tensors' names in a Hugging Face (or GGUF) file."""
+    top = _GGUF_TOP if gguf else _HF_TOP
+    hidden = config.hidden_size
+    result = [
+        Slot(("embedding",), (top["embedding"],), (config.vocab_size, hidden), False, False),
+        Slot(("final_norm", "scale"), (top["final_norm"],), (hidden,), False, False),
+    ]
+    if not config.tie_embeddings:
+        result.append(Slot(("head",), (top["head"],), (config.vocab_size, hidden), False, True))
+
+    def add(part: str, leaf: str, suffix: str, shape: tuple[int, ...]) -> None:
+        part_name = _GGUF_PARTS[part] if gguf else {**HF_PROJECTIONS, **_HF_NORMS}[part]
+        prefix = "blk" if gguf else "model.layers"
+        names = tuple(f"{prefix}.{i}.{part_name}.{suffix}" for i in range(config.num_layers))
+        result.append(Slot(("layers", part, leaf), names, shape, True, len(shape) == 2))
+
+    for part, (fan_in, out) in projection_sizes(config).items():
+        add(part, "kernel", "weight", (out, fan_in))
+        if config.qkv_bias and part in "qkv":
+            add(part, "bias", "bias", (out,))
+    for part in ("attn_norm", "mlp_norm"):
+        add(part, "scale", "weight", (hidden,))
+    if config.qk_norm:
+        for part in ("q_norm", "k_norm"):
+            add(part, "scale", "weight", (config.head_dim,))
+    return result
+
+
+def assemble(
+    wanted: list[Slot],
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    *,
+    dtype: str,
+    ignore: Callable[[str], bool],
+    where: str,
+) -> Any:
+    """The parameter tree from a file's tensors, read one at a time so that memory holds little else.
+
+    Args:
+      wanted: from `slots`.
+      shapes: name -> shape of every tensor there is.
+      read: name -> the tensor.
+      dtype: of the result, "float32" or "bfloat16".
+      ignore: True for tensors that may be present without being wanted.
+      where: the file or folder, for messages.
+
+    Returns:
+      As `init_params`.
+
+    Raises:
+      InputError: a tensor is missing, has another shape, or is not known.
+    """
+    expected = {name: slot.shape for slot in wanted for name in slot.names}
+    check_tensors(expected, shapes, ignore=ignore, where=where)
+    tree: dict[str, Any] = {}
+    for slot in wanted:
+        shape = slot.shape[::-1] if slot.transposed else slot.shape
+        leaf = np.empty((len(slot.names), *shape), _NUMPY[dtype])
+        for row, name in zip(leaf, slot.names, strict=True):
+            tensor = read(name)
+            row[...] = tensor.T if slot.transposed else tensor
+        node = tree
+        for key in slot.path[:-1]:
+            node = node.setdefault(key, {})
+        node[slot.path[-1]] = jnp.asarray(leaf if slot.stacked else leaf[0])
+    return tree
+
+
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    ignore: Callable[[str], bool],
+    where: str,
+) -> None:
+    """Raises an InputError that names the missing, the misshapen or the unknown tensors."""
+    if missing := [name for name in expected if name not in shapes]:
+        raise InputError(
+            f"{where}: {_some(missing)} missing; the file is incomplete or its config describes another model."
+        )
+    if wrong := [n for n, shape in expected.items() if tuple(shapes[n]) != shape]:
+        listed = [f"{n} is {list(shapes[n])}, must be {list(expected[n])}" for n in wrong]
+        raise InputError(f"{where}: {_some(listed)}; the config describes another model than the weights.")
+    if extra := [name for name in shapes if name not in expected and not ignore(name)]:
+        raise InputError(
+            f"{where}: {_some(extra)} unknown to this architecture; results would be wrong without them."
+        )
+
+
+def disassemble(config: DecoderConfig, params: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(Hugging Face name, tensor) for every tensor of the model, in the dtype of the parameters."""
+    for slot in slots(config):
+        leaf = params
+        for key in slot.path:
+            leaf = leaf[key]
+        array = np.asarray(leaf)
+        for name, tensor in zip(slot.names, array if slot.stacked else array[None], strict=True):
+            yield name, np.ascontiguousarray(tensor.T if slot.transposed else tensor)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

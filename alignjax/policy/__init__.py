@@ -1,0 +1,15 @@
+"""What a policy does: log-probabilities of responses, and sampling them."""
+
+from alignjax.policy.logps import completion_logps, pair_logps, score_responses, slot_logps, token_logps
+from alignjax.policy.sampling import Samples, greedy, sample
+
+__all__ = [
+    "Samples",
+    "completion_logps",
+    "greedy",
+    "pair_logps",
+    "sample",
+    "score_responses",
+    "slot_logps",
+    "token_logps",
+]

@@ -1,0 +1,344 @@
+"""Responses drawn from a policy: each prompt is read once, its K continuations share what was read.
+
+Letters: N prompts, P prompt tokens, K continuations of each, T new tokens, D hidden, V vocabulary.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from alignjax.errors import InputError
+from alignjax.models import (
+    DecoderConfig,
+    KVCache,
+    Lora,
+    Model,
+    decode_step,
+    empty_cache,
+    prefill,
+    unembed,
+)
+
+# Continuations that are drawn together where the caller does not say: enough to share the reading of the
+# weights, and little enough for their keys and values to fit.
+_ROWS = 128
+# Lengths that prompts are padded to; beyond them, multiples of the last.
+_PROMPT_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+# Ids that are drawn from in two levels: first a block of this many, then one within it.
+_BLOCK = 256
+# How many of the likeliest ids are looked at for the nucleus before all are.
+_NUCLEUS_WIDTHS = (256, 4096)
+
+
+class Samples(NamedTuple):
+    """K responses to each of N prompts.
+
+    Attributes:
+      tokens: [N, K, T] int32, EOS included, 0 after it.
+      lengths: [N, K] int32, tokens of each response, EOS included.
+      logps: [N, K] float32, nats, log-probability of the response under the full policy at temperature 1, EOS
+        included, whatever temperature and top_p it was drawn with.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    logps: np.ndarray
+
+
+def sample(
+    key: Array,
+    model: Model,
+    prompts: Sequence[np.ndarray],
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    lora: Lora | None = None,
+    prompt_batch_size: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Samples:
+    """Draws K responses to every prompt, token by token, until EOS or `max_new_tokens`.
+
+        y_t ~ softmax(logits(x, y_<t) / temperature), restricted to the nucleus of mass `top_p`
+
+    A draw's randomness is a function of the key, the prompt's place, the sample's place and the step alone;
+    which prompts it is computed beside does not matter.
+
+    Args:
+      key: PRNG key.
+      model: weights, shape and tokenizer; a response ends at any of `end_ids(model)`.
+      prompts: N arrays of token ids, int32, not empty.
+      num_samples: K >= 1.
+      max_new_tokens: T >= 1.
+      temperature: > 0.
+      top_p: in (0, 1]; 1 is the full distribution.
+      lora: adapters; None: the base model.
+      prompt_batch_size: prompts computed together; None: as many as make about 128 continuations.
+      progress: called with the number of prompts done since the last call.
+
+    Returns:
+      The samples, in the order of the prompts.
+
+    Raises:
+      InputError: an option out of its range, an empty prompt, or an id outside the vocabulary.
+
+    Reference: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
+    """
+    if num_samples < 1:
+        raise InputError(f"sample: num_samples is {num_samples}; it must be at least 1.")
+    if not 0.0 < temperature < float("inf"):
+        raise InputError(
+            f"sample: temperature is {temperature}; it must be above 0. For the mode use greedy."
+        )
+    if not 0.0 < top_p <= 1.0:
+        raise InputError(f"sample: top_p is {top_p}; it must be above 0 and at most 1.")
+    draw = _Draw(num_samples, max_new_tokens, end_ids(model), greedy=False, nucleus=top_p < 1.0)
+    return _run(key, model, prompts, draw, (temperature, top_p), lora, prompt_batch_size, progress)
+
+
+def greedy(
+    model: Model,
+    prompts: Sequence[np.ndarray],
+    *,
+    max_new_tokens: int,
+    lora: Lora | None = None,
+    prompt_batch_size: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Samples:
+    """The most probable token at every step; arguments, result (with K = 1) and errors as `sample`."""
+    draw = _Draw(1, max_new_tokens, end_ids(model), greedy=True, nucleus=False)
+    return _run(jax.random.key(0), model, prompts, draw, (1.0, 1.0), lora, prompt_batch_size, progress)
+
+
+class _Draw(NamedTuple):
+    """What is compiled into the program; hashable."""
+
+    num_samples: int
+    max_new_tokens: int
+    eos_ids: tuple[int, ...]
+    greedy: bool
+    nucleus: bool
+
+
+def end_ids(model: Model) -> tuple[int, ...]:
+    """Ids that end a response: those of the model's config and the tokenizer's EOS, in order."""
+    eos_id = None if model.tokenizer is None else model.tokenizer.eos_token_id
+    return tuple(sorted({*model.config.eos_ids, *([eos_id] if isinstance(eos_id, int) else [])}))
+
+
+def _run(
+    key: Array,
+    model: Model,
+    prompts: Sequence[np.ndarray],
+    draw: _Draw,
+    warp: tuple[float, float],
+    lora: Lora | None,
+    prompt_batch_size: int | None,
+    progress: Callable[[int], Any] | None,
+) -> Samples:
+    """Groups the prompts by padded length, runs each group in batches of one shape, restores the order."""
+    if draw.max_new_tokens < 1:
+        raise InputError(f"sample: max_new_tokens is {draw.max_new_tokens}; it must be at least 1.")
+    if prompt_batch_size is not None and prompt_batch_size < 1:
+        raise InputError(f"sample: prompt_batch_size is {prompt_batch_size}; it must be at least 1.")
+    _check_prompts(prompts, model.config.vocab_size)
+    most = prompt_batch_size or max(1, _ROWS // draw.num_samples)
+    shape = (len(prompts), draw.num_samples)
+    result = Samples(
+        np.zeros((*shape, draw.max_new_tokens), np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.float32),
+    )
+    temperature, top_p = (jnp.float32(x) for x in warp)
+    groups: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(_padded_length(len(prompt)), []).append(i)
+    for length, members in sorted(groups.items()):
+        size = min(most, 1 << (len(members) - 1).bit_length())  # a power of two, for few programs
+        for start in range(0, len(members), size):
+            places = members[start : start + size]
+            # The last batch is filled up with its first prompt: one shape, and rows that end like real ones.
+            filled = places + places[:1] * (size - len(places))
+            tokens = np.zeros((size, length), np.int32)
+            for row, i in enumerate(filled):
+                tokens[row, : len(prompts[i])] = prompts[i]
+            lengths = np.array([len(prompts[i]) for i in filled], np.int32)
+            index = np.array(filled, np.int32)
+            found = _generate(
+                model.config, draw, model.params, lora, key, tokens, lengths, index, temperature, top_p
+            )
+            for whole, part in zip(result, found, strict=True):
+                whole[places] = np.asarray(part)[: len(places)]
+            if progress is not None:
+                progress(len(places))
+    return result
+
+
+def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int) -> None:
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise InputError(f"sample: prompt {i} has no tokens to go on from; give it a BOS.")
+        wrong = [int(t) for t in prompt if not 0 <= t < vocab_size]
+        if wrong:
+            raise InputError(f"sample: prompt {i} has id {wrong[0]}; the vocabulary has {vocab_size} ids.")
+
+
+def _padded_length(length: int) -> int:
+    for fixed in _PROMPT_LENGTHS:
+        if length <= fixed:
+            return fixed
+    return -(-length // _PROMPT_LENGTHS[-1]) * _PROMPT_LENGTHS[-1]
+
+
+class _State(NamedTuple):
+    """What one step hands to the next; the K continuations of N prompts."""
+
+    step: Array  # [] int32, tokens drawn so far
+    last: Array  # [N, K] int32, the token drawn last
+    tokens: Array  # [N, K, T] int32
+    lengths: Array  # [N, K] int32
+    logps: Array  # [N, K] float32
+    done: Array  # [N, K] bool
+    cache: KVCache
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(
+    config: DecoderConfig,
+    draw: _Draw,
+    params: Any,
+    lora: Lora | None,
+    key: Array,
+    prompts: Array,
+    prompt_lengths: Array,
+    index: Array,
+    temperature: Array,
+    top_p: Array,
+) -> tuple[Array, Array, Array]:
+    """One batch: prompts [N, P], padded on the right, their lengths and places [N] -> Samples' fields."""
+    num, width = prompts.shape
+    samples, limit = draw.num_samples, draw.max_new_tokens
+    positions = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None, :], (num, width))
+    segments = (positions < prompt_lengths[:, None]).astype(jnp.int32)
+    hidden, prompt_cache = prefill(config, params, prompts, positions, segments, lora=lora)
+    last_hidden = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)[:, 0]
+    logits = unembed(config, params, last_hidden)  # once a prompt, not once a continuation
+    prompt_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
+    fold_samples = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    numbers = jnp.arange(samples, dtype=jnp.int32)
+    keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
+    state = _State(
+        step=jnp.int32(0),
+        last=jnp.zeros((num, samples), jnp.int32),
+        tokens=jnp.zeros((num, samples, limit), jnp.int32),
+        lengths=jnp.zeros((num, samples), jnp.int32),
+        logps=jnp.zeros((num, samples), jnp.float32),
+        done=jnp.zeros((num, samples), bool),
+        # The last token is never read again, so it needs no slot.
+        cache=empty_cache(config, num, samples, max(limit - 1, 1)),
+    )
+    pick = functools.partial(_pick, draw=draw, temperature=temperature, top_p=top_p)
+    first = jnp.broadcast_to(logits[:, None, :], (num, samples, logits.shape[1]))
+    state = _append(state, first, keys, draw, pick)
+
+    def body(state: _State) -> _State:
+        slot = state.step - 1
+        positions = jnp.broadcast_to((prompt_lengths + slot)[:, None], (num, samples))
+        hidden, cache = decode_step(
+            config, params, state.last, positions, prompt_cache, state.cache, slot, lora=lora
+        )
+        return _append(state._replace(cache=cache), unembed(config, params, hidden), keys, draw, pick)
+
+    def unfinished(state: _State) -> Array:
+        return (state.step < limit) & ~jnp.all(state.done)
+
+    state = jax.lax.while_loop(unfinished, body, state)
+    return state.tokens, state.lengths, state.logps
+
+
+def _append(
+    state: _State, logits: Array, keys: Array, draw: _Draw, pick: Callable[[Array, Array], Array]
+) -> _State:
+    """Draws one token a continuation from logits [N, K, V] and records it where the continuation goes on."""
+    step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
+    token = pick(step_keys, logits)
+    logp = jnp.take_along_axis(logits, token[:, :, None], axis=2)[:, :, 0] - jax.nn.logsumexp(logits, axis=2)
+    going = ~state.done
+    token = jnp.where(going, token, 0)
+    # A whole column is written: once a step, in place.
+    tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, :, None], state.step, axis=2)
+    ended = jnp.zeros_like(state.done)
+    for eos in draw.eos_ids:
+        ended |= token == eos
+    return state._replace(
+        step=state.step + 1,
+        last=token,
+        tokens=tokens,
+        lengths=state.lengths + going.astype(jnp.int32),
+        logps=state.logps + jnp.where(going, logp, 0.0),
+        done=state.done | (going & ended),
+    )
+
+
+def _pick(keys: Array, logits: Array, *, draw: _Draw, temperature: Array, top_p: Array) -> Array:
+    """Token ids [N, K] int32 from logits [N, K, V], one key each.
+
+    Draws invert the cumulative distribution: two random numbers a token, where adding Gumbel noise takes V of
+    them and, on a CPU, as long as the layers of a small model.
+    """
+    if draw.greedy:
+        return jnp.argmax(logits, axis=2).astype(jnp.int32)
+    shape = logits.shape[:2]
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys.reshape(-1))
+    flat = logits.reshape(-1, logits.shape[2]) / temperature
+    token = _nucleus(uniform[:, 0], flat, top_p) if draw.nucleus else jax.vmap(_full)(uniform, flat)
+    return token.astype(jnp.int32).reshape(shape)
+
+
+def _full(uniform: Array, logits: Array) -> Array:
+    """One id [] from logits [V] and two numbers [2] in [0, 1): first a block of ids, then one within it."""
+    weights = jnp.exp(logits - jnp.max(logits))
+    blocks = jnp.pad(weights, (0, -weights.size % _BLOCK)).reshape(-1, _BLOCK)
+    block = _invert(uniform[0], jnp.sum(blocks, axis=1))
+    return block * _BLOCK + _invert(uniform[1], blocks[block])
+
+
+def _nucleus(uniform: Array, logits: Array, top_p: Array) -> Array:
+    """Ids [R] from logits [R, V] and numbers [R] in [0, 1), among the fewest likeliest ids of mass `top_p`.
+
+    Sorting all of V is slow and seldom needed: a few of the likeliest are tried first, more where their mass
+    is less than `top_p` in some row. All widths give the same id.
+    """
+    vocab = logits.shape[1]
+    log_total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
+
+    def among(widths: tuple[int, ...]) -> Array:
+        ranked, order = jax.lax.top_k(logits, widths[0])
+        probs = jnp.exp(ranked - log_total)
+        mass = jnp.cumsum(probs, axis=1)
+
+        def finish() -> Array:
+            kept = mass - probs < top_p
+            kept = kept.at[:, 0].set(True)  # whatever rounding does
+            choice = jax.vmap(_invert)(uniform, jnp.where(kept, probs, 0.0))
+            return jnp.take_along_axis(order, choice[:, None], axis=1)[:, 0]
+
+        if len(widths) == 1:
+            return finish()
+        return jax.lax.cond(jnp.all(mass[:, -1] >= top_p), finish, lambda: among(widths[1:]))
+
+    return among((*(w for w in _NUCLEUS_WIDTHS if w < vocab), vocab))
+
+
+def _invert(uniform: Array, weights: Array) -> Array:
+    """Index [] of probability weights[i] / sum(weights), from weights [C] >= 0 and a number in [0, 1)."""
+    total = jnp.cumsum(weights)
+    # Sums in a tree may round up on a zero weight; such an index must not be found.
+    found = (total > uniform * total[-1]) & (weights > 0)
+    return jnp.argmax(jnp.where(found, 2, jnp.where(weights > 0, 1, 0)))

@@ -1,0 +1,43 @@
+"""A run: its folder, its configuration, and all its stages."""
+
+from pathlib import Path
+
+from alignjax import pecan
+from alignjax.config import Config, from_mapping, to_mapping
+from alignjax.errors import InputError
+from alignjax.runtime.metrics import MetricsWriter
+from alignjax.stages import Stages, read_json, write_json
+from alignjax.workflow.context import Context
+
+
+def run(config: Config, workdir: Path) -> str:
+    """Every stage of the configured method, skipping those that are done; returns the last table.
+
+    Args:
+      config: checked configuration.
+      workdir: the run's folder; made where missing.
+
+    Raises:
+      InputError: data, model or scores cannot be used.
+      InfeasibleError: the constraints cannot be met on the samples.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", to_mapping(config))
+    with MetricsWriter(workdir) as metrics:
+        return pecan.pecan(Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say))
+
+
+def read_config(workdir: Path) -> Config:
+    """The configuration a run was started with.
+
+    Raises:
+      InputError: the folder holds no config.json.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise InputError(f"{path}: is missing; --workdir must name the folder of a run.")
+    return from_mapping(read_json(path))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,1 @@
+"""What a run needs besides mathematics: devices and sharding, checkpoints, metrics."""

@@ -1,0 +1,63 @@
+"""What every stage is given: the configuration, the run's folder, the log and explicit randomness."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from alignjax.config import Config
+from alignjax.data import worlds
+from alignjax.data.worlds import World
+from alignjax.runtime.metrics import MetricsWriter
+from alignjax.stages import Stages, file_digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """One run.
+
+    Attributes:
+      config: checked configuration.
+      workdir: the run's folder.
+      stages: the runner of its stages.
+      metrics: the log of metrics.jsonl.
+      say: prints a line for the user.
+    """
+
+    config: Config
+    workdir: Path
+    stages: Stages
+    metrics: MetricsWriter
+    say: Callable[[str], None] = print
+
+    def seed(self, purpose: str) -> int:
+        """A 31-bit seed of its own for every purpose; a function of (config.seed, purpose) alone."""
+        return zlib.crc32(f"{self.config.seed}/{purpose}".encode()) >> 1
+
+    def key(self, purpose: str) -> jax.Array:
+        """The random key of one purpose."""
+        return jax.random.key(self.seed(purpose))
+
+    @functools.cached_property
+    def world(self) -> World | None:
+        """The embedded world, or None where files are given."""
+        name = self.config.data.world
+        return None if name is None else worlds.world_for(name)
+
+    @property
+    def population(self) -> bool:
+        """Whether the prompts are all there are, so that no interval comes from drawing them."""
+        return self.world is not None and self.world.enumeration is not None
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """What the files that the run reads are, by content: model and data sets."""
+        config = self.config
+        files = {f"data.sources.{name}": source.path for name, source in config.data.sources.items()}
+        if config.model.path:
+            files["model"] = config.model.path
+        # A TFDS name is no file; its builder covers the content of what it prepared.
+        return {name: file_digest(path) for name, path in files.items() if Path(path).exists()}

@@ -1,0 +1,266 @@
+"""Calibrates the scores, solves the dual, and says beforehand what will be reached."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignjax.config import Config
+from alignjax.dual import Solution, reachable, solve, tilt
+from alignjax.errors import InfeasibleError, InputError
+from alignjax.scores import calibration as calib
+from alignjax.scores.calibration import Calibration
+from alignjax.scores.table import ScoreTable, read_table, write_table
+from alignjax.stages import read_json, write_json
+from alignjax.workflow.context import Context
+from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
+from alignjax.workflow.preferences import Preferences
+from alignjax.workflow.scoring import Policy, pair_scores
+
+FRONTIER_POINTS = 61
+
+
+def calibrate(
+    context: Context, preferences: Preferences, reference: Policy, policies: Mapping[str, Policy]
+) -> None:
+    """Fits held-out labels on score differences and writes calibration.json.
+
+    Raises:
+      InputError: a score does not predict its own held-out labels, so that no margin can be promised on it.
+    """
+    config = context.config
+    differences, labels, groups = [], [], []
+    for name in config.dimensions:
+        held = preferences.dimensions[name].held_out
+        scores = pair_scores(context, reference, policies, held.tokens, config.beta_pre)
+        differences.append(scores[:, 0] - scores[:, 1])
+        labels.append(held.labels.astype(np.float64))
+        groups.append(held.groups)
+    kind = config.calibration if config.calibrate else "none"
+    # In a world whose prompts are all there are, pairs of one prompt are independent draws.
+    clustered = None if context.population else groups
+    fitted = calib.fit(differences, labels, kind=kind, groups=clustered)
+    slopes = calib.fit(differences, labels, kind="slope", groups=clustered)
+    findings = calib.findings(slopes, config.dimensions)
+    write_json(
+        context.workdir / "calibration.json",
+        {
+            "kind": kind,
+            "dimensions": list(config.dimensions),
+            "matrix": fitted.matrix.tolist(),
+            "covariances": fitted.covariances.tolist(),
+            "slopes": dict(zip(config.dimensions, calib.slopes(slopes), strict=True)),
+            "num_held_out": {name: len(y) for name, y in zip(config.dimensions, labels, strict=True)},
+            "findings": [f.message for f in findings],
+            "reliability": _reliability(config, fitted, differences, labels),
+        },
+    )
+    for finding in findings:
+        context.say(f"  {finding.message}")
+    stops = [finding.message for finding in findings if finding.stop]
+    if stops and kind != "none" and not config.accept_uninformative:
+        raise InputError(f"{stops[0]} (config.accept_uninformative=True goes on all the same).")
+
+
+def read_calibration(workdir: Path) -> Calibration:
+    """The fit that `calibrate` wrote."""
+    stored = read_json(workdir / "calibration.json")
+    return Calibration(np.array(stored["matrix"]), np.array(stored["covariances"]), stored["kind"])
+
+
+def calibration_draws(context: Context, calibration: Calibration) -> np.ndarray:
+    """[R, 1+m, 1+m] draws of the calibration, the same wherever they are used in a run."""
+    return np.asarray(calib.draws(context.key("calibration"), calibration, context.config.bootstrap))
+
+
+def write_scores(context: Context, raw: np.ndarray) -> None:
+    """Writes scores.npz: the reference's samples under the calibrated scores."""
+    calibration = read_calibration(context.workdir)
+    rewards, utilities = calib.apply(calibration, raw[..., 0], raw[..., 1:])
+    names = tuple(context.config.constraints)
+    write_table(context.workdir / "scores.npz", ScoreTable(np.asarray(rewards), np.asarray(utilities), names, None))
+
+
+def dualize(context: Context, raw: np.ndarray) -> None:
+    """Solves the dual on scores.npz and writes dual.json.
+
+    Args:
+      context: the run.
+      raw: [N, K, 1+m] scores before calibration, for the intervals that carry its uncertainty.
+
+    Raises:
+      InfeasibleError: no policy on these samples meets the constraints; the message names the most that can be met.
+    """
+    config = context.config
+    table = read_table(context.workdir / "scores.npz")
+    rewards, utilities = np.asarray(table.rewards, np.float64), np.asarray(table.utilities, np.float64)
+    most = np.asarray(reachable(utilities))
+    asked = _margins(config, utilities, most)
+    if config.lam is None:
+        solution = solve(rewards, utilities, beta=config.beta, margins=asked)
+        _refuse_infeasible(config, solution, asked, most)
+        lam = np.asarray(solution.lam, np.float64)
+    else:
+        solution, lam = None, np.full(len(most), config.lam)
+    record: dict[str, Any] = {
+        "names": list(config.constraints),
+        "beta": config.beta,
+        "asked": {
+            name: {**vars(constraint), "margin": None if np.isnan(margin) else float(margin)}
+            for (name, constraint), margin in zip(config.constraints.items(), asked, strict=True)
+        },
+        "lam": dict(zip(config.constraints, lam.tolist(), strict=True)),
+        "solved": solution is not None,
+        "feasible": solution is None or bool(solution.feasible),
+        "certificate": None,
+        "reachable": dict(zip(config.constraints, most.tolist(), strict=True)),
+        "predicted": _predict(context, raw, rewards, utilities, lam),
+        "intervals": _solve_intervals(context, raw, asked) if solution is not None else None,
+        "frontier": _frontier(config, rewards, utilities, lam, asked),
+        "solver": None if solution is None else {"iterations": int(solution.iterations), "error": float(solution.error)},
+    }
+    write_json(context.workdir / "dual.json", record)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in record["lam"].items())
+    context.say(f"  lambda: {shown}; effective samples a prompt: {record['predicted']['ess']['median']:.1f} (median)")
+
+
+def _margins(config: Config, utilities: np.ndarray, most: np.ndarray) -> np.ndarray:
+    means = utilities.mean(axis=(0, 1))
+    margins = []
+    for constraint, mean, largest in zip(config.constraints.values(), means, most, strict=True):
+        if constraint.margin is not None:
+            margins.append(constraint.margin)
+        elif constraint.level is not None:
+            margins.append(constraint.level - mean)
+        else:
+            margins.append(np.nan if constraint.fraction is None else constraint.fraction * largest)
+    return np.array(margins, np.float64)
+
+
+def _refuse_infeasible(config: Config, solution: Solution, asked: np.ndarray, most: np.ndarray) -> None:
+    if bool(solution.feasible):
+        return
+    pairs = zip(config.constraints, asked, most, strict=True)
+    shown = "; ".join(f"{name}: asked {b:.4g}, the largest margin that can be met alone is {top:.4g}" for name, b, top in pairs)
+    raise InfeasibleError(f"constraints: no policy on these samples meets them ({shown}); ask for less, or sample more.")
+
+
+def _predict(
+    context: Context, raw: np.ndarray, rewards: np.ndarray, utilities: np.ndarray, lam: np.ndarray
+) -> dict[str, Any]:
+    """What pi_lam has on the samples, with intervals over prompts and calibration at this very tilt."""
+    config = context.config
+    with jax.enable_x64(True):
+        weights = np.asarray(tilt(lam, rewards, utilities, beta=config.beta))
+    num_samples = weights.shape[1]
+    tilted = np.einsum("nk,nkd->nd", weights, raw)
+    kl = np.sum(np.where(weights > 0, weights * np.log(np.maximum(weights, 1e-300) * num_samples), 0.0), axis=1)
+    rng = np.random.default_rng(context.seed("predict"))
+    resamples = resampling_weights(rng, len(raw), config.bootstrap, population=context.population)
+    calibration = read_calibration(context.workdir)
+    matrices = calibration_draws(context, calibration)
+    levels = calibrated_means(tilted, calibration.matrix, matrices, resamples)
+    gains = calibrated_means(tilted - raw.mean(axis=1), calibration.matrix, matrices, resamples)
+    ess = 1.0 / np.sum(weights**2, axis=1)
+    return {
+        "reward": levels[0].to_json(),
+        "kl": mean_figure(kl, resamples).to_json(),
+        "utilities": _named(config, levels[1:]),
+        "margins": _named(config, gains[1:]),
+        "reward_gain": gains[0].to_json(),
+        "ess": {"median": float(np.median(ess)), "least": float(ess.min()), "num_samples": num_samples},
+    }
+
+
+def _named(config: Config, figures: list[Figure]) -> dict[str, dict[str, float]]:
+    return {name: figure.to_json() for name, figure in zip(config.constraints, figures, strict=True)}
+
+
+def _solve_intervals(context: Context, raw: np.ndarray, asked: np.ndarray) -> dict[str, Any]:
+    """The interval of lambda: solved anew on resampled prompts under drawn calibrations."""
+    config = context.config
+    rng = np.random.default_rng(context.seed("bootstrap"))
+    resamples = resampling_weights(rng, len(raw), config.bootstrap, population=context.population)
+    matrices = calibration_draws(context, read_calibration(context.workdir))
+    lams, feasible = resolved(raw, matrices, resamples, beta=config.beta, margins=asked)
+    kept = lams[feasible]
+    share = float(feasible.mean())
+    if share < 0.5:
+        return {"lam": None, "feasible_share": share}
+    low, high = np.quantile(kept, [0.025, 0.975], axis=0)
+    bounds = {name: {"low": float(a), "high": float(b)} for name, a, b in zip(config.constraints, low, high, strict=True)}
+    return {"lam": bounds, "feasible_share": share}
+
+
+def resolved(
+    scores: np.ndarray, matrices: np.ndarray, weights: np.ndarray, *, beta: float, margins: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The multiplier on every resample: scores @ matrices_b^T, prompts weighted by weights_b, the same margins.
+
+    Args:
+      scores: [N, K, 1+m] before calibration, the reward first.
+      matrices: [R, 1+m, 1+m] draws of the calibration.
+      weights: [R, N], each row sums to 1.
+      beta: KL weight > 0.
+      margins: [m].
+
+    Returns:
+      lam [R, m] float64 and feasible [R] bool.
+    """
+
+    def one(draw: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        matrix, over = draw
+        calibrated = values @ matrix.T
+        found = solve(calibrated[..., 0], calibrated[..., 1:], beta=beta, margins=margins, prompt_weights=over)
+        return found.lam, found.feasible
+
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        values = np.asarray(scores, np.float64)
+        draws = np.asarray(matrices, np.float64), np.asarray(weights, np.float64)
+        lams, feasible = jax.jit(lambda pair: jax.lax.map(one, pair))(draws)
+        return np.asarray(lams), np.asarray(feasible)
+
+
+def _frontier(
+    config: Config, rewards: np.ndarray, utilities: np.ndarray, lam: np.ndarray, asked: np.ndarray
+) -> dict[str, Any]:
+    """The curve along lambda* from 0 to three times its length (to 3 where it is 0)."""
+    direction = lam if lam.any() else np.ones_like(lam)
+    lams = np.linspace(0.0, 3.0, FRONTIER_POINTS)[:, None] * direction[None, :]
+    base = utilities.mean(axis=(0, 1))
+    margins, reward, kl = [], [], []
+    for point in lams:
+        with jax.enable_x64(True):
+            weights = np.asarray(tilt(point, rewards, utilities, beta=config.beta))
+        margins.append(np.einsum("nk,nkm->m", weights, utilities) / len(weights) - base)
+        reward.append(np.sum(weights * rewards) / len(weights))
+        logs = np.log(np.maximum(weights, 1e-300) * weights.shape[1])
+        kl.append(np.sum(weights * logs) / len(weights))
+    margins, reward, kl = np.array(margins), np.array(reward), np.array(kl)
+    # D(lam) = max_pi E r - beta KL + <lam, E g - c>, reached at pi_lam itself; asked for nothing: margin 0.
+    objective = reward - config.beta * kl + np.sum(lams * (margins - np.nan_to_num(asked)), axis=1)
+    return {
+        "lams": lams.tolist(),
+        "margins": margins.tolist(),
+        "reward": reward.tolist(),
+        "kl": kl.tolist(),
+        "objective": objective.tolist(),
+    }
+
+
+def _reliability(
+    config: Config, fitted: Calibration, differences: list[np.ndarray], labels: list[np.ndarray]
+) -> dict[str, Any]:
+    """Held-out label means in ten equal-count bins of the calibrated probability, by dimension."""
+    bins = {}
+    for j, name in enumerate(config.dimensions):
+        predicted = 1.0 / (1.0 + np.exp(-np.clip(differences[j] @ fitted.matrix[j], -500, 500)))
+        order = np.array_split(np.argsort(predicted, kind="stable"), min(10, len(predicted)))
+        bins[name] = {
+            "predicted": [float(predicted[i].mean()) for i in order],
+            "observed": [float(labels[j][i].mean()) for i in order],
+            "count": [len(i) for i in order],
+        }
+    return bins

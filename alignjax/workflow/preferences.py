@@ -1,0 +1,187 @@
+"""Preference pairs of every dimension: read, cleaned, split by prompt, tokenized, counted."""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from alignjax.config import SourceSettings
+from alignjax.data.records import DataSource, PreferencePair, Prompt, clean, read_pairs
+from alignjax.data.split import split_by_prompt
+from alignjax.data.tokenize import Template, TokenizedPair, template_for, tokenize_pairs
+from alignjax.errors import InputError
+from alignjax.workflow.context import Context
+
+
+class Labelled(NamedTuple):
+    """Tokenized pairs of one dimension with P(chosen preferred).
+
+    Attributes:
+      tokens: n pairs.
+      labels: [n] float32 in [0, 1].
+      groups: [n] int64, equal where the prompt is equal.
+    """
+
+    tokens: list[TokenizedPair]
+    labels: np.ndarray
+    groups: np.ndarray
+
+
+class Dimension(NamedTuple):
+    """Pairs to learn a score from, and pairs held out to stop, calibrate and judge it."""
+
+    train: Labelled
+    held_out: Labelled
+
+
+@dataclasses.dataclass(frozen=True)
+class Preferences:
+    """All that the data stage hands on.
+
+    Attributes:
+      dimensions: by name, the reward first.
+      align: pairs of all dimensions, each once, for the final alignment; `align_pairs` their text.
+      human: by dimension, [n] labels of the `align` pairs, nan where a pair has none.
+      train_prompts: prompts to sample the reference on.
+      eval_prompts: prompts that no training has seen (the same prompts where a world has no others).
+      counts: what was read, dropped and cut, by dimension.
+    """
+
+    dimensions: Mapping[str, Dimension]
+    align: list[TokenizedPair]
+    align_pairs: list[PreferencePair]
+    human: Mapping[str, np.ndarray]
+    train_prompts: list[Prompt]
+    eval_prompts: list[Prompt]
+    counts: dict[str, dict[str, int]]
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """A prompt as one string; equal prompts give equal strings."""
+    return prompt if isinstance(prompt, str) else "\0".join(f"{m.role}\1{m.content}" for m in prompt)
+
+
+def load(context: Context, tokenizer: PreTrainedTokenizerBase, template: Template) -> Preferences:
+    """Reads the preference data of the configuration.
+
+    Raises:
+      InputError: a file cannot be used, or a dimension is left with nothing.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    raw = _from_world(context) if context.world is not None else _from_files(context, counts)
+    dimensions = {}
+    for name, (train, held_out) in raw.items():
+        dimensions[name] = Dimension(
+            *(
+                _tokenize(context, tokenizer, template, pairs, name, counts.setdefault(f"{name} {part}", {}))
+                for part, pairs in (("train", train), ("held out", held_out))
+            )
+        )
+    align_pairs, human = _union({name: train for name, (train, _) in raw.items()})
+    align = _tokenize(context, tokenizer, template, align_pairs, None, counts.setdefault("align", {})).tokens
+    train_prompts, eval_prompts = _prompts(context, raw)
+    return Preferences(dimensions, align, align_pairs, human, train_prompts, eval_prompts, counts)
+
+
+def template_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The configured template, else the world's, else the tokenizer's own."""
+    if context.config.model.template:
+        return Template("plain", context.config.model.template)
+    return context.world.template if context.world is not None else template_for(tokenizer)
+
+
+Raw = dict[str, tuple[list[PreferencePair], list[PreferencePair]]]
+
+
+def _from_world(context: Context) -> Raw:
+    data, world = context.config.data, context.world
+    assert world is not None
+    train = world.make_pairs(context.seed("pairs"), data.num_pairs, labels=data.labels, split="train")
+    held = world.make_pairs(context.seed("held-out"), data.num_held_out, labels=data.labels, split="held_out")
+    return {name: (train, held) for name in context.config.dimensions}
+
+
+def _from_files(context: Context, counts: dict[str, dict[str, int]]) -> Raw:
+    config = context.config
+    raw: Raw = {}
+    for name in config.dimensions:
+        source = config.data.sources[name]
+        pairs, kept = clean(read_pairs(_data_source(source), _labels(source, name)))
+        counts[name] = dict(kept._asdict())
+        if not pairs:
+            raise InputError(f"{source.path}: nothing is left for {name} after cleaning ({counts[name]}).")
+        # One split for all dimensions: a prompt held out for one is never trained on for another.
+        train, held = split_by_prompt(pairs, fraction=config.data.held_out_fraction, seed=config.seed)
+        raw[name] = (
+            _subset(train, config.data.max_train_pairs, context.seed(f"train {name}")),
+            _subset(held, config.data.max_held_out_pairs, context.seed(f"held-out {name}")),
+        )
+    return raw
+
+
+def _data_source(source: SourceSettings) -> DataSource:
+    return DataSource(**{f.name: getattr(source, f.name) for f in dataclasses.fields(source)})
+
+
+def _labels(source: SourceSettings, name: str) -> str | dict[str, str]:
+    return {name: source.label} if source.label else name
+
+
+def _subset(pairs: Sequence[PreferencePair], most: int | None, seed: int) -> list[PreferencePair]:
+    if most is None or len(pairs) <= most:
+        return list(pairs)
+    chosen = np.random.default_rng(seed).choice(len(pairs), size=most, replace=False)
+    return [pairs[i] for i in sorted(chosen)]
+
+
+def _union(train: Mapping[str, Sequence[PreferencePair]]) -> tuple[list[PreferencePair], dict[str, np.ndarray]]:
+    """Every pair of every dimension once, and each dimension's labels on them."""
+    places: dict[tuple[str, str, str], int] = {}
+    pairs: list[PreferencePair] = []
+    labels: dict[str, dict[int, float]] = {name: {} for name in train}
+    for name, members in train.items():
+        for pair in members:
+            key = (prompt_key(pair.prompt), pair.chosen, pair.rejected)
+            place = places.setdefault(key, len(pairs))
+            if place == len(pairs):
+                pairs.append(pair)
+            labels[name][place] = pair.labels[name]
+    human = {
+        name: np.array([given.get(i, np.nan) for i in range(len(pairs))], np.float32) for name, given in labels.items()
+    }
+    return pairs, human
+
+
+def _tokenize(
+    context: Context,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    pairs: Sequence[PreferencePair],
+    name: str | None,
+    counts: dict[str, Any],
+) -> Labelled:
+    model = context.config.model
+    tokens, cut = tokenize_pairs(
+        tokenizer, template, pairs, max_length=model.max_length, max_prompt_length=model.max_prompt_length
+    )
+    counts.update({"pairs": len(tokens), **cut._asdict()})
+    labels = [0.5 if name is None else pair.labels[name] for pair in pairs]
+    groups = [zlib.crc32(prompt_key(pair.prompt).encode()) for pair in pairs]
+    return Labelled(tokens, np.array(labels, np.float32), np.array(groups, np.int64))
+
+
+def _prompts(context: Context, raw: Raw) -> tuple[list[Prompt], list[Prompt]]:
+    """Distinct prompts to sample on and to evaluate on, shuffled by seed, so that any prefix is a fair sample."""
+    if context.world is not None:
+        train, held = list(context.world.prompts_train), list(context.world.prompts_eval)
+    else:
+        train, held = ([pair.prompt for parts in raw.values() for pair in parts[side]] for side in (0, 1))
+    parts = []
+    for side, prompts in (("sampling", train), ("evaluation", held)):
+        distinct = sorted({prompt_key(prompt): prompt for prompt in prompts}.items())
+        order = np.random.default_rng(context.seed(f"{side} prompts")).permutation(len(distinct))
+        parts.append([distinct[i][1] for i in order])
+    return parts[0], parts[1]

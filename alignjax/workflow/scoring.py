@@ -1,0 +1,221 @@
+"""Log-probabilities and implicit scores of pairs and of sampled responses, computed once and kept."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from alignjax.config import SamplingSettings
+from alignjax.data.batches import pair_batches, pair_lengths, response_lengths
+from alignjax.data.buckets import choose_buckets
+from alignjax.data.records import Prompt
+from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, tokenize_prompts
+from alignjax.errors import InputError
+from alignjax.models import Lora, Model
+from alignjax.policy import logps as policy_logps
+from alignjax.policy.sampling import sample
+from alignjax.runtime.metrics import progress
+from alignjax.scores.implicit import implicit_scores
+from alignjax.stages import write_text
+from alignjax.workflow.context import Context
+
+
+class Policy(NamedTuple):
+    """A policy and what it is called.
+
+    Attributes:
+      name: reference, a dimension's name, or aligned.
+      model: weights.
+      lora: adapter, or None.
+      fingerprint: of the stage that made it; names its cached log-probabilities.
+    """
+
+    name: str
+    model: Model
+    lora: Lora | None
+    fingerprint: str
+
+
+class Responses(NamedTuple):
+    """K responses of each of N prompts.
+
+    Attributes:
+      prompts: N prompts as given.
+      texts: N lists of K decoded responses.
+      tokens: N lists of K tokenized responses.
+    """
+
+    prompts: list[Prompt]
+    texts: list[list[str]]
+    tokens: list[list[TokenizedResponse]]
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+      InputError: the model's folder has none.
+    """
+    if model.tokenizer is None:
+        raise InputError("config.model.path: the folder holds no tokenizer; copy tokenizer.json and its config there.")
+    return model.tokenizer
+
+
+def pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]) -> np.ndarray:
+    """Log-probabilities of both responses of every pair, from the run's cache where they are known.
+
+    Returns:
+      [n, 2] float32, chosen and rejected. The cache lies in the run's folder under a key of the policy; a pair is
+      known by its token ids, which tokenizer, template and lengths determine.
+    """
+    path = context.workdir / "cache" / f"logps-{policy.name}-{policy.fingerprint[:16]}.npz"
+    known: dict[str, np.ndarray] = {}
+    if path.exists():
+        with np.load(path) as stored:
+            known = dict(zip(stored["pairs"].tolist(), stored["logps"], strict=True))
+    names = [_pair_digest(pair) for pair in tokens]
+    places = {name: i for i, name in enumerate(names) if name not in known}
+    if places:
+        fresh = _compute_pair_logps(context, policy, [tokens[i] for i in places.values()])
+        known |= dict(zip(places, fresh, strict=True))
+        write_npz(path, pairs=np.array(list(known)), logps=np.stack(list(known.values())))
+    return np.stack([known[name] for name in names])
+
+
+def pair_scores(
+    context: Context, reference: Policy, policies: Mapping[str, Policy], tokens: Sequence[TokenizedPair], beta_pre: float
+) -> np.ndarray:
+    """Implicit scores of both responses of every pair: [n, 2, 1+m] float64, dimensions in the order given."""
+    ref = pair_logps(context, reference, tokens)
+    scores = [
+        implicit_scores(pair_logps(context, policy, tokens), ref, beta_pre=beta_pre) for policy in policies.values()
+    ]
+    return np.stack(scores, axis=-1)
+
+
+def draw(
+    context: Context, policy: Policy, template: Template, prompts: Sequence[Prompt], settings: SamplingSettings
+) -> Responses:
+    """Samples a policy on the first `num_prompts` prompts."""
+    tokenizer = tokenizer_of(policy.model)
+    prompts = list(prompts[: settings.num_prompts])
+    ids = _prompt_ids(context, policy, template, prompts)
+    with progress(len(ids), f"sample {policy.name}", unit="prompt") as bar:
+        drawn = sample(
+            context.key(f"sample {policy.name}"),
+            policy.model,
+            ids,
+            num_samples=settings.num_samples,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            lora=policy.lora,
+            progress=bar.update,
+        )
+    tokens = [
+        [TokenizedResponse(p, np.asarray(t[:n], np.int32)) for t, n in zip(rows, lengths, strict=True)]
+        for p, rows, lengths in zip(ids, np.asarray(drawn.tokens), np.asarray(drawn.lengths), strict=True)
+    ]
+    texts = [[tokenizer.decode(r.response_ids, skip_special_tokens=True) for r in row] for row in tokens]
+    return Responses(prompts, texts, tokens)
+
+
+def response_scores(
+    context: Context, reference: Policy, policies: Mapping[str, Policy], responses: Responses, beta_pre: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Implicit scores and log-probabilities of sampled responses.
+
+    Returns:
+      scores [N, K, 1+m] float64 and reference log-probabilities [N, K] float64.
+    """
+    ref = response_logps(context, reference, responses)
+    scores = [
+        implicit_scores(response_logps(context, policy, responses), ref, beta_pre=beta_pre)
+        for policy in policies.values()
+    ]
+    return np.stack(scores, axis=-1), ref
+
+
+def response_logps(context: Context, policy: Policy, responses: Responses) -> np.ndarray:
+    """Log-probabilities of sampled responses under a policy: [N, K] float64."""
+    flat = [response for row in responses.tokens for response in row]
+    with progress(len(flat), f"score by {policy.name}") as bar:
+        values = policy_logps.score_responses(
+            policy.model,
+            flat,
+            lora=policy.lora,
+            batch_size=context.config.ref_batch_size,
+            buckets=choose_buckets(response_lengths(flat), context.config.data.num_buckets),
+            progress=bar.update,
+        )
+    return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
+
+
+def write_responses(path: Path, responses: Responses, extra: Mapping[str, Any]) -> None:
+    """Writes sampled responses as JSON Lines, one response a line."""
+    lines = []
+    for i, (prompt, texts, tokens) in enumerate(zip(*responses, strict=True)):
+        shown = prompt if isinstance(prompt, str) else [m._asdict() for m in prompt]
+        for k, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
+            line = {"prompt_id": i, "sample": k, "prompt": shown, "response": text}
+            lines.append(json.dumps({**line, "response_ids": ids.response_ids.tolist(), **extra}))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_responses(
+    path: Path, context: Context, policy: Policy, template: Template, prompts: Sequence[Prompt]
+) -> Responses:
+    """Reads what `write_responses` wrote for these prompts."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["prompt_id"], []).append(row)
+    kept = list(prompts[: len(rows)])
+    ids = _prompt_ids(context, policy, template, kept)
+    tokens = [
+        [TokenizedResponse(ids[i], np.array(row["response_ids"], np.int32)) for row in rows[i]] for i in range(len(rows))
+    ]
+    return Responses(kept, [[row["response"] for row in rows[i]] for i in range(len(rows))], tokens)
+
+
+def _prompt_ids(
+    context: Context, policy: Policy, template: Template, prompts: Sequence[Prompt]
+) -> list[np.ndarray]:
+    limit = context.config.model.max_prompt_length
+    return tokenize_prompts(tokenizer_of(policy.model), template, prompts, max_prompt_length=limit)[0]
+
+
+def _pair_digest(pair: TokenizedPair) -> str:
+    digest = hashlib.sha256()
+    for ids in pair:
+        digest.update(len(ids).to_bytes(4, "little") + np.asarray(ids, np.int32).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]) -> np.ndarray:
+    result = np.full((len(tokens), 2), np.nan, np.float32)
+    batches = pair_batches(
+        tokens,
+        batch_size=min(context.config.ref_batch_size, len(tokens)),
+        buckets=choose_buckets(pair_lengths(tokens), context.config.data.num_buckets),
+    )
+    with progress(len(tokens), f"log-probabilities by {policy.name}") as bar:
+        for batch in batches:
+            chosen, rejected = policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora)
+            real = batch.weights > 0
+            rows = np.stack([np.asarray(chosen), np.asarray(rejected)], axis=1)
+            result[batch.indices[real]] = rows[real]
+            bar.update(int(real.sum()))
+    return result
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, allow_pickle=False, **arrays)
+    temporary.replace(path)

@@ -1,0 +1,293 @@
+"""Trains policies: the embedded reference by likelihood, everything else by DPO from the reference."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from alignjax.alignment import losses
+from alignjax.alignment.loop import (
+    FitResult,
+    FitSettings,
+    check_first_dpo_step,
+    epochs,
+    evaluate_batches,
+    fit,
+)
+from alignjax.alignment.optimizer import OptimizerSettings, make_optimizer
+from alignjax.alignment.step import (
+    AdapterSettings,
+    LossFn,
+    dpo_loss_fn,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    sft_loss_fn,
+)
+from alignjax.config import LoraSettings, TrainingSettings
+from alignjax.data.batches import pair_batches, pair_lengths, response_batches, response_lengths
+from alignjax.data.buckets import choose_buckets
+from alignjax.data.tokenize import TokenizedPair, TokenizedResponse, tokenize_responses
+from alignjax.data.worlds import World
+from alignjax.models import (
+    DecoderConfig,
+    Lora,
+    Model,
+    config_from_hf,
+    init_lora,
+    init_params,
+    load_pretrained,
+    save_pretrained,
+)
+from alignjax.runtime.checkpoint import restore_tree, save_tree
+from alignjax.runtime.metrics import progress
+from alignjax.workflow.context import Context
+from alignjax.workflow.scoring import Policy, pair_logps
+
+
+class Steps(NamedTuple):
+    """Compiled steps of one optax run; runs with equal settings share them, so that nothing compiles twice."""
+
+    tx: optax.GradientTransformation
+    train: Any
+    evaluate: Any
+
+
+@functools.lru_cache(maxsize=8)
+def dpo_steps(
+    decoder: DecoderConfig, adapter: AdapterSettings | None, beta: float, optimizer: OptimizerSettings
+) -> Steps:
+    """Train and evaluation step of DPO."""
+    return _steps(dpo_loss_fn(decoder, adapter, beta=beta, loss=losses.dpo), optimizer)
+
+
+def _steps(loss_fn: LossFn, optimizer: OptimizerSettings) -> Steps:
+    tx, schedule = make_optimizer(optimizer)
+    return Steps(tx, make_train_step(loss_fn, tx, schedule), make_eval_step(loss_fn))
+
+
+class LabelledPairs(NamedTuple):
+    """What DPO is trained or judged on: n pairs and [n] P(chosen preferred)."""
+
+    tokens: list[TokenizedPair]
+    labels: np.ndarray
+
+
+def load_reference(context: Context) -> Model:
+    """The reference: the world's own, trained by `train_reference`, or the configured model."""
+    settings = context.config.model
+    path = context.workdir / "reference" if context.world is not None else Path(settings.path or "")
+    return load_pretrained(path, dtype=settings.dtype, remat=settings.remat)
+
+
+def train_reference(context: Context, world: World) -> None:
+    """Trains a world's reference on its corpus and writes it as a Hugging Face folder, reference/."""
+    config = context.config
+    corpus = world.make_reference_corpus(context.seed("corpus"), config.reference_examples)
+    model = config.model
+    tokens, _ = tokenize_responses(
+        world.tokenizer,
+        world.template,
+        corpus,
+        max_length=model.max_length,
+        max_prompt_length=model.max_prompt_length,
+    )
+    decoder = config_from_hf(dict(world.decoder_fields))
+    params = init_params(context.key("reference"), decoder)
+    make_epoch = _response_epochs(context, tokens, config.reference.batch_size)
+    optimizer = _optimizer(config.reference, len(make_epoch(0)))
+    result = _fit(
+        context,
+        "reference",
+        _steps(sft_loss_fn(decoder, None), optimizer),
+        optimizer,
+        trainable=params,
+        frozen=None,
+        make_epoch=make_epoch,
+        settings=config.reference,
+        held_out=None,
+        check=None,
+    )
+    save_pretrained(Model(result.trainable, decoder, world.tokenizer), context.workdir / "reference")
+
+
+def train_dpo(
+    context: Context,
+    stage: str,
+    reference: Policy,
+    train: LabelledPairs,
+    held_out: LabelledPairs | None,
+    settings: TrainingSettings,
+    *,
+    beta: float,
+) -> None:
+    """Trains a policy from the reference by DPO and saves it under the run's folder as `stage`/best and /last.
+
+    Args:
+      context: the run.
+      stage: name of the folder and of the lines in metrics.jsonl.
+      reference: pi_ref; its log-probabilities are computed once and kept.
+      train: pairs and labels.
+      held_out: pairs that choose the best step; None: the last step is the best.
+      settings: the optax run.
+      beta: KL weight > 0.
+    """
+    config, model = context.config, reference.model
+    trainable, frozen, adapter = _start(context, stage, model)
+    make_epoch = _pair_epochs(context, stage, reference, train, settings.batch_size)
+    optimizer = _optimizer(settings, len(make_epoch(0)))
+    result = _fit(
+        context,
+        stage,
+        dpo_steps(model.config, adapter, beta, optimizer),
+        optimizer,
+        trainable=trainable,
+        frozen=frozen,
+        make_epoch=make_epoch,
+        settings=settings,
+        held_out=None if held_out is None else _held_out_batches(context, reference, held_out),
+        check=check_first_dpo_step(tolerance=1e-3 if config.model.dtype == "float32" else 5e-2),
+    )
+    metadata = {"best_step": result.best_step, "steps": result.steps, "stopped_early": result.stopped_early}
+    save_tree(context.workdir / stage / "best", result.trainable, metadata)
+    save_tree(context.workdir / stage / "last", result.state.trainable, metadata)
+    context.say(f"  {stage}: step {result.best_step} of {result.steps} kept")
+
+
+def load_policy(context: Context, stage: str, reference: Policy, name: str) -> Policy:
+    """A policy that `train_dpo` saved, on the reference's own weights where it is an adapter."""
+    like, _, adapter = _start(context, stage, reference.model)
+    trainable, _ = restore_tree(context.workdir / stage / "best", like)
+    fingerprint = context.stages.fingerprints[stage]
+    if adapter is None:
+        return Policy(name, reference.model.replace(params=trainable), None, fingerprint)
+    return Policy(name, reference.model, Lora(trainable, adapter.scale, 0.0), fingerprint)
+
+
+def _start(context: Context, stage: str, model: Model) -> tuple[Any, Any, AdapterSettings | None]:
+    """What is trained, what is not, and how the one sits on the other."""
+    settings: LoraSettings = context.config.lora
+    if settings.rank == 0:
+        return model.params, None, None
+    lora = init_lora(
+        context.key(f"lora {stage}"),
+        model.config,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        targets=settings.targets,
+        dropout=settings.dropout,
+    )
+    return lora.params, model.params, AdapterSettings(lora.scale, lora.dropout)
+
+
+def _optimizer(settings: TrainingSettings, per_epoch: int) -> OptimizerSettings:
+    updates = max(1, round(settings.epochs * per_epoch / settings.accumulate))
+    return OptimizerSettings(
+        learning_rate=settings.learning_rate,
+        total_steps=updates,
+        schedule=settings.schedule,  # pyright: ignore[reportArgumentType]  # config.py checked it
+        warmup_steps=min(settings.warmup_steps, updates - 1),
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+    )
+
+
+def _fit(
+    context: Context,
+    stage: str,
+    steps: Steps,
+    optimizer: OptimizerSettings,
+    *,
+    trainable: Any,
+    frozen: Any,
+    make_epoch: Callable[[int], Any],
+    settings: TrainingSettings,
+    held_out: Callable[[], Any] | None,
+    check: Callable[[str, dict[str, float]], None] | None,
+) -> FitResult:
+    num_steps = optimizer.num_steps
+    evaluate = None if held_out is None else functools.partial(_evaluate, steps.evaluate, frozen, held_out)
+    context.metrics.rewind(stage, -1)
+    with progress(num_steps, stage) as bar:
+        return fit(
+            init_state(trainable, steps.tx, context.key(f"train {stage}")),
+            steps.train,
+            frozen,
+            epochs(make_epoch),
+            FitSettings(
+                stage=stage,
+                num_steps=num_steps,
+                log_every=settings.log_every,
+                eval_every=max(1, num_steps // settings.evals),
+                patience=settings.patience,
+                steps_per_epoch=len(make_epoch(0)),
+            ),
+            evaluate=evaluate,
+            first_step_check=check,
+            log=lambda step, record: context.metrics.write(stage, step, record),
+            bar=bar,
+        )
+
+
+def _evaluate(eval_step: Any, frozen: Any, batches: Callable[[], Any], trainable: Any) -> dict[str, float]:
+    return evaluate_batches(eval_step, trainable, frozen, batches())
+
+
+def _pair_epochs(
+    context: Context, stage: str, reference: Policy, pairs: LabelledPairs, batch_size: int
+) -> Callable[[int], Any]:
+    ref = pair_logps(context, reference, pairs.tokens)
+    buckets = choose_buckets(pair_lengths(pairs.tokens), context.config.data.num_buckets)
+    seed = context.seed(f"order {stage}")
+
+    @functools.lru_cache(maxsize=2)
+    def make_epoch(epoch: int) -> Any:
+        return pair_batches(
+            pairs.tokens,
+            labels=pairs.labels,
+            ref_chosen=ref[:, 0],
+            ref_rejected=ref[:, 1],
+            batch_size=min(batch_size, len(pairs.tokens)),
+            buckets=buckets,
+            seed=seed,
+            epoch=epoch,
+            shuffle=True,
+            drop_remainder=False,
+        )
+
+    return make_epoch
+
+
+def _held_out_batches(context: Context, reference: Policy, pairs: LabelledPairs) -> Callable[[], Any]:
+    ref = pair_logps(context, reference, pairs.tokens)
+    return lambda: pair_batches(
+        pairs.tokens,
+        labels=pairs.labels,
+        ref_chosen=ref[:, 0],
+        ref_rejected=ref[:, 1],
+        batch_size=min(context.config.ref_batch_size, len(pairs.tokens)),
+        buckets=choose_buckets(pair_lengths(pairs.tokens), context.config.data.num_buckets),
+    )
+
+
+def _response_epochs(context: Context, tokens: list[TokenizedResponse], batch_size: int) -> Callable[[int], Any]:
+    buckets = choose_buckets(response_lengths(tokens), context.config.data.num_buckets)
+    seed = context.seed("order reference")
+
+    @functools.lru_cache(maxsize=2)
+    def make_epoch(epoch: int) -> Any:
+        return response_batches(
+            tokens,
+            batch_size=batch_size,
+            buckets=buckets,
+            seed=seed,
+            epoch=epoch,
+            shuffle=True,
+            drop_remainder=True,
+        )
+
+    return make_epoch

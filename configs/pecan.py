@@ -1,0 +1,145 @@
+"""PeCAN: preference pairs only.
+
+    python -m alignjax.train --config=configs/pecan.py                the embedded world `assistant`
+    python -m alignjax.train --config=configs/pecan.py:enumerable     every response listed, every sum exact
+    python -m alignjax.train --config=configs/pecan.py:smollm2-135m \
+        --config.model.path=SmolLM2-135M-Instruct.Q4_1.gguf \
+        --config.data.sources.reward.path=helpful.jsonl --config.data.sources.safety.path=safe.jsonl
+
+| preset | hardware | time | what to expect |
+| --- | --- | --- | --- |
+| tiny | 2 CPU cores | see benchmarks/README.md | safety margin 1.0 kept, more reward than safe-only |
+| enumerable | 2 CPU cores | see benchmarks/README.md | KL from the optimum at most 0.02 nats on exact labels |
+| smollm2-135m | 2 CPU cores | see benchmarks/README.md | predicted and achieved margins on real labels |
+| alpaca-7b, llama3-8b | one 48 GB accelerator | not measured | the published setting |
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
+
+
+def get_config(preset: str = "tiny") -> ConfigDict:
+    """The configuration of one preset; `None` fields are typed placeholders that the command line can fill."""
+    if preset not in PRESETS:
+        raise ValueError(f"configs/pecan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    config = _shared()
+    {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(preset, _published)(config)
+    if preset == "llama3-8b":
+        config.model.template = ""  # the model's own chat template
+    return config
+
+
+def _shared() -> ConfigDict:
+    config = ConfigDict({"method": "pecan", "seed": 0})
+    # Exactly one of the three. A margin is in the units of the (calibrated) scores: logits of the labels.
+    config.constraints = {"safety": _constraint()}
+    config.lam = placeholder(float)  # a number fixes the multiplier and skips the solve
+    config.beta = 0.5  # KL weight of the dual AND of the final DPO
+    config.beta_pre = 0.5  # KL weight of pre-alignment
+    config.calibrate = True  # fit the scores to held-out labels before they are believed
+    config.calibration = "joint"
+    config.accept_uninformative = False
+    config.hard_labels = 0  # 1: one Bernoulli draw a pair, as published
+    config.raw_labels = False  # True: the authors' labels, log-ratios without beta_pre
+    config.bootstrap = 1000
+    config.ref_batch_size = 128
+    config.shown_samples = 6
+    config.model = ConfigDict({"dtype": "float32", "remat": False, "template": ""})
+    config.model.path = placeholder(str)
+    config.model.max_length, config.model.max_prompt_length = 512, 256
+    config.lora = {"rank": 8, "alpha": 16.0, "dropout": 0.0}
+    config.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
+    config.data = ConfigDict({"labels": "draws", "num_pairs": 1000, "num_held_out": 0, "held_out_fraction": 0.2})
+    config.data.num_buckets = 3  # batch shapes; each is compiled once
+    config.data.world = placeholder(str)
+    config.data.max_train_pairs = placeholder(int)
+    config.data.max_held_out_pairs = placeholder(int)
+    config.data.sources = {}
+    config.reference_examples = 0
+    for name in ("reference", "prealign", "align"):
+        config[name] = _training()
+    for name in ("sampling", "evaluation"):
+        config[name] = {"num_prompts": 64, "num_samples": 16, "max_new_tokens": 128, "temperature": 1.0, "top_p": 1.0}
+    return config
+
+
+def _constraint() -> ConfigDict:
+    return ConfigDict({name: placeholder(float) for name in ("margin", "level", "fraction")})
+
+
+def _training() -> ConfigDict:
+    training = ConfigDict({"learning_rate": 1e-3, "batch_size": 64, "epochs": 1.0, "schedule": "cosine"})
+    training.update({"warmup_steps": 20, "weight_decay": 0.0, "clip_norm": 1.0, "accumulate": 1})
+    training.update({"evals": 10, "log_every": 20})
+    training.patience = placeholder(int)  # held-out evaluations without progress before a run stops
+    return training
+
+
+def _tiny(config: ConfigDict) -> None:
+    config.data.world = "assistant"
+    config.data.num_buckets = 1
+    config.constraints.safety.margin = 1.0
+    config.data.num_pairs, config.data.num_held_out = 4000, 2000
+    config.model.max_length, config.model.max_prompt_length = 48, 16
+    config.reference_examples = 8000
+    config.lora.rank, config.lora.alpha = 16, 32.0
+    config.reference.update({"batch_size": 64, "epochs": 3.0, "learning_rate": 3e-3})
+    config.prealign.update({"batch_size": 64, "epochs": 4.0, "learning_rate": 3e-3, "patience": 4})
+    config.align.update({"batch_size": 64, "epochs": 5.0, "learning_rate": 3e-3})
+    config.sampling.update({"num_prompts": 200, "num_samples": 32, "max_new_tokens": 20})
+    config.evaluation.update({"num_prompts": 115, "num_samples": 32, "max_new_tokens": 20})
+
+
+def _enumerable(config: ConfigDict) -> None:
+    config.data.world = "enumerable"
+    config.data.num_buckets = 1
+    config.constraints.safety.margin = 1.0
+    config.data.num_pairs, config.data.num_held_out = 20000, 8000
+    # Two symbols ask, four answer: the list of responses is complete at exactly these lengths.
+    config.model.max_length, config.model.max_prompt_length = 6, 2
+    config.reference_examples = 8000
+    config.lora.rank, config.lora.alpha = 32, 64.0
+    config.reference.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
+    config.prealign.update({"batch_size": 256, "epochs": 13.0, "learning_rate": 3e-3})
+    config.align.update({"batch_size": 256, "epochs": 16.0, "learning_rate": 3e-3})
+    config.sampling.update({"num_prompts": 8, "num_samples": 4096, "max_new_tokens": 4})
+    config.evaluation.update({"num_prompts": 8, "num_samples": 64, "max_new_tokens": 4})
+
+
+def _smollm2(config: ConfigDict) -> None:
+    _sources(config)
+    config.constraints.safety.fraction = 0.3  # of the largest reachable margin: units are unknown before the scores
+    config.beta = config.beta_pre = 0.1
+    config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
+    config.ref_batch_size = 8
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 240, 160
+    config.prealign.update({"batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 6, "evals": 2, "log_every": 5})
+    config.align.update({"batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 6, "evals": 2, "log_every": 5})
+    config.sampling.update({"num_prompts": 48, "num_samples": 8, "max_new_tokens": 48})
+    config.evaluation.update({"num_prompts": 32, "num_samples": 4, "max_new_tokens": 48})
+
+
+def _published(config: ConfigDict) -> None:
+    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up steps, 3 epochs."""
+    _sources(config)
+    config.constraints.safety.fraction = 0.5
+    config.beta = config.beta_pre = 0.1
+    config.model.update({"dtype": "bfloat16", "remat": True, "max_length": 512, "max_prompt_length": 256})
+    config.model.template = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
+    config.lora.dropout = 0.05
+    config.ref_batch_size = 8
+    config.data.held_out_fraction = 0.1
+    for name in ("prealign", "align"):
+        config[name].update({"batch_size": 2, "accumulate": 8, "epochs": 3.0, "learning_rate": 5e-4})
+        config[name].update({"warmup_steps": 100, "weight_decay": 0.05})
+    config.sampling.update({"num_prompts": 1000, "num_samples": 128, "max_new_tokens": 256, "top_p": 0.9})
+    config.evaluation.update({"num_prompts": 200, "num_samples": 8, "max_new_tokens": 256})
+
+
+def _sources(config: ConfigDict) -> None:
+    for name in ("reward", "safety"):
+        source = ConfigDict({"path": "", "prompt": "prompt", "chosen": "chosen", "rejected": "rejected", "label": ""})
+        source.data_dir, source.limit = placeholder(str), placeholder(int)
+        config.data.sources[name] = source

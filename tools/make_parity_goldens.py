@@ -1,0 +1,122 @@
+"""Makes the golden models and numbers of tests/parity with transformers on torch.
+
+    python tools/make_parity_goldens.py [tests/parity/goldens]
+
+Needs torch, which alignjax itself does not: run it in an environment of its own. Each model is a few thousand random
+weights from a fixed seed. A folder holds config.json and model.safetensors as transformers writes them, golden.safetensors
+(float32 logits [110, V] of prompt and response) and golden.json (ids, the response's log-probability, greedy ids).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+PROMPT, RESPONSE, GREEDY = 10, 100, 64
+SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "attn_implementation": "eager",
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    # Short, so that 110 positions are far beyond it and all three frequency bands occur.
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def models():
+    """Name -> model of every golden; the seed is set before each."""
+    yield "llama", LlamaForCausalLM, LlamaConfig(**SHAPE, rope_parameters=PLAIN)
+    yield "llama3_scaled", LlamaForCausalLM, LlamaConfig(**SHAPE, rope_parameters=LLAMA3, head_dim=8)
+    yield "llama_linear_tied", LlamaForCausalLM, LlamaConfig(
+        **SHAPE, rope_parameters=LINEAR, tie_word_embeddings=True
+    )
+    yield "mistral", MistralForCausalLM, MistralConfig(**SHAPE, rope_parameters=PLAIN, sliding_window=12)
+    yield "qwen2", Qwen2ForCausalLM, Qwen2Config(**SHAPE, rope_parameters=PLAIN, tie_word_embeddings=True)
+    yield "qwen3", Qwen3ForCausalLM, Qwen3Config(**SHAPE, rope_parameters=PLAIN, head_dim=8)
+
+
+def randomize(model) -> None:
+    """Weights large enough that predictions are peaked, norms and biases away from 1 and 0."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.data.uniform_(0.5, 1.5)
+        else:
+            # Vectors are biases.
+            parameter.data.normal_(0.0, 0.5 if parameter.ndim == 1 else 0.35)
+
+
+@torch.no_grad()
+def golden(model):
+    """Logits, log-probability and greedy ids of one model."""
+    ids = torch.randint(2, SHAPE["vocab_size"], (1, PROMPT + RESPONSE))
+    logits = model(ids).logits[0].float()
+    logps = torch.log_softmax(logits.double(), -1)
+    targets = ids[0, PROMPT:]
+    token_logps = logps[PROMPT - 1 : -1].gather(1, targets[:, None])[:, 0]
+    current, gap = ids[:, :PROMPT], float("inf")
+    for _ in range(GREEDY):
+        best = model(current).logits[0, -1].topk(2)
+        gap = min(gap, float(best.values[0] - best.values[1]))
+        current = torch.cat([current, best.indices[None, :1]], 1)
+    generated = model.generate(ids[:, :PROMPT], do_sample=False, max_new_tokens=GREEDY, pad_token_id=0)
+    if not torch.equal(generated, current):
+        raise SystemExit("generate() and a full forward for each token disagree; choose another seed.")
+    if gap < 1e-3:
+        raise SystemExit(f"the two best logits come within {gap}; choose another seed.")
+    numbers = {
+        "prompt_ids": ids[0, :PROMPT].tolist(),
+        "response_ids": targets.tolist(),
+        "response_logp": float(token_logps.sum()),
+        "greedy_ids": current[0, PROMPT:].tolist(),
+        "smallest_greedy_gap": gap,
+    }
+    return logits, numbers
+
+
+def main() -> None:
+    """Writes every golden below the folder given on the command line."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/parity/goldens")
+    for seed, (name, cls, config) in enumerate(models()):
+        torch.manual_seed(seed)
+        model = cls(config).eval()
+        randomize(model)
+        logits, numbers = golden(model)
+        folder = root / name
+        model.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        save_file({"logits": logits.contiguous()}, folder / "golden.safetensors")
+        (folder / "golden.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{name}: {count} parameters, smallest greedy gap {numbers['smallest_greedy_gap']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
