@@ -1,8 +1,10 @@
 """What every command shares: flags in, one line of error and an exit status out."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags
@@ -54,8 +56,8 @@ def _parse(argv: list[str]) -> list[str]:
 def take_unset(argv: list[str]) -> list[str]:
     """Takes `--config.FIELD=None` out of a command line and returns the fields.
 
-    A ConfigDict flag converts its text by the type of the value it replaces, so that None cannot be written for a
-    field that holds a number; here it can.
+    A ConfigDict flag converts its text by the type of the value it replaces, so that None cannot be written
+    for a field that holds a number; here it can.
     """
     matches = [_UNSET.fullmatch(arg) for arg in argv]
     argv[:] = [arg for arg, match in zip(argv, matches, strict=True) if match is None]
@@ -90,8 +92,27 @@ def load_config(load: Callable[[], Any]) -> Any:
     except KeyError as error:
         name = str(error.args[0]).strip("'\"")
         raise InputError(f"config: no such field or table, {name!r}; see the configuration file.") from None
-    except (flags.Error, AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except Exception as error:
         raise InputError(f"config: {_last_line(error)}") from None
+
+
+def check_output(path: str | Path, *, folder: bool = False) -> None:
+    """Refuses an output that cannot be written, before hours are spent on what it would hold.
+
+    Raises:
+      InputError: --output is a folder where a file is meant, or its folder cannot be made or written to.
+    """
+    path = Path(path)
+    if path.is_dir() and not folder:
+        raise InputError(f"--output={path}: is a folder; give the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--output={path}: its folder cannot be made ({error.strerror}); name another."
+        ) from None
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--output={path}: its folder cannot be written to; name another.")
 
 
 def _last_line(error: BaseException) -> str:

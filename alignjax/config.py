@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax.errors import InputError
+from alignjax.models.lora import TARGETS
 
 METHODS = ("pecan",)
 WORLDS = ("assistant", "enumerable")
@@ -80,8 +81,11 @@ class TrainingSettings:
     clip_norm: float = 1.0
     accumulate: int = 1  # micro-batches a step
     evals: int = 10  # held-out evaluations in a run
-    patience: int | None = None  # evaluations without a better held-out loss before stopping; None: never stop
+    patience: int | None = (
+        None  # evaluations without a better held-out loss before stopping; None: never stop
+    )
     log_every: int = 10
+    checkpoint_every: int | None = None  # steps between states kept to resume from; None: a run begins anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,7 @@ class SamplingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ConstraintSettings:
-    """Exactly one of the three; DESIGN: margin in score units, level absolute, fraction of the reachable margin."""
+    """Exactly one of the three: margin in score units, level absolute, fraction of the reachable margin."""
 
     margin: float | None = None
     level: float | None = None
@@ -148,7 +152,8 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
       The configuration.
 
     Raises:
-      InputError: an unknown or missing field, a wrong type, a value out of range, or an impossible combination.
+      InputError: an unknown or missing field, a wrong type, a value out of range, or an impossible
+        combination.
     """
     config = _build(Config, values, "config")
     _check(config)
@@ -218,7 +223,10 @@ def _check(config: Config) -> None:
     _require(config.seed >= 0, "seed", config.seed, "must be at least 0.")
     _require(config.bootstrap >= 100, "bootstrap", config.bootstrap, "must be at least 100 resamples.")
     _require(config.ref_batch_size > 0, "ref_batch_size", config.ref_batch_size, "must be at least 1.")
-    _require(config.hard_labels >= 0, "hard_labels", config.hard_labels, "must be 0 (soft) or a number of draws.")
+    _require(config.shown_samples >= 0, "shown_samples", config.shown_samples, "must be at least 0.")
+    _require(
+        config.hard_labels >= 0, "hard_labels", config.hard_labels, "must be 0 (soft) or a number of draws."
+    )
     _require(
         config.calibration in ("joint", "slope"), "calibration", config.calibration, "must be joint or slope."
     )
@@ -232,8 +240,12 @@ def _check(config: Config) -> None:
 
 
 def _check_constraints(config: Config) -> None:
-    _require(bool(config.constraints), "constraints", {}, 'is empty; ask for one, as {"safety": {"margin": 1.0}}.')
-    _require("reward" not in config.constraints, "constraints.reward", "reward", "is the objective's own name.")
+    _require(
+        bool(config.constraints), "constraints", {}, 'is empty; ask for one, as {"safety": {"margin": 1.0}}.'
+    )
+    _require(
+        "reward" not in config.constraints, "constraints.reward", "reward", "is the objective's own name."
+    )
     for name, constraint in config.constraints.items():
         _require(
             name.isidentifier() and name not in ("reference", "aligned"),
@@ -243,7 +255,9 @@ def _check_constraints(config: Config) -> None:
         )
         given = [k for k in ("margin", "level", "fraction") if getattr(constraint, k) is not None]
         if len(given) != 1 and config.lam is None:
-            problem = "give " + (" or ".join(given) + ", not both; set all but one to None" if given else "one of")
+            problem = "give " + (
+                " or ".join(given) + ", not both; set all but one to None" if given else "one of"
+            )
             tail = "." if given else " margin, level, fraction."
             raise InputError(f"config.constraints.{name}: {problem}{tail}")
         if constraint.fraction is not None:
@@ -260,28 +274,48 @@ def _check_constraints(config: Config) -> None:
 def _check_data(config: Config) -> None:
     data = config.data
     _require(data.labels in ("draws", "exact"), "data.labels", data.labels, "must be draws or exact.")
-    _require(0 < data.held_out_fraction < 1, "data.held_out_fraction", data.held_out_fraction, "must lie in (0, 1).")
+    _require(
+        0 < data.held_out_fraction < 1,
+        "data.held_out_fraction",
+        data.held_out_fraction,
+        "must lie in (0, 1).",
+    )
     _require(data.num_buckets >= 1, "data.num_buckets", data.num_buckets, "must be at least 1.")
     if data.world is not None:
-        _require(data.world in WORLDS, "data.world", data.world, f"must be one of {', '.join(WORLDS)}, or None.")
+        _require(
+            data.world in WORLDS, "data.world", data.world, f"must be one of {', '.join(WORLDS)}, or None."
+        )
         _require(data.num_pairs >= 2, "data.num_pairs", data.num_pairs, "must be at least 2.")
+        least = config.reference.batch_size
+        _require(config.reference_examples >= least, "reference_examples", config.reference_examples,
+                 f"must fill a batch ({least}): a world's reference is trained on them.")  # fmt: skip
         _require(data.num_held_out >= 2, "data.num_held_out", data.num_held_out, "must be at least 2.")
         _require(set(config.constraints) == {"safety"}, "constraints", set(config.constraints),
                  "an embedded world knows one constraint, safety.")  # fmt: skip
         _require(not data.sources, "data.sources", set(data.sources), "give a world or sources, not both.")
         return
+    for field in ("max_train_pairs", "max_held_out_pairs"):
+        value = getattr(data, field)
+        _require(value is None or value >= 2, f"data.{field}", value, "must be at least 2, or None for all.")
     for name in config.dimensions:
         if name not in data.sources or not data.sources[name].path:
             raise InputError(
-                f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs for {name}."
+                f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs."
             )
     extra = set(data.sources) - set(config.dimensions)
-    _require(not extra, "data.sources", sorted(extra), "names no dimension: reward and the constraints are dimensions.")
+    _require(
+        not extra,
+        "data.sources",
+        sorted(extra),
+        "names no dimension: reward and the constraints are dimensions.",
+    )
 
 
 def _check_model(config: Config) -> None:
     model = config.model
-    _require(model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype, "must be float32 or bfloat16.")
+    _require(
+        model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype, "must be float32 or bfloat16."
+    )
     _require(
         0 < model.max_prompt_length < model.max_length,
         "model.max_prompt_length",
@@ -301,12 +335,20 @@ def _check_model(config: Config) -> None:
     lora = config.lora
     _require(lora.rank >= 0, "lora.rank", lora.rank, "must be at least 1, or 0 for full fine-tuning.")
     _require(0 <= lora.dropout < 1, "lora.dropout", lora.dropout, "must lie in [0, 1).")
+    _require(
+        lora.alpha > 0, "lora.alpha", lora.alpha, "must be greater than 0: alpha / rank scales the adapter."
+    )
+    known = bool(lora.targets) and set(lora.targets) <= set(TARGETS)
+    _require(known, "lora.targets", lora.targets, f"must be some of {', '.join(TARGETS)}.")
 
 
 def _check_training(name: str, settings: TrainingSettings) -> None:
     for field in ("learning_rate", "epochs", "batch_size", "accumulate", "evals", "log_every", "clip_norm"):
         value = getattr(settings, field)
         _require(value > 0, f"{name}.{field}", value, "must be greater than 0.")
+    for field in ("patience", "checkpoint_every"):
+        value = getattr(settings, field)
+        _require(value is None or value > 0, f"{name}.{field}", value, "must be greater than 0, or None.")
     for field in ("warmup_steps", "weight_decay"):
         value = getattr(settings, field)
         _require(value >= 0, f"{name}.{field}", value, "must be at least 0.")

@@ -1,6 +1,6 @@
 """Evaluates the policies of a run again: samples, scores, and writes evaluation.json and the report.
 
-    python -m alignjax.evaluate --workdir=DIR
+python -m alignjax.evaluate --workdir=DIR
 """
 
 from pathlib import Path
@@ -12,8 +12,6 @@ from alignjax.errors import InputError
 from alignjax.runs import read_config, run
 from alignjax.stages import Stages
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
-
 
 def evaluate(workdir: Path) -> str:
     """Redoes the evaluation stage of a run; returns its table.
@@ -24,14 +22,21 @@ def evaluate(workdir: Path) -> str:
     config = read_config(workdir)
     record = Stages(workdir).records().get("policy", {})
     if record.get("status") != "done":
-        raise InputError(f"{workdir}: the stage policy is not done; run python -m alignjax.train with this --workdir first.")
+        raise InputError(
+            f"{workdir}: stage policy is not done; run python -m alignjax.train with this --workdir first."
+        )
     (workdir / "evaluation.json").unlink(missing_ok=True)  # a stage whose output is missing is done again
     return run(config, workdir)
 
 
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
+
+
 def _main() -> None:
-    print(evaluate(Path(_WORKDIR.value)))
+    print(evaluate(Path(flags.FLAGS.workdir)))
 
 
 if __name__ == "__main__":
+    _define_flags()  # here and not on import: several commands have flags of the same name
     cli.run(_main, required=["workdir"])

@@ -12,16 +12,12 @@ from absl import flags
 from alignjax import cli
 from alignjax.errors import InputError
 from alignjax.models import Model, merge_lora, save_adapter, save_pretrained
-from alignjax.runtime.metrics import MetricsWriter
 from alignjax.runs import read_config
+from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages
 from alignjax.workflow import training
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy
-
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
-_OUTPUT = flags.DEFINE_string("output", "", "Folder to write; made where missing, not overwritten.")
-_ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "Write the adapter alone.")
 
 
 def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
@@ -34,9 +30,12 @@ def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
     stages = Stages(workdir)
     records = stages.records()
     if records.get("policy", {}).get("status") != "done":
-        raise InputError(f"{workdir}: the stage policy is not done; run python -m alignjax.train with this --workdir first.")
+        raise InputError(
+            f"{workdir}: stage policy is not done; run python -m alignjax.train with this --workdir first."
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output}: exists and is not an empty folder; name another.")
+    cli.check_output(output, folder=True)
     stages.fingerprints.update({name: record["fingerprint"] for name, record in records.items()})
     context = Context(config, workdir, stages, MetricsWriter(workdir, active=False))
     reference = Policy("reference", training.load_reference(context), None, stages.fingerprints["reference"])
@@ -44,17 +43,27 @@ def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
     model = aligned.model
     if adapter_only:
         if aligned.lora is None:
-            raise InputError("--adapter_only: this run trained all weights (config.lora.rank 0); leave the flag out.")
+            raise InputError(
+                "--adapter_only: this run trained all weights (config.lora.rank 0); leave the flag out."
+            )
         save_adapter(aligned.lora, model.config, output)
         return
     params = model.params if aligned.lora is None else merge_lora(model.params, aligned.lora)
     save_pretrained(Model(params, model.config, model.tokenizer), output)
 
 
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
+    flags.DEFINE_string("output", "", "Folder to write; made where missing, not overwritten.")
+    flags.DEFINE_bool("adapter_only", False, "Write the adapter alone.")
+
+
 def _main() -> None:
-    export(Path(_WORKDIR.value), Path(_OUTPUT.value), adapter_only=_ADAPTER_ONLY.value)
-    print(f"written: {_OUTPUT.value}")
+    given = flags.FLAGS
+    export(Path(given.workdir), Path(given.output), adapter_only=given.adapter_only)
+    print(f"written: {given.output}")
 
 
 if __name__ == "__main__":
+    _define_flags()  # here and not on import: several commands have flags of the same name
     cli.run(_main, required=["workdir", "output"])

@@ -1,10 +1,11 @@
 """PeCAN: preference-based constrained alignment by optimal dualization.
 
-Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of docs/method.md. Read from top to bottom:
+Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of docs/method.md. Read from top to
+bottom:
 
   1. pre-align:   pi_r, pi_g  <-  DPO(pi_ref, labels of the reward; of each constraint)
-  2. score:       r, g        <-  beta_pre log(pi_r / pi_ref), beta_pre log(pi_g / pi_ref)  on samples of pi_ref
-  3. calibrate:   r, g        <-  logits of held-out labels
+  2. score:       r, g        <-  beta_pre log(pi_r / pi_ref), beta_pre log(pi_g / pi_ref)  on samples of
+  pi_ref 3. calibrate:   r, g        <-  logits of held-out labels
   4. dualize:     lambda*     <-  argmin over lambda >= 0 of D(lambda)
   5. relabel:     p           <-  sigma(s(y0) - s(y1)),  s = r + <lambda*, g>
   6. align:       pi          <-  DPO(pi_ref, p), once
@@ -41,7 +42,11 @@ def pecan(context: Context) -> str:
     stages.run(
         "reference",
         lambda: training.train_reference(context, world) if world is not None else None,
-        settings={**part("reference", "reference_examples", "model"), "world": config.data.world, "files": context.digests},
+        settings={
+            **part("reference", "reference_examples", "model"),
+            "world": config.data.world,
+            "files": context.digests,
+        },
         outputs=["reference"] if world is not None else [],
     )
     model: Model = training.load_reference(context)

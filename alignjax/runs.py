@@ -21,8 +21,13 @@ def run(config: Config, workdir: Path) -> str:
       InputError: data, model or scores cannot be used.
       InfeasibleError: the constraints cannot be met on the samples.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", to_mapping(config))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", to_mapping(config))
+    except OSError as error:
+        raise InputError(
+            f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
+        ) from None
     with MetricsWriter(workdir) as metrics:
         return pecan.pecan(Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say))
 

@@ -23,7 +23,7 @@ from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
 from alignjax.policy import sampling
-from alignjax.policy.inputs import make_encoder, prompt_ids
+from alignjax.policy.inputs import check_context, make_encoder, prompt_ids
 from alignjax.runtime.metrics import progress
 from alignjax.stages import write_text
 
@@ -72,6 +72,8 @@ def sample(
     model = load_pretrained(model_path, dtype=dtype)
     encoder = make_encoder(model, model_path, template)
     prompts = [prompt_ids(encoder, row, where) for where, row in lines]
+    for (where, _), prompt in zip(lines, prompts, strict=True):
+        check_context(model, model_path, where, prompt=len(prompt), response=max_new_tokens)
     with progress(len(prompts), "sample", unit="prompt") as bar:
         shared = {"prompt_batch_size": prompt_batch_size, "progress": bar.update}
         if greedy:
@@ -117,8 +119,7 @@ def _check_options(
         raise InputError(
             "--greedy: one response, nothing drawn; leave out --num_samples, --temperature and --top_p."
         )
-    if Path(output).is_dir():
-        raise InputError(f"--output={output}: is a folder; give the name of a file.")
+    cli.check_output(output)
 
 
 def _render(model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Samples) -> str:

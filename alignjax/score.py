@@ -24,7 +24,14 @@ from alignjax.data.files import read_json_lines
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
-from alignjax.policy.inputs import Encoder, has_response, make_encoder, prompt_ids, response_ids
+from alignjax.policy.inputs import (
+    Encoder,
+    check_context,
+    has_response,
+    make_encoder,
+    prompt_ids,
+    response_ids,
+)
 from alignjax.policy.logps import score_responses
 from alignjax.runtime.metrics import progress
 from alignjax.stages import write_text
@@ -78,7 +85,7 @@ def score(
         raise InputError(f"{input_path}: holds no lines; there is nothing to score.")
     model = load_pretrained(model_path, dtype=dtype)
     encoder = make_encoder(model, model_path, template)
-    responses = _encode(encoder, lines)
+    responses = _encode(encoder, lines, model)
     logps = _logps(model, responses, batch_size, "log-probabilities", model_path)
     del model
     gc.collect()  # the weights of two models need not be held at once
@@ -100,8 +107,7 @@ def _check_options(reference: str, beta: float | None, output: str, batch_size: 
         raise InputError("--reference is missing: --beta weighs the reward against it; give both or neither.")
     if batch_size < 1:
         raise InputError(f"--batch_size: is {batch_size}; must be at least 1.")
-    if Path(output).is_dir():
-        raise InputError(f"--output={output}: is a folder; give the name of a file.")
+    cli.check_output(output)
 
 
 def _columns(row: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -122,12 +128,15 @@ def _columns(row: dict[str, Any], where: str) -> tuple[str, ...]:
     return _PAIR
 
 
-def _encode(encoder: Encoder, lines: Sequence[Line]) -> list[TokenizedResponse]:
+def _encode(encoder: Encoder, lines: Sequence[Line], model: Model) -> list[TokenizedResponse]:
     """All responses in order: one for a single line, two for a pair."""
     responses = []
     for where, row, columns in lines:
         prompt = prompt_ids(encoder, row, where)
-        responses += [TokenizedResponse(prompt, response_ids(encoder, row, name, where)) for name in columns]
+        for name in columns:
+            response = response_ids(encoder, row, name, where)
+            check_context(model, encoder.path, where, prompt=len(prompt), response=len(response))
+            responses.append(TokenizedResponse(prompt, response))
     return responses
 
 

@@ -1,8 +1,8 @@
 """Runs the stages of a method, keeps their artefacts, and skips what is done.
 
-A stage is done when run.json holds its fingerprint and its outputs exist. The fingerprint covers the stage's own
-settings, the fingerprints of the stages it reads, and the code's version: changing a margin redoes the dual and
-what reads it, and never samples or scores again.
+A stage is done when run.json holds its fingerprint and its outputs exist. The fingerprint covers the stage's
+own settings, the fingerprints of the stages it reads, and the code's version: changing a margin redoes the
+dual and what reads it, and never samples or scores again.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import os
 import platform
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -33,13 +32,14 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fresh = path.with_name(
+        f".{path.name}.{os.getpid()}.new"
+    )  # not mkstemp, whose files only their owner may read
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
 
 
@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
 
 
 def file_digest(path: str | Path) -> str:
-    """sha256 of a file's content, or of every file in a folder: what a model or data set is, wherever it lies."""
+    """sha256 of a file, or of all files in a folder: what a model or data set is, wherever it lies."""
     digest = hashlib.sha256()
     root = Path(path)
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
@@ -108,14 +108,23 @@ class Stages:
         work()
         seconds = round(time.monotonic() - start, 2)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux gives KiB
-        done = {"fingerprint": fingerprint, "status": "done", "seconds": seconds, "peak_memory_mib": round(peak)}
+        done = {
+            "fingerprint": fingerprint,
+            "status": "done",
+            "seconds": seconds,
+            "peak_memory_mib": round(peak),
+        }
         self._record(name, done)
         self.say(f"[{name}] {seconds:.1f} s, peak memory {peak:,.0f} MiB")
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Stages by name as run.json has them."""
         path = self.workdir / "run.json"
-        return read_json(path)["stages"] if path.exists() else {}
+        found = read_json(path) if path.exists() else {"stages": {}}
+        stages = found.get("stages") if isinstance(found, dict) else None
+        if not isinstance(stages, dict) or not all(isinstance(record, dict) for record in stages.values()):
+            raise InputError(f"{path}: is not the record of a run's stages; remove it to redo them.")
+        return stages
 
     def _fingerprint(self, name: str, settings: Mapping[str, Any], inputs: Sequence[str]) -> str:
         content = {

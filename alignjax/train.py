@@ -16,31 +16,33 @@ from alignjax.config import from_mapping
 from alignjax.errors import InputError
 from alignjax.runs import run
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default runs/METHOD-PRESET.")
+
+def _define_flags() -> None:
+    config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
+    flags.DEFINE_string("workdir", "", "Folder of the run; default runs/METHOD-PRESET.")
 
 
-def _default_workdir(argument: str, method: str) -> Path:
-    _, _, preset = argument.partition(":")
+def _default_workdir(method: str) -> Path:
+    _, _, preset = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     return Path("runs") / f"{method}-{preset or 'tiny'}"
 
 
-def _main(argument: str, unset: list[str]) -> None:
-    if _CONFIG.value is None:
+def _main(unset: list[str]) -> None:
+    values = cli.load_config(lambda: flags.FLAGS.config)
+    if values is None:
         raise InputError("--config is missing; give --config=configs/pecan.py.")
-    values = cli.load_config(lambda: _CONFIG.value)
     cli.load_config(lambda: cli.unset(values, unset))
-    config = from_mapping(cli.load_config(values.to_dict))
-    workdir = Path(_WORKDIR.value) if _WORKDIR.value else _default_workdir(argument, config.method)
+    config = from_mapping(cli.load_config(lambda: values.to_dict()))
+    workdir = Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else _default_workdir(config.method)
     print(run(config, workdir))
     print(f"report: {workdir / 'report.html'}")
 
 
 def main() -> None:
     """Entry point."""
+    _define_flags()  # here and not on import: several commands have flags of the same name
     unset = cli.take_unset(sys.argv)
-    argument = next((arg.split("=", 1)[1] for arg in sys.argv if arg.startswith("--config=")), "")
-    cli.run(lambda: _main(argument, unset))
+    cli.run(lambda: _main(unset))
 
 
 if __name__ == "__main__":

@@ -9,22 +9,26 @@
 | preset | hardware | time | what to expect |
 | --- | --- | --- | --- |
 | tiny | 2 CPU cores | see benchmarks/README.md | safety margin 1.0 kept, more reward than safe-only |
-| enumerable | 2 CPU cores | see benchmarks/README.md | KL from the optimum at most 0.02 nats on exact labels |
+| enumerable | 2 CPU cores | see benchmarks/README.md | KL from the optimum at most 0.02 nats on exact labels
+|
 | smollm2-135m | 2 CPU cores | see benchmarks/README.md | predicted and achieved margins on real labels |
 | alpaca-7b, llama3-8b | one 48 GB accelerator | not measured | the published setting |
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# A ConfigDict's attributes have no types: what sets them takes the config as Any.
 PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
-    """The configuration of one preset; `None` fields are typed placeholders that the command line can fill."""
+    """The configuration of one preset; `None` fields are typed placeholders for the command line."""
     if preset not in PRESETS:
         raise ValueError(f"configs/pecan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
-    config = _shared()
+    config: Any = _shared()
     {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(preset, _published)(config)
     if preset == "llama3-8b":
         config.model.template = ""  # the model's own chat template
@@ -32,7 +36,7 @@ def get_config(preset: str = "tiny") -> ConfigDict:
 
 
 def _shared() -> ConfigDict:
-    config = ConfigDict({"method": "pecan", "seed": 0})
+    config: Any = ConfigDict({"method": "pecan", "seed": 0})
     # Exactly one of the three. A margin is in the units of the (calibrated) scores: logits of the labels.
     config.constraints = {"safety": _constraint()}
     config.lam = placeholder(float)  # a number fixes the multiplier and skips the solve
@@ -49,9 +53,11 @@ def _shared() -> ConfigDict:
     config.model = ConfigDict({"dtype": "float32", "remat": False, "template": ""})
     config.model.path = placeholder(str)
     config.model.max_length, config.model.max_prompt_length = 512, 256
-    config.lora = {"rank": 8, "alpha": 16.0, "dropout": 0.0}
+    config.lora = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
     config.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
-    config.data = ConfigDict({"labels": "draws", "num_pairs": 1000, "num_held_out": 0, "held_out_fraction": 0.2})
+    config.data = ConfigDict(
+        {"labels": "draws", "num_pairs": 1000, "num_held_out": 0, "held_out_fraction": 0.2}
+    )
     config.data.num_buckets = 3  # batch shapes; each is compiled once
     config.data.world = placeholder(str)
     config.data.max_train_pairs = placeholder(int)
@@ -61,7 +67,13 @@ def _shared() -> ConfigDict:
     for name in ("reference", "prealign", "align"):
         config[name] = _training()
     for name in ("sampling", "evaluation"):
-        config[name] = {"num_prompts": 64, "num_samples": 16, "max_new_tokens": 128, "temperature": 1.0, "top_p": 1.0}
+        config[name] = {
+            "num_prompts": 64,
+            "num_samples": 16,
+            "max_new_tokens": 128,
+            "temperature": 1.0,
+            "top_p": 1.0,
+        }
     return config
 
 
@@ -70,14 +82,15 @@ def _constraint() -> ConfigDict:
 
 
 def _training() -> ConfigDict:
-    training = ConfigDict({"learning_rate": 1e-3, "batch_size": 64, "epochs": 1.0, "schedule": "cosine"})
+    training: Any = ConfigDict({"learning_rate": 1e-3, "batch_size": 64, "epochs": 1.0, "schedule": "cosine"})
     training.update({"warmup_steps": 20, "weight_decay": 0.0, "clip_norm": 1.0, "accumulate": 1})
     training.update({"evals": 10, "log_every": 20})
     training.patience = placeholder(int)  # held-out evaluations without progress before a run stops
+    training.checkpoint_every = placeholder(int)  # steps between states that a killed run goes on from
     return training
 
 
-def _tiny(config: ConfigDict) -> None:
+def _tiny(config: Any) -> None:
     config.data.world = "assistant"
     config.data.num_buckets = 1
     config.constraints.safety.margin = 1.0
@@ -92,7 +105,7 @@ def _tiny(config: ConfigDict) -> None:
     config.evaluation.update({"num_prompts": 115, "num_samples": 32, "max_new_tokens": 20})
 
 
-def _enumerable(config: ConfigDict) -> None:
+def _enumerable(config: Any) -> None:
     config.data.world = "enumerable"
     config.data.num_buckets = 1
     config.constraints.safety.margin = 1.0
@@ -102,27 +115,31 @@ def _enumerable(config: ConfigDict) -> None:
     config.reference_examples = 8000
     config.lora.rank, config.lora.alpha = 32, 64.0
     config.reference.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
-    config.prealign.update({"batch_size": 256, "epochs": 13.0, "learning_rate": 3e-3})
+    config.prealign.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
     config.align.update({"batch_size": 256, "epochs": 16.0, "learning_rate": 3e-3})
     config.sampling.update({"num_prompts": 8, "num_samples": 4096, "max_new_tokens": 4})
     config.evaluation.update({"num_prompts": 8, "num_samples": 64, "max_new_tokens": 4})
 
 
-def _smollm2(config: ConfigDict) -> None:
+def _smollm2(config: Any) -> None:
     _sources(config)
-    config.constraints.safety.fraction = 0.3  # of the largest reachable margin: units are unknown before the scores
+    config.constraints.safety.fraction = (
+        0.3  # of the largest reachable margin: units are unknown before the scores
+    )
     config.beta = config.beta_pre = 0.1
     config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
     config.ref_batch_size = 8
-    config.data.max_train_pairs, config.data.max_held_out_pairs = 240, 160
-    config.prealign.update({"batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 6, "evals": 2, "log_every": 5})
-    config.align.update({"batch_size": 4, "learning_rate": 2e-4, "warmup_steps": 6, "evals": 2, "log_every": 5})
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 128, 128
+    for name in ("prealign", "align"):
+        config[name].update(
+            {"batch_size": 4, "learning_rate": 5e-4, "warmup_steps": 6, "evals": 2, "log_every": 5}
+        )
     config.sampling.update({"num_prompts": 48, "num_samples": 8, "max_new_tokens": 48})
     config.evaluation.update({"num_prompts": 32, "num_samples": 4, "max_new_tokens": 48})
 
 
-def _published(config: ConfigDict) -> None:
-    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up steps, 3 epochs."""
+def _published(config: Any) -> None:
+    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up, 3 epochs."""
     _sources(config)
     config.constraints.safety.fraction = 0.5
     config.beta = config.beta_pre = 0.1
@@ -138,8 +155,10 @@ def _published(config: ConfigDict) -> None:
     config.evaluation.update({"num_prompts": 200, "num_samples": 8, "max_new_tokens": 256})
 
 
-def _sources(config: ConfigDict) -> None:
+def _sources(config: Any) -> None:
     for name in ("reward", "safety"):
-        source = ConfigDict({"path": "", "prompt": "prompt", "chosen": "chosen", "rejected": "rejected", "label": ""})
+        source: Any = ConfigDict(
+            {"path": "", "prompt": "prompt", "chosen": "chosen", "rejected": "rejected", "label": ""}
+        )
         source.data_dir, source.limit = placeholder(str), placeholder(int)
         config.data.sources[name] = source

@@ -1,6 +1,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -48,23 +49,24 @@ def test_unknown_preset_is_refused():
         load("pecan").get_config("big")
 
 
-def margin_and_level(c: ConfigDict) -> None:
+# A ConfigDict's attributes have no types, so these take Any.
+def margin_and_level(c: Any) -> None:
     c.constraints.safety.level = 0.5
 
 
-def no_margin(c: ConfigDict) -> None:
+def no_margin(c: Any) -> None:
     c.constraints.safety.margin = None
 
 
-def unknown_field(c: ConfigDict) -> None:
+def unknown_field(c: Any) -> None:
     c.betta = 1.0
 
 
-def both_world_and_sources(c: ConfigDict) -> None:
+def both_world_and_sources(c: Any) -> None:
     c.data.sources = {"reward": {"path": "x"}}
 
 
-def fraction_of_two(c: ConfigDict) -> None:
+def fraction_of_two(c: Any) -> None:
     c.constraints.safety = {"fraction": 2.0}
 
 

@@ -1,7 +1,7 @@
 """Checks that transformers on torch reads what `save_pretrained` writes and computes the same logits.
 
-    python tools/check_save_pretrained.py write DIR       with alignjax
-    python tools/check_save_pretrained.py compare DIR     with torch and transformers; exits with 1 if they differ
+python tools/check_save_pretrained.py write DIR       with alignjax
+python tools/check_save_pretrained.py compare DIR     with torch and transformers; exits with 1 if they differ
 """
 
 import dataclasses
@@ -48,7 +48,8 @@ def write(root: Path) -> None:
     for seed, (name, config) in enumerate(configs.items()):
         keys = iter(jax.random.split(jax.random.key(seed), 64))
         params = jax.tree.map(
-            lambda x, keys=keys: x + 0.3 * jax.random.normal(next(keys), x.shape), init_params(next(keys), config)
+            lambda x, keys=keys: x + 0.3 * jax.random.normal(next(keys), x.shape),
+            init_params(next(keys), config),
         )
         params = jax.tree.map(lambda x, dtype=config.dtype: x.astype(dtype), params)
         ids = jax.random.randint(jax.random.key(100 + seed), (1, TOKENS), 0, config.vocab_size)
@@ -62,7 +63,7 @@ def write(root: Path) -> None:
 
 def compare(root: Path) -> int:
     """Loads each folder with transformers; prints the largest difference of logits; 1 if any is too large."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # runs in an environment of its own
     from transformers import AutoModelForCausalLM
 
     failures = 0
@@ -78,7 +79,8 @@ def compare(root: Path) -> int:
         missing = [key for key, names in report.items() if names]
         good = difference <= TOLERANCE and not missing and dtype == record["dtype"]
         failures += not good
-        print(f"{file.stem}: {dtype}, {type(model).__name__}, difference {difference:.2e}, {missing or 'complete'}")
+        found = f"difference {difference:.2e}, {missing or 'complete'}"
+        print(f"{file.stem}: {dtype}, {type(model).__name__}, {found}")
     return int(failures > 0)
 
 

@@ -2,16 +2,19 @@
 
     python tools/make_parity_goldens.py [tests/parity/goldens]
 
-Needs torch, which alignjax itself does not: run it in an environment of its own. Each model is a few thousand random
-weights from a fixed seed. A folder holds config.json and model.safetensors as transformers writes them, golden.safetensors
-(float32 logits [110, V] of prompt and response) and golden.json (ids, the response's log-probability, greedy ids).
+Needs torch, which alignjax itself does not: run it in an environment of its own. Each model is a few thousand
+random weights from a fixed seed. A folder holds config.json and model.safetensors as transformers writes
+them, golden.safetensors (float32 logits [110, V] of prompt and response) and golden.json (ids, the response's
+log-probability, greedy ids).
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]  # runs in an environment of its own
 from safetensors.torch import save_file
 from transformers import (
     LlamaConfig,
@@ -51,12 +54,14 @@ LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
 
-def models():
+def models() -> Iterator[tuple[str, Any, Any]]:
     """Name -> model of every golden; the seed is set before each."""
     yield "llama", LlamaForCausalLM, LlamaConfig(**SHAPE, rope_parameters=PLAIN)
     yield "llama3_scaled", LlamaForCausalLM, LlamaConfig(**SHAPE, rope_parameters=LLAMA3, head_dim=8)
-    yield "llama_linear_tied", LlamaForCausalLM, LlamaConfig(
-        **SHAPE, rope_parameters=LINEAR, tie_word_embeddings=True
+    yield (
+        "llama_linear_tied",
+        LlamaForCausalLM,
+        LlamaConfig(**SHAPE, rope_parameters=LINEAR, tie_word_embeddings=True),
     )
     yield "mistral", MistralForCausalLM, MistralConfig(**SHAPE, rope_parameters=PLAIN, sliding_window=12)
     yield "qwen2", Qwen2ForCausalLM, Qwen2Config(**SHAPE, rope_parameters=PLAIN, tie_word_embeddings=True)

@@ -76,7 +76,7 @@ def read_model(folder: Path) -> Model:
 
 
 def read_tokenizer(file: Path, size: int):
-    """The tokenizer in llama2.c's format: int32 longest, then float32 score, int32 length, bytes of each token."""
+    """llama2.c's tokenizer: int32 longest, then float32 score, int32 length and bytes of each token."""
     raw, at = file.read_bytes(), 4
     pieces, scores = [], []
     for _ in range(size):

@@ -7,14 +7,16 @@ with exactly one EOS. Masks follow from the lengths of these arrays; the pad id 
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jinja2
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from alignjax.data.records import Message, PreferencePair, Prompt
 from alignjax.errors import InputError
+
+if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +78,12 @@ class CutCounts(NamedTuple):
     responses_cut: int
 
 
-def template_for(tokenizer: PreTrainedTokenizerBase) -> Template:
+def template_for(tokenizer: "PreTrainedTokenizerBase") -> Template:
     """The tokenizer's chat template where it has one, else the bare prompt."""
     return Template("plain", "{prompt}") if tokenizer.chat_template is None else Template("chat")
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: Prompt) -> list[int]:
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt) -> list[int]:
     """Token ids of a templated prompt: one BOS where the tokenizer has one, no EOS added.
 
     Args:
@@ -99,7 +101,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, prompt
 
 
 def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     prompts: Sequence[Prompt],
     *,
@@ -116,7 +118,7 @@ def tokenize_prompts(
     return cut, sum(len(ids) > max_prompt_length for ids in encoded)
 
 
-def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of a whole response, the last of them the one EOS.
 
     An EOS that the text itself ends with is not doubled; elsewhere a special token's name is ordinary text,
@@ -129,7 +131,7 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def tokenize_pairs(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     pairs: Sequence[PreferencePair],
     *,
@@ -173,7 +175,7 @@ def tokenize_pairs(
 
 
 def tokenize_responses(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     responses: Sequence[tuple[Prompt, str]],
     *,
@@ -194,7 +196,7 @@ def tokenize_responses(
 
 
 def _tokenize(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     prompts: Sequence[Prompt],
     responses: Sequence[str],
@@ -227,7 +229,7 @@ def _check_lengths(max_length: int, max_prompt_length: int) -> None:
 
 
 def _encode_prompts(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     prompts: Sequence[Prompt],
     wheres: Sequence[str] | None = None,
@@ -243,7 +245,7 @@ def _encode_prompts(
     return [known[prompt] for prompt in prompts]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: Prompt, where: str) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt, where: str) -> str:
     """A prompt as the text the model sees."""
     if template.kind == "chat":
         return _render_chat(tokenizer, prompt, where)
@@ -257,7 +259,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: Template, prompt: Prom
     )
 
 
-def _render_chat(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, where: str) -> str:
+def _render_chat(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, where: str) -> str:
     if tokenizer.chat_template is None:
         raise InputError(
             f"{where}: the tokenizer has no chat template; give a plain template with {{prompt}}, such as "
@@ -281,7 +283,7 @@ def _render_chat(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, where: str)
     return str(text)
 
 
-def _one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
+def _one_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> None:
     """Makes `ids` begin with exactly one BOS, in place; the template may have written it."""
     bos = tokenizer.bos_token_id
     if bos is None:
@@ -292,7 +294,7 @@ def _one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
         ids.insert(0, bos)  # pyright: ignore[reportArgumentType]  # bos_token is one token
 
 
-def _cut_prompt(tokenizer: PreTrainedTokenizerBase, ids: list[int], most: int) -> np.ndarray:
+def _cut_prompt(tokenizer: "PreTrainedTokenizerBase", ids: list[int], most: int) -> np.ndarray:
     if len(ids) > most:
         head = ids[:1] if tokenizer.bos_token_id is not None else []
         tail = most - len(head)
@@ -300,7 +302,7 @@ def _cut_prompt(tokenizer: PreTrainedTokenizerBase, ids: list[int], most: int) -
     return np.array(ids, np.int32)
 
 
-def _encode_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def _encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
     eos_id, eos = tokenizer.eos_token_id, tokenizer.eos_token
     if not isinstance(eos_id, int) or not isinstance(eos, str):
         raise InputError(
@@ -314,7 +316,7 @@ def _encode_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) 
     return [[*ids, eos_id] for ids in _ids(tokenizer, bodies, literal=True)]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, literal: bool) -> list[list[int]]:
+def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], *, literal: bool) -> list[list[int]]:
     """Ids of texts with nothing added; `literal`: names of special tokens are ordinary text."""
     texts = list(texts)
     if not texts:

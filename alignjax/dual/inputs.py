@@ -1,4 +1,4 @@
-"""What a public function of the dual is given: looked at in a plain call, taken as it is inside jit and vmap."""
+"""What a public function of the dual is given: checked in a plain call, taken as it is in jit and vmap."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from alignjax.errors import InputError
@@ -34,7 +35,7 @@ class Inputs(NamedTuple):
 
 def is_traced(*trees: Any) -> bool:
     """True inside a caller's jit, vmap or grad: then values cannot be looked at."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 @contextlib.contextmanager
@@ -46,7 +47,9 @@ def on_host() -> Iterator[None]:
 
 def floats(inputs: Inputs) -> Inputs:
     """Traced inputs in one float type: that of the rewards, at least float32."""
-    kind = jnp.promote_types(jnp.asarray(inputs.rewards).dtype, jnp.float32)
+    given = jnp.asarray(inputs.rewards).dtype
+    # Not promote_types: under strict promotion it refuses float64 with float32.
+    kind = given if given == jnp.float64 else jnp.dtype(jnp.float32)
 
     def cast(value: ArrayLike | None) -> Any:
         return None if value is None else jnp.asarray(value).astype(kind)
@@ -73,7 +76,9 @@ def checked(inputs: Inputs, where: str) -> Inputs:
     """
     rewards, utilities = (np.asarray(a, np.float64) for a in (inputs.rewards, inputs.utilities))
     if rewards.ndim != 2 or 0 in rewards.shape:
-        raise InputError(f"{where}: rewards has shape {rewards.shape}, must be [prompts, samples], neither of them 0.")
+        raise InputError(
+            f"{where}: rewards has shape {rewards.shape}, must be [prompts, samples], neither of them 0."
+        )
     if utilities.ndim != 3 or utilities.shape[:2] != rewards.shape or utilities.shape[2] == 0:
         raise InputError(
             f"{where}: utilities has shape {utilities.shape}, must be rewards' shape {rewards.shape} and one "
@@ -88,7 +93,9 @@ def checked(inputs: Inputs, where: str) -> Inputs:
         present = present if value is None else present & (value > 0)
     if not present.any(axis=1).all():
         row = int(np.argmin(present.any(axis=1)))
-        raise InputError(f"{where}: prompt {row} has no sample left by the mask; drop the prompt or unmask one.")
+        raise InputError(
+            f"{where}: prompt {row} has no sample left by the mask; drop the prompt or unmask one."
+        )
     _check_finite(rewards, present, "rewards", where)
     _check_finite(utilities, present, "utilities", where)
     vectors = {
@@ -106,7 +113,9 @@ def check_beta(beta: Any, where: str) -> float:
       InputError: it is not a finite number above 0.
     """
     if np.ndim(beta) != 0 or not 0 < float(beta) < np.inf:
-        raise InputError(f"{where}: beta is {beta}, must be a finite number greater than 0: it is a KL weight.")
+        raise InputError(
+            f"{where}: beta is {beta}, must be a finite number greater than 0: it is a KL weight."
+        )
     return float(beta)
 
 
@@ -123,7 +132,9 @@ def _weights(value: Any, shape: tuple[int, ...], name: str, where: str) -> np.nd
     bad = ~(np.isfinite(value) & (value >= 0))
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise InputError(f"{where}: {name}[{', '.join(map(str, at))}] is {value[at]}, must be finite and at least 0.")
+        raise InputError(
+            f"{where}: {name}[{', '.join(map(str, at))}] is {value[at]}, must be finite and at least 0."
+        )
     if not value.any():
         raise InputError(f"{where}: {name} is 0 everywhere; give some prompt or sample a weight.")
     return value
@@ -144,7 +155,9 @@ def _vector(value: Any, size: int, name: str, where: str) -> np.ndarray:
     rows = name in ("lams", "sweep")
     if value.ndim != (2 if rows else 1) or value.shape[-1] != size:
         needed = f"(points, {size})" if rows else f"({size},)"
-        raise InputError(f"{where}: {name} has shape {value.shape}, must be {needed}, one number a constraint.")
+        raise InputError(
+            f"{where}: {name} has shape {value.shape}, must be {needed}, one number a constraint."
+        )
     if not np.isfinite(value).all():
         raise InputError(f"{where}: {name} is {value.tolist()}, must be finite.")
     if name in ("lams", "lam", "start") and (value < 0).any():

@@ -1,12 +1,14 @@
-"""Newton's method on the dual in units in which every problem looks alike, with a proof where there is no minimum.
+"""Newton's method on the dual in units that make every problem alike, with a proof where there is no minimum.
 
-With s_j the spread of g_j within prompts and S the larger of beta and the spread of r within prompts, the variable is
-v = lam s / S, scores are centred in each prompt, and
+With s_j the spread of g_j within prompts and S the larger of beta and the spread of r within prompts, the
+variable is v = lam s / S, scores are centred in each prompt, and
 
-    f(v) = tau E_x log E_y exp((rho + <v, h>) / tau) - <v, b / s>,    tau = beta / S <= 1,   f(v) = D(lam) / S + const
+    f(v) = tau E_x log E_y exp((rho + <v, h>) / tau) - <v, b / s>,    tau = beta / S <= 1,   f(v) = D(lam) / S
+    + const
 
-has a gradient of order one whatever the units; centring keeps float32 sums exact where prompts have large constants.
-Where tau is small f is nearly piecewise linear; then the iteration follows the minimiser down from a larger tau.
+has a gradient of order one whatever the units; centring keeps float32 sums exact where prompts have large
+constants. Where tau is small f is nearly piecewise linear; then the iteration follows the minimiser down from
+a larger tau.
 """
 
 from typing import NamedTuple
@@ -15,7 +17,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alignjax.dual.objective import Derivatives, Samples, assemble, by_chunks, log_base, over_prompts, prompt_moments
+from alignjax.dual.objective import (
+    Derivatives,
+    Samples,
+    assemble,
+    by_chunks,
+    log_base,
+    over_prompts,
+    prompt_moments,
+)
 
 MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
 FIRST_TAU = 0.1  # above it f is smooth enough to be begun at its own tau
@@ -98,7 +108,9 @@ def scale(samples: Samples, margins: Array, beta: Array) -> Scaled:
     present = base > 0
     highest = over_prompts(jnp.max(jnp.where(present[None], h, -jnp.inf), axis=2), samples)
     size = over_prompts(jnp.max(jnp.abs(h), axis=2), samples) + jnp.abs(margins) / s
-    return Scaled(samples._replace(rewards=r / big, utilities=h), margins / s, beta / big, big / s, s, highest, size)
+    return Scaled(
+        samples._replace(rewards=r / big, utilities=h), margins / s, beta / big, big / s, s, highest, size
+    )
 
 
 def _centre(x: Array, base: Array) -> tuple[Array, Array]:
@@ -116,8 +128,8 @@ def evaluate(point: Array, problem: Scaled, tau: Array) -> Derivatives:
 def newton(problem: Scaled, start: Array) -> Minimum:
     """Minimises f over v >= 0 from `start` by damped, projected Newton steps.
 
-    A step is kept when f does not rise, which convexity shows by the sign of the slope at its end; so nothing is
-    lost to rounding near the minimum. Every point visited is tried as a certificate of infeasibility.
+    A step is kept when f does not rise, which convexity shows by the sign of the slope at its end; so nothing
+    is lost to rounding near the minimum. Every point visited is tried as a certificate of infeasibility.
 
     Args:
       problem: of `scale`.
@@ -158,7 +170,9 @@ def newton(problem: Scaled, start: Array) -> Minimum:
     certificate = direction / jnp.where(state.certified, jnp.sum(direction), 1)
     point = jnp.where(state.certified, state.certificate * _FAR, state.point)
     error = projected_error(state.point, state.at.gradient)
-    return Minimum(point, error, state.iterations, state.certified, jnp.where(state.certified, certificate, 0))
+    return Minimum(
+        point, error, state.iterations, state.certified, jnp.where(state.certified, certificate, 0)
+    )
 
 
 def projected_error(point: Array, gradient: Array) -> Array:
@@ -201,7 +215,7 @@ def _advance(state: _State, problem: Scaled) -> _State:
 
 
 def _step(point: Array, gradient: Array, hessian: Array, damping: Array) -> Array:
-    """A damped Newton step that stays at v >= 0: entries that would cross the bound stop at it, the others adapt."""
+    """A damped Newton step within v >= 0: entries that would cross the bound stop at it, the others adapt."""
     m = point.size
     eps = jnp.finfo(point.dtype).eps
     identity = jnp.eye(m, dtype=point.dtype)
@@ -210,7 +224,9 @@ def _step(point: Array, gradient: Array, hessian: Array, damping: Array) -> Arra
     step = jnp.zeros_like(point)
     for _ in range(m):
         stopped = jnp.where(free, 0, -point)
-        matrix = jnp.where(free[:, None] & free[None, :], damped, 0) + jnp.where(free, 0, 1)[:, None] * identity
+        matrix = (
+            jnp.where(free[:, None] & free[None, :], damped, 0) + jnp.where(free, 0, 1)[:, None] * identity
+        )
         right = jnp.where(free, -gradient - hessian @ stopped, stopped)
         step = jnp.linalg.solve(matrix, right[:, None])[:, 0] if m > 1 else right / matrix[0]
         free = free & (point + step >= 0)
@@ -226,8 +242,8 @@ def describe(lam: Array, samples: Samples, beta: Array) -> Array:
       beta: [] float > 0.
 
     Returns:
-      [4 + 2 m, N]: log mean exp, KL in nats, effective samples, mean reward, mean utilities [m] under pi_lam, and under
-      the reference [m].
+      [4 + 2 m, N]: log mean exp, KL in nats, effective samples, mean reward, mean utilities [m] under pi_lam,
+      and under the reference [m].
     """
     m = lam.size
 

@@ -1,7 +1,8 @@
 """The sampled dual function, its tilted weights, and its derivatives in closed form.
 
-Letters: N prompts, K reference samples a prompt, m constraints. `rewards` and `utilities` are in any units; higher
-is better, higher is safer. Everything here is a pure function of arrays and keeps the type it is given.
+Letters: N prompts, K reference samples a prompt, m constraints. `rewards` and `utilities` are in any units;
+higher is better, higher is safer. Everything here is a pure function of arrays and keeps the type it is
+given.
 """
 
 import functools
@@ -15,7 +16,8 @@ from jax.typing import ArrayLike
 
 from alignjax.errors import InputError
 
-# Elements evaluated at once; larger tables go through in chunks of prompts, so that temporaries stay near 100 MB.
+# Elements evaluated at once; larger tables go through in chunks of prompts, so that temporaries stay near 100
+# MB.
 CHUNK_ELEMENTS = 2**22
 
 
@@ -25,8 +27,8 @@ class Samples(NamedTuple):
     Attributes:
       rewards: [N, K] float, 0 where absent.
       utilities: [m, N, K] float, 0 where absent.
-      log_base: [N, K] float, log of the weight of every sample under the reference, each row's weights sum to 1;
-        -inf where absent, nan in a row without samples. None: 1 / K each.
+      log_base: [N, K] float, log of the weight of every sample under the reference, each row's weights sum to
+        1; -inf where absent, nan in a row without samples. None: 1 / K each.
       prompt_weights: [N] float, sums to 1. None: 1 / N each.
     """
 
@@ -75,8 +77,8 @@ def objective(
       beta: KL weight > 0, in the units of `rewards` per nat.
       mask: [N, K] bool, True where a sample exists; at least one a row; None: all.
       prompt_weights: [N] float >= 0, weight of every prompt in the outer mean; None: equal.
-      importance: [N, K] float >= 0, weight of every sample in the inner mean, pi_ref(y|x) / q(y|x) up to a factor
-        a prompt where q drew the samples; None: equal.
+      importance: [N, K] float >= 0, weight of every sample in the inner mean, pi_ref(y|x) / q(y|x) up to a
+        factor a prompt where q drew the samples; None: equal.
 
     Returns:
       [] float, in the units of `rewards`.
@@ -160,12 +162,18 @@ def gather(
         )
     if g.ndim != 3 or g.shape[:2] != r.shape or g.shape[2] == 0:
         raise InputError(
-            f"{where}: utilities has shape {g.shape}, must be rewards' shape {r.shape} and one column for each "
-            "constraint; stack them on the last axis."
+            f"{where}: utilities has shape {g.shape}, must be rewards' shape {r.shape} and one column for "
+            "each constraint; stack them on the last axis."
         )
     if not jnp.issubdtype(r.dtype, jnp.floating) or not jnp.issubdtype(g.dtype, jnp.floating):
-        raise InputError(f"{where}: rewards and utilities are {r.dtype} and {g.dtype}, must be floating point.")
-    given = {"mask": (mask, r.shape), "prompt_weights": (prompt_weights, r.shape[:1]), "importance": (importance, r.shape)}
+        raise InputError(
+            f"{where}: rewards and utilities are {r.dtype} and {g.dtype}, must be floating point."
+        )
+    given = {
+        "mask": (mask, r.shape),
+        "prompt_weights": (prompt_weights, r.shape[:1]),
+        "importance": (importance, r.shape),
+    }
     for name, (value, shape) in given.items():
         if value is not None and jnp.shape(value) != shape:
             raise InputError(f"{where}: {name} has shape {jnp.shape(value)}, must be {shape}.")
@@ -180,8 +188,8 @@ def gather(
     present = inner > 0
     if mask is not None:
         present = present & jnp.asarray(mask)
-    # Padding may hold nan. Clear the inputs, not the product: the gradient of a masked product with respect to
-    # lam is 0 * g, and 0 * nan is nan.
+    # Padding may hold nan. Clear the inputs, not the product: the gradient of a masked product with respect
+    # to lam is 0 * g, and 0 * nan is nan.
     r, g = jnp.where(present, r, 0), jnp.where(present[None], g, 0)
     total = jnp.sum(jnp.where(present, inner, 0), axis=1, keepdims=True)  # 0 / 0 = nan: a row without samples
     log_base = jnp.where(present, jnp.log(jnp.where(present, inner, 1)) - jnp.log(total), -jnp.inf)
@@ -202,7 +210,8 @@ def derivatives(lam: Array, samples: Samples, levels: Array, beta: Array) -> Der
     Returns:
       All of them at `lam`.
 
-    Reference: Huang et al. 2024, arXiv 2405.19544, derivatives of the dual; the recession function is the limit of
+    Reference: Huang et al. 2024, arXiv 2405.19544, derivatives of the dual; the recession function is the
+      limit of
     D(t lam) / t as t grows (Rockafellar 1970, section 8).
     """
     sums = over_prompts(prompt_moments(lam, samples, beta), samples)
@@ -218,7 +227,8 @@ def prompt_moments(lam: Array, samples: Samples, beta: Array) -> Array:
       beta: [] float > 0.
 
     Returns:
-      [2 + m + m (m + 1) / 2, N]: log mean exp, max_k <lam, g_k>, means of g, covariances of g (upper triangle by rows).
+      [2 + m + m (m + 1) / 2, N]: log mean exp, max_k <lam, g_k>, means of g, covariances of g (upper triangle
+      by rows).
     """
     m = samples.utilities.shape[0]
 
@@ -309,7 +319,9 @@ def check_vector(vector: Array, samples: Samples, name: str, where: str) -> None
     """Raises InputError where a vector does not have one number a constraint."""
     m = samples.utilities.shape[0]
     if vector.shape != (m,):
-        raise InputError(f"{where}: {name} has shape {vector.shape}, must be ({m},), one for each constraint.")
+        raise InputError(
+            f"{where}: {name} has shape {vector.shape}, must be ({m},), one for each constraint."
+        )
 
 
 def _logits(lam: Array, samples: Samples, beta: float | Array) -> Array:

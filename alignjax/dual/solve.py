@@ -10,13 +10,24 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
-from alignjax.dual.newton import FIRST_TAU, Minimum, Scaled, describe, evaluate, newton, projected_error, scale
+from alignjax.dual.newton import (
+    FIRST_TAU,
+    Minimum,
+    Scaled,
+    describe,
+    evaluate,
+    newton,
+    projected_error,
+    scale,
+)
 from alignjax.dual.objective import Samples, check_vector, gather, over_prompts
 from alignjax.errors import InputError
 
 _LBFGS_ITERATIONS = 12
 _LBFGS_TOLERANCE = 1e-2  # of the projected gradient in scaled units; Newton converges from there
-_LBFGS_BOUND = 1e3  # keeps an unbounded problem finite; Newton goes further or proves that there is no minimum
+_LBFGS_BOUND = (
+    1e3  # keeps an unbounded problem finite; Newton goes further or proves that there is no minimum
+)
 
 
 class Solution(NamedTuple):
@@ -27,17 +38,19 @@ class Solution(NamedTuple):
       objective: [] float, D(lam), units of the rewards.
       gradient: [m] float, expected_utilities - levels; complementary to lam at the optimum.
       feasible: [] bool, True where pi_lam reaches the levels, to within `error`.
-      certificate: [m] float >= 0, sums to 1: a direction d with mean_i max_k <d, g_ik> < <d, levels>, which proves
-        that no policy on these samples reaches the levels; zeros where there is none. A problem within rounding
-        of the boundary can be neither solved nor refuted: then feasible is False and the certificate 0.
+      certificate: [m] float >= 0, sums to 1: a direction d with mean_i max_k <d, g_ik> < <d, levels>, which
+        proves that no policy on these samples reaches the levels; zeros where there is none. A problem within
+        rounding of the boundary can be neither solved nor refuted: then feasible is False and the certificate
+        0.
       expected_reward: [] float, E_x E_{pi_lam} r.
       expected_utilities: [m] float, E_x E_{pi_lam} g.
       margins: [m] float, expected_utilities minus those of the reference.
       kl: [] float, E_x KL(pi_lam || reference), nats.
       ess: [N] float, effective samples of each prompt, 1 / sum_k w_ik^2; near 1 the estimate is saturated.
       iterations: [] int, of both methods together.
-      error: [] float, largest entry of the projected gradient at lam, each relative to the spread of its utility
-        within prompts. nan, with feasible False, where a traced call was given a score that is no number.
+      error: [] float, largest entry of the projected gradient at lam, each relative to the spread of its
+        utility within prompts. nan, with feasible False, where a traced call was given a score that is no
+        number.
     """
 
     lam: Array
@@ -70,28 +83,31 @@ def solve(
 
         lam* = argmin_{lam >= 0} D(lam),   levels = margins + E_ref[g]
 
-    Called plainly it checks the values and works in float64 on the host's CPU, whatever the type of the scores, and
-    returns float64 numpy arrays. Inside a caller's jit or vmap it keeps the caller's type; the error it can reach is
-    then about 1e-12 in float64 and 1e-6 in float32. The iteration ends where the projected gradient, relative to the
-    spread of the utilities, is below that, or where rounding allows no progress.
+    Called plainly it checks the values and works in float64 on the host's CPU, whatever the type of the
+    scores, and returns float64 numpy arrays. Inside a caller's jit or vmap it keeps the caller's type; the
+    error it can reach is then about 1e-12 in float64 and 1e-6 in float32. The iteration ends where the
+    projected gradient, relative to the spread of the utilities, is below that, or where rounding allows no
+    progress.
 
     Args:
       rewards: [N, K] float, r; K reference samples of each of N prompts.
       utilities: [N, K, m] float, g; higher is safer.
       beta: KL weight > 0, in the units of `rewards` per nat.
-      margins: [m] float, how much each mean utility must improve on the reference's. Exactly one of this and levels.
+      margins: [m] float, how much each mean utility must improve on the reference's. Exactly one of this and
+        levels.
       levels: [m] float, the mean utility to reach.
       mask: [N, K] bool, True where a sample exists; at least one a row; None: all.
       prompt_weights: [N] float >= 0, weight of every prompt; None: equal.
-      importance: [N, K] float >= 0, pi_ref / q where q drew the samples, up to a factor a prompt; None: equal.
+      importance: [N, K] float >= 0, pi_ref / q where q drew the samples, up to a factor a prompt; None:
+        equal.
       start: [m] float >= 0, where to begin; None: 0.
 
     Returns:
       The solution.
 
     Raises:
-      InputError: shapes; both or neither of margins and levels. Called plainly also nan or infinite scores, beta <= 0,
-        negative weights, a prompt without samples.
+      InputError: shapes; both or neither of margins and levels. Called plainly also nan or infinite scores,
+        beta <= 0, negative weights, a prompt without samples.
 
     Reference: Huang et al. 2024, arXiv 2405.19544, the dual function and the optimal policy.
     """
@@ -125,8 +141,8 @@ def reachable(
       importance: [N, K] float >= 0; None: equal.
 
     Returns:
-      [m] float. Together less can be reached than alone: see `reachable_along`. Called plainly a float64 numpy array;
-      traced, the caller's type.
+      [m] float. Together less can be reached than alone: see `reachable_along`. Called plainly a float64
+      numpy array; traced, the caller's type.
 
     Raises:
       InputError: shapes; called plainly also values, as in `solve`.
@@ -158,7 +174,7 @@ def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
     share = np.asarray(fraction, np.float64)
     if not ((share > 0) & (share < 1)).all():
         raise InputError(
-            f"fraction is {share.tolist()}, must lie between 0 and 1: it is a share of the largest reachable margin."
+            f"fraction is {share.tolist()}, must lie between 0 and 1: a share of what can be reached."
         )
     return share * np.asarray(most, np.float64)
 
@@ -176,7 +192,7 @@ def solve_samples(inputs: Inputs, beta: float | Array) -> Solution:
 
 
 def prepare(inputs: Inputs, beta: float | Array, where: str) -> tuple[Samples, Array, Array, Array]:
-    """Samples, margins [m], levels [m] and beta [] in one float type, from inputs with either margins or levels."""
+    """Samples, margins [m], levels [m] and beta [] in one float type; inputs hold margins or levels."""
     samples = gather(*inputs[:5], where=where)
     kind = samples.rewards.dtype
     reference = reference_means(samples)

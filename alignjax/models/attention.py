@@ -135,9 +135,13 @@ def attend_cached(
     to_prompt = jnp.einsum("nakgh,npkh->nakgp", q, prompt_k, **score)
     to_cache = jnp.einsum("nakgh,naskh->nakgs", q, cache_k, **score)
     to_self = jnp.einsum("nakgh,nakh->nakg", q, k, **score)[..., None]
-    to_prompt = jnp.where(jnp.broadcast_to(prompt_mask[:, :, None, None], to_prompt.shape), to_prompt, _MASKED)
+    to_prompt = jnp.where(
+        jnp.broadcast_to(prompt_mask[:, :, None, None], to_prompt.shape), to_prompt, _MASKED
+    )
     to_cache = jnp.where(jnp.broadcast_to(slot_mask[:, :, None, None], to_cache.shape), to_cache, _MASKED)
-    weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_cache, to_self], axis=-1), axis=-1).astype(v.dtype)
+    weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_cache, to_self], axis=-1), axis=-1).astype(
+        v.dtype
+    )
     split = prompt_k.shape[1]
     out = jnp.einsum("nakgp,npkh->nakgh", weights[..., :split], prompt_v)
     out += jnp.einsum("nakgs,naskh->nakgh", weights[..., split:-1], cache_v)

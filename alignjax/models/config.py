@@ -83,18 +83,25 @@ class DecoderConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
+        """Refuse what the decoder does not know."""
         if self.architecture not in ARCHITECTURES.values():
             known = ", ".join(ARCHITECTURES.values())
-            raise InputError(f"model config: architecture {self.architecture!r} is not supported; use {known}.")
+            raise InputError(
+                f"model config: architecture {self.architecture!r} is not supported; use {known}."
+            )
         if self.dtype not in DTYPES:
-            raise InputError(f"model config: dtype {self.dtype!r} is not supported; use {' or '.join(DTYPES)}.")
+            raise InputError(
+                f"model config: dtype {self.dtype!r} is not supported; use {' or '.join(DTYPES)}."
+            )
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"model config: {self.num_heads} heads cannot share {self.num_kv_heads} key/value heads; "
                 "the first must be a multiple of the second."
             )
         if self.head_dim % 2:
-            raise InputError(f"model config: head_dim is {self.head_dim}; rotary embeddings need an even one.")
+            raise InputError(
+                f"model config: head_dim is {self.head_dim}; rotary embeddings need an even one."
+            )
 
 
 def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> DecoderConfig:
@@ -115,42 +122,51 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
     """
     architecture = _architecture(fields, where)
 
-    def need(name: str) -> Any:
-        if fields.get(name) is None:
-            raise InputError(f'{where}: field "{name}" is missing; take the config that came with the weights.')
-        return fields[name]
+    def count(name: str, default: int | None = None) -> int:
+        value = default if fields.get(name) is None else fields[name]
+        if value is None:
+            raise InputError(
+                f'{where}: field "{name}" is missing; take the config that came with the weights.'
+            )
+        if not _is_whole(value) or value < 1:
+            raise InputError(f'{where}: field "{name}" is {value!r}, must be a whole number of at least 1.')
+        return value
 
     _refuse_unsupported(fields, architecture, where)
-    hidden, heads = int(need("hidden_size")), int(need("num_attention_heads"))
+    hidden, heads = count("hidden_size"), count("num_attention_heads")
     theta, scaling = _rope(fields, where)
-    eos = fields.get("eos_token_id")
-    eos_ids = tuple(int(i) for i in eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
-    bos = fields.get("bos_token_id")
-    kv_heads = fields.get("num_key_value_heads")
+    bos = token_ids(fields, "bos_token_id", where)
     # Mistral's class defaults, for configs that leave the field out.
     window = fields.get("sliding_window", 4096) if architecture == "mistral" else None
     if architecture.startswith("qwen") and fields.get("use_sliding_window"):
         window = fields.get("sliding_window")
-    layers = int(need("num_hidden_layers"))
+    layers = count("num_hidden_layers")
+    kv_heads, width = count("num_key_value_heads", heads), 128 if architecture == "qwen3" else hidden // heads
+    head_dim = count("head_dim", width)
+    if heads % kv_heads or head_dim % 2:
+        raise InputError(
+            f"{where}: {heads} heads, {kv_heads} key/value heads and head_dim {head_dim} do not fit: the "
+            "first must be a multiple of the second, the third even."
+        )
     return DecoderConfig(
         architecture=architecture,
-        vocab_size=int(need("vocab_size")),
+        vocab_size=count("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=int(need("intermediate_size")),
+        intermediate_size=count("intermediate_size"),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=heads if kv_heads is None else int(kv_heads),
-        head_dim=int(fields.get("head_dim") or (128 if architecture == "qwen3" else hidden // heads)),
-        norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        norm_eps=_positive(fields.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
         rope_theta=theta,
         rope_scaling=scaling,
         tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture == "qwen3",
         sliding_window=_one_window(fields, window, layers, where),
-        max_positions=int(fields.get("max_position_embeddings", 2048)),
-        bos_id=None if bos is None else int(bos),
-        eos_ids=eos_ids,
+        max_positions=count("max_position_embeddings", 2048),
+        bos_id=bos[0] if bos else None,
+        eos_ids=token_ids(fields, "eos_token_id", where),
     )
 
 
@@ -194,7 +210,11 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         fields["sliding_window"] = config.sliding_window
     if config.architecture.startswith("qwen") and config.sliding_window is not None:
         # max_window_layers 0: every layer slides, which is the only kind of window the decoder has.
-        fields |= {"use_sliding_window": True, "sliding_window": config.sliding_window, "max_window_layers": 0}
+        fields |= {
+            "use_sliding_window": True,
+            "sliding_window": config.sliding_window,
+            "max_window_layers": 0,
+        }
     return fields
 
 
@@ -233,12 +253,18 @@ def _refuse_unsupported(fields: dict[str, Any], architecture: str, where: str) -
 
 def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
     """Base and scaling of the rotary embedding, from the old or the new form."""
-    rope = dict(fields.get("rope_scaling") or {})
-    rope |= fields.get("rope_parameters") or {}
-    theta = float(rope.get("rope_theta", fields.get("rope_theta", 10000.0)))
+    rope: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        part = fields.get(name) or {}
+        if not isinstance(part, dict):
+            raise InputError(f'{where}: field "{name}" is {part!r}, must be an object.')
+        rope |= part
+    theta = _positive(rope.get("rope_theta", fields.get("rope_theta", 10000.0)), "rope_theta", where)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 works.")
+        raise InputError(
+            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 works."
+        )
     if kind == "default":
         return theta, None
     if kind not in ("linear", "llama3"):
@@ -249,7 +275,9 @@ def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None
     for name in needed:
         value = rope.get(name)
         if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise InputError(f'{where}: rope type "{kind}" needs a positive number "{name}"; found {value!r}.')
+            raise InputError(
+                f'{where}: rope type "{kind}" needs a positive number "{name}"; found {value!r}.'
+            )
     if kind == "linear":
         return theta, RopeScaling(kind="linear", factor=float(rope["factor"]))
     return theta, RopeScaling(
@@ -259,6 +287,25 @@ def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None
         high_freq_factor=float(rope["high_freq_factor"]),
         original_max_positions=int(rope["original_max_position_embeddings"]),
     )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: Any, name: str, where: str) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise InputError(f'{where}: field "{name}" is {value!r}, must be a positive number.')
+    return float(value)
+
+
+def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
+    """The field's ids: none, one or a list."""
+    value = fields.get(name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(_is_whole(i) for i in ids):
+        raise InputError(f'{where}: field "{name}" is {value!r}, must be a token id or a list of them.')
+    return tuple(ids)
 
 
 def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) -> int | None:

@@ -14,9 +14,10 @@ from jax import Array
 
 from alignjax.models.attention import apply_rope, attend, attend_cached, attention_mask, rope_tables
 from alignjax.models.config import DecoderConfig
-from alignjax.models.lora import Lora
+from alignjax.models.lora import TARGETS, Lora
 
 Params = Any  # a nested dict of arrays
+LayerCache = tuple[Array, Array, Array, Array]  # one layer of a PromptCache's k, v and a KVCache's k, v
 
 
 class PromptCache(NamedTuple):
@@ -44,7 +45,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Normalises x [..., D]; the result has x's dtype."""
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis_name,))
+        init = _named(nn.initializers.ones_init(), (self.axis_name,))
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
@@ -63,12 +64,10 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps x [..., D] to [..., features] in x's dtype."""
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "truncated_normal")
-        kernel = self.param(
-            "kernel", nn.with_logical_partitioning(init, self.axes), (x.shape[-1], self.features), jnp.float32
-        )
+        kernel = self.param("kernel", _named(init, self.axes), (x.shape[-1], self.features), jnp.float32)
         y = jnp.einsum("...d,df->...f", x, kernel.astype(x.dtype))
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+            zeros = _named(nn.initializers.zeros_init(), self.axes[1:])
             bias = self.param("bias", zeros, (self.features,), jnp.float32)
             y = y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
         return y
@@ -111,7 +110,7 @@ class Block(nn.Module):
         return h + self._mlp(h), (k, v)
 
     def decode(
-        self, h: Array, rope: tuple[Array, Array], layer_cache: tuple[Array, ...], masks: tuple[Array, Array]
+        self, h: Array, rope: tuple[Array, Array], layer_cache: LayerCache, masks: tuple[Array, Array]
     ) -> tuple[Array, tuple[Array, Array]]:
         """One token a continuation: h [N, K, D] -> [N, K, D] and its keys and values [N, K, KV, H]."""
         q, k, v = self._qkv(h, rope)
@@ -136,9 +135,11 @@ class Block(nn.Module):
         return self._project(("down",), nn.silu(gate) * up)[0]
 
     def _project(self, names: tuple[str, ...], x: Array) -> list[Array]:
-        """x through each named projection and its adapter, y = x W + scale (x A) B."""
-        outputs = [{"q": self.q, "k": self.k, "v": self.v, "o": self.o}[n](x) if n in "qkvo" else
-                   {"gate": self.gate, "up": self.up, "down": self.down}[n](x) for n in names]
+        """X through each named projection and its adapter, y = x W + scale (x A) B."""
+        linears = dict(
+            zip(TARGETS, (self.q, self.k, self.v, self.o, self.gate, self.up, self.down), strict=True)
+        )
+        outputs = [linears[name](x) for name in names]
         adapted = [n for n in names if self.has_variable("lora", n)]
         if not adapted:
             return outputs
@@ -148,7 +149,9 @@ class Block(nn.Module):
         pairs = [self.get_variable("lora", n) for n in adapted]
         # One product for all adapters that read x: the gradient of A is a thin product x^T dy, slow
         # in proportion to how often it is done rather than to its width.
-        inner = jnp.einsum("...d,dr->...r", x, jnp.concatenate([p["a"] for p in pairs], axis=1).astype(x.dtype))
+        inner = jnp.einsum(
+            "...d,dr->...r", x, jnp.concatenate([p["a"] for p in pairs], axis=1).astype(x.dtype)
+        )
         start = 0
         for name, pair in zip(adapted, pairs, strict=True):
             rank = pair["a"].shape[1]
@@ -170,14 +173,12 @@ class Decoder(nn.Module):
         c = self.config
         init = nn.initializers.normal(stddev=c.hidden_size**-0.5)
         axes = ("vocab", "embed")
-        self.embedding = self.param(
-            "embedding", nn.with_logical_partitioning(init, axes), (c.vocab_size, c.hidden_size), jnp.float32
-        )
+        shape = (c.vocab_size, c.hidden_size)
+        self.embedding = self.param("embedding", _named(init, axes), shape, jnp.float32)
         self.layers = Block(c, self.lora_scale, self.lora_dropout)
         self.final_norm = RMSNorm(c.norm_eps)
         if not c.tie_embeddings:
-            shape = (c.hidden_size, c.vocab_size)
-            self.head = self.param("head", nn.with_logical_partitioning(init, axes[::-1]), shape, jnp.float32)
+            self.head = self.param("head", _named(init, axes[::-1]), shape[::-1], jnp.float32)
 
     def hidden(self, tokens: Array, positions: Array, segment_ids: Array, branch_ids: Array) -> Array:
         """All arguments [B, T] int32 -> [B, T, D]."""
@@ -218,7 +219,7 @@ class Decoder(nn.Module):
             slot_mask &= (step - slots < window)[None, None, :]
         masks = (prompt_mask, slot_mask)
 
-        def body(block: Block, h: Array, layer_cache: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        def body(block: Block, h: Array, layer_cache: LayerCache) -> tuple[Array, tuple[Array, Array]]:
             return block.decode(h, rope, layer_cache, masks)
 
         scan = self._scan(body)
@@ -254,7 +255,8 @@ def init_params(key: Array, config: DecoderConfig) -> Params:
       config: the decoder's shape.
 
     Returns:
-      {"embedding" [V, D], "layers": {"q": {"kernel" [L, D, heads * H]}, ...}, "final_norm", "head" if untied}.
+      {"embedding" [V, D], "layers": {"q": {"kernel" [L, D, heads * H]}, ...}, "final_norm", "head" if
+      untied}.
     """
     return nn.unbox(_init_boxed(key, config))
 
@@ -280,7 +282,9 @@ def hidden_states(
     lora: Lora | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
-    """Hidden states after the final norm; query i sees key j iff
+    """Hidden states after the final norm.
+
+    Query i sees key j iff
 
         j <= i, segment_i = segment_j > 0, branch_j in {0, branch_i}, position_i - position_j < window.
 
@@ -305,8 +309,9 @@ def hidden_states(
 
 def unembed(config: DecoderConfig, params: Params, hidden: Array) -> Array:
     """Logits [..., V] float32 of hidden states [..., D]."""
-    head = {name: params[name] for name in (("embedding",) if config.tie_embeddings else ("embedding", "head"))}
-    return Decoder(config).apply({"params": head}, hidden, method="logits")
+    names = ("embedding",) if config.tie_embeddings else ("embedding", "head")
+    module, variables = _bind(config, {name: params[name] for name in names}, None)
+    return module.apply(variables, hidden, method="logits")
 
 
 def prefill(
@@ -374,7 +379,13 @@ def decode_step(
     return hidden, KVCache(update(cache.k, k[:, :, :, None]), update(cache.v, v[:, :, :, None]))
 
 
-def _bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Decoder, dict[str, Any]]:
+def _named(init: nn.initializers.Initializer, axes: tuple[str, ...]) -> Any:
+    """An initializer that names its axes; Any, because flax's type is the box and not the array in it."""
+    return nn.with_logical_partitioning(init, axes)
+
+
+def _bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Any, dict[str, Any]]:
+    """The module, Any because apply's type allows for mutated variables too, and its variables."""
     if lora is None:
         return Decoder(config), {"params": params}
     return Decoder(config, lora.scale, lora.dropout), {"params": params, "lora": lora.params}

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from alignjax.errors import InputError
-from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf
+from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf, token_ids
 from alignjax.models.gguf_file import load_gguf
 from alignjax.models.lora import TARGETS, Lora, projection_sizes
 from alignjax.models.model import Model
@@ -54,8 +54,9 @@ def load_pretrained(path: str | Path, *, dtype: str = "float32", remat: bool = F
         return load_gguf(path, dtype=dtype, remat=remat)
     config = config_from_hf(_read_json(path / "config.json"), where=str(path / "config.json"))
     config = dataclasses.replace(config, dtype=dtype, remat=remat)
-    if (path / "generation_config.json").is_file():
-        config = _with_generation_ends(config, _read_json(path / "generation_config.json"))
+    generation = path / "generation_config.json"
+    if generation.is_file():
+        config = _with_generation_ends(config, _read_json(generation), str(generation))
     tokenizer = load_tokenizer(path)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size, str(path))
@@ -86,7 +87,9 @@ def save_pretrained(model: Model, path: str | Path) -> None:
             model.tokenizer.save_pretrained(str(folder))
 
 
-def save_adapter(lora: Lora, config: DecoderConfig, path: str | Path, *, base_model: str | None = None) -> None:
+def save_adapter(
+    lora: Lora, config: DecoderConfig, path: str | Path, *, base_model: str | None = None
+) -> None:
     """Writes adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors.
 
     Args:
@@ -144,7 +147,14 @@ def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
     where = str(path / _ADAPTER_CONFIG)
     if fields.get("peft_type") != "LORA":
         raise InputError(f'{where}: peft_type is {fields.get("peft_type")!r}; only "LORA" is supported.')
-    for name in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias"):
+    for name in (
+        "use_dora",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+        "fan_in_fan_out",
+        "lora_bias",
+    ):
         if fields.get(name):
             raise InputError(f"{where}: {name} is {fields[name]!r}; only plain LoRA is supported.")
     if fields.get("bias", "none") != "none":
@@ -161,7 +171,10 @@ def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
             fan_in, out = sizes[target]
             for i in range(config.num_layers):
                 prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
-                expected |= {f"{prefix}.lora_A.weight": (rank, fan_in), f"{prefix}.lora_B.weight": (out, rank)}
+                expected |= {
+                    f"{prefix}.lora_A.weight": (rank, fan_in),
+                    f"{prefix}.lora_B.weight": (out, rank),
+                }
         check_tensors(expected, shapes, ignore=lambda _: False, where=str(path / _ADAPTER_WEIGHTS))
         layers = {t: {} for t in targets}
         for target in targets:
@@ -188,11 +201,10 @@ def _adapter_targets(shapes: dict[str, tuple[int, ...]], path: Path) -> list[str
     return [t for t in TARGETS if t in found]
 
 
-def _with_generation_ends(config: DecoderConfig, fields: dict[str, Any]) -> DecoderConfig:
+def _with_generation_ends(config: DecoderConfig, fields: dict[str, Any], where: str) -> DecoderConfig:
     """Adds the ends of text that only generation_config.json lists (chat models have several)."""
-    ends = fields.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    merged = (*config.eos_ids, *(int(i) for i in ends if i not in config.eos_ids))
+    ends = token_ids(fields, "eos_token_id", where)
+    merged = (*config.eos_ids, *(i for i in ends if i not in config.eos_ids))
     return dataclasses.replace(config, eos_ids=merged)
 
 
@@ -243,7 +255,9 @@ def _open_safetensors(files: list[Path]) -> Iterator[Any]:
                 for name in handle.keys():  # noqa: SIM118 (not a dict: it can only be iterated by keys())
                     owners[name], shapes[name] = handle, tuple(handle.get_slice(name).get_shape())
             except SafetensorError as error:
-                raise InputError(f"{file}: not a readable safetensors file ({error}); get it again.") from None
+                raise InputError(
+                    f"{file}: not a readable safetensors file ({error}); get it again."
+                ) from None
         yield shapes, lambda name: owners[name].get_tensor(name)
 
 

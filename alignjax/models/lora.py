@@ -1,7 +1,7 @@
 """Low-rank adapters: a small tree of their own beside the frozen weights."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.struct
 import jax
@@ -37,6 +37,12 @@ class Lora:
     params: Any
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
     dropout: float = flax.struct.field(pytree_node=False, default=0.0)
+
+    if TYPE_CHECKING:  # flax.struct adds it
+
+        def replace(self, **changes: Any) -> Self:
+            """The same with other values of some fields."""
+            ...
 
 
 def projection_sizes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
@@ -115,7 +121,10 @@ def lora_axes(targets: Sequence[str] = TARGETS) -> Any:
     """The tree of `Lora.params` with, for each array, the tuple of its axes' logical names."""
     return {
         "layers": {
-            t: {"a": ("layers", TARGET_AXES[t][0], "lora_rank"), "b": ("layers", "lora_rank", TARGET_AXES[t][1])}
+            t: {
+                "a": ("layers", TARGET_AXES[t][0], "lora_rank"),
+                "b": ("layers", "lora_rank", TARGET_AXES[t][1]),
+            }
             for t in targets
         }
     }

@@ -1,6 +1,6 @@
 """A model: what the rest of the library passes around."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.struct
 from jax import Array
@@ -26,6 +26,12 @@ class Model:
     params: Any
     config: DecoderConfig = flax.struct.field(pytree_node=False)
     tokenizer: "PreTrainedTokenizerBase | None" = flax.struct.field(pytree_node=False, default=None)
+
+    if TYPE_CHECKING:  # flax.struct adds it
+
+        def replace(self, **changes: Any) -> Self:
+            """The same with other values of some fields."""
+            ...
 
     def apply(
         self,

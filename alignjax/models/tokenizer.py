@@ -36,11 +36,20 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
     _quiet_transformers()
     from transformers import AutoTokenizer
 
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(
+        logging.ERROR
+    )  # what it warns of here, ids outside the vocabulary, is refused by our own checks
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # tokenizers raises the bare class
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: transformers cannot load the tokenizer ({reason}); repair its files.") from None
+        raise InputError(
+            f"{path}: transformers cannot load the tokenizer ({reason}); repair its files."
+        ) from None
+    finally:
+        log.setLevel(level)
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: str) -> None:
@@ -68,6 +77,7 @@ def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, whe
             merges=[_pair(merge, where) for merge in merges],
         )
     )
+    steps: list[pre_tokenizers.PreTokenizer]
     if split in ("smollm", "default", "gpt-2"):
         steps = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
@@ -84,7 +94,9 @@ def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, whe
     return tokenizer
 
 
-def scored_bpe(tokens: Sequence[str], scores: Sequence[float], unknown: str, *, prefix_space: bool) -> Tokenizer:
+def scored_bpe(
+    tokens: Sequence[str], scores: Sequence[float], unknown: str, *, prefix_space: bool
+) -> Tokenizer:
     """A SentencePiece BPE tokenizer (Llama 1 and 2, Mistral) from its pieces and their scores.
 
     SentencePiece joins, again and again, the neighbours whose joint piece has the best score. That is BPE

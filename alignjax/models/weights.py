@@ -39,7 +39,11 @@ _GGUF_PARTS = {
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
 }
-_HF_TOP = {"embedding": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
+_HF_TOP = {
+    "embedding": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+}
 _GGUF_TOP = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
 _NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -134,7 +138,7 @@ def check_tensors(
     """Raises an InputError that names the missing, the misshapen or the unknown tensors."""
     if missing := [name for name in expected if name not in shapes]:
         raise InputError(
-            f"{where}: {_some(missing)} missing; the file is incomplete or its config describes another model."
+            f"{where}: {_some(missing)} missing; the file is incomplete or its config that of another model."
         )
     if wrong := [n for n, shape in expected.items() if tuple(shapes[n]) != shape]:
         listed = [f"{n} is {list(shapes[n])}, must be {list(expected[n])}" for n in wrong]

@@ -96,6 +96,20 @@ def response_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: s
         raise InputError(f'{where}: "{column}": {error}') from None
 
 
+def check_context(model: Model, path: str, where: str, *, prompt: int, response: int) -> None:
+    """Refuses what is longer than the model was made for: its predictions there would be noise.
+
+    Raises:
+      InputError: prompt and response together have more tokens than `max_positions`.
+    """
+    most = model.config.max_positions
+    if prompt + response > most:
+        raise InputError(
+            f"{where}: a prompt of {prompt} tokens and a response of {response} do not fit the context of "
+            f"{path}, {most} tokens; shorten them."
+        )
+
+
 def has_response(row: Mapping[str, Any], column: str) -> bool:
     """Whether a line has the column, as text or as ids."""
     return column in row or f"{column}_ids" in row

@@ -103,19 +103,13 @@ def token_logps(
       dropout_key: makes the adapters' dropout active; None: none.
     """
     config, params = model.config, model.params
-    rows = Rows(*(jnp.asarray(field) for field in rows))
+    arrays = (jnp.asarray(field) for field in rows)
+    tokens, positions, segment_ids, branch_ids, target_index, targets, target_slot = arrays
     hidden = hidden_states(
-        config,
-        params,
-        rows.tokens,
-        rows.positions,
-        rows.segment_ids,
-        rows.branch_ids,
-        lora=lora,
-        dropout_key=dropout_key,
+        config, params, tokens, positions, segment_ids, branch_ids, lora=lora, dropout_key=dropout_key
     )
-    valid = rows.target_slot >= 0
-    hidden = jnp.take_along_axis(hidden, rows.target_index[:, :, None], axis=1)
+    valid = target_slot >= 0
+    hidden = jnp.take_along_axis(hidden, target_index[:, :, None], axis=1)
     # The inputs are cleared, not the result: the gradient of a masked result is 0 times what lies below it,
     # and 0 * nan is nan.
     hidden = jnp.where(valid[:, :, None], hidden, jnp.zeros((), hidden.dtype))
@@ -132,7 +126,7 @@ def token_logps(
 
     num_targets = valid.shape[1]
     width = _chunk_width(config.vocab_size, *valid.shape)
-    chunks = tuple(_columns(x, width) for x in (hidden, rows.targets, valid))
+    chunks = tuple(_columns(x, width) for x in (hidden, targets, valid))
     _, token = jax.lax.scan(body, None, chunks)  # [chunks, B, width]
     return jnp.swapaxes(token, 0, 1).reshape(valid.shape[0], -1)[:, :num_targets]
 

@@ -1,11 +1,11 @@
 """Calibrates scores on held-out labels, so that a margin asked is a margin kept.
 
-Scores learned from finite, noisy labels are over-confident, and the dual believes them. A logistic regression of
-held-out labels on score differences gives scores in the logits of the people who labelled.
+Scores learned from finite, noisy labels are over-confident, and the dual believes them. A logistic regression
+of held-out labels on score differences gives scores in the logits of the people who labelled.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,8 @@ LOW_SLOPE = 0.7  # below it a score is badly over-confident
 WIDE_INTERVAL = 0.5  # width over slope above which the slope is hardly known
 _Z95 = 1.959963984540054
 _STEPS = 100
-# Prior precision on coefficients of standardised differences: too weak to matter beside a hundred labels, enough
-# to keep separable ones finite.
+# Prior precision on coefficients of standardised differences: too weak to matter beside a hundred labels,
+# enough to keep separable ones finite.
 _RIDGE = 1e-3
 
 
@@ -56,16 +56,16 @@ def fit(
         P(first preferred in dimension d) = sigma( sum_e matrix_de (s_e(first) - s_e(second)) )
 
     Args:
-      differences: by dimension, [n_d, 1+m] float, differences of ALL scores on that dimension's held-out pairs.
+      differences: by dimension, [n_d, 1+m] float, differences of ALL scores on its held-out pairs.
       labels: by dimension, [n_d] float in [0, 1].
-      kind: joint: all scores; slope: each dimension's own score alone; none: the identity, with no uncertainty.
+      kind: joint: all scores; slope: each dimension's own alone; none: the identity, with no uncertainty.
       groups: by dimension, [n_d] int, equal where pairs share a prompt; None: pairs are independent.
 
     Returns:
       Calibration, with sandwich covariances (clustered by group).
 
     Raises:
-      InputError: an unknown kind, or shapes that do not fit.
+      InputError: an unknown kind, shapes that do not fit, no pairs, or numbers that are not finite.
 
     Reference: Platt 1999 (slope); White 1982 and Liang and Zeger 1986 (sandwich covariance, clusters).
     """
@@ -78,9 +78,21 @@ def fit(
     for d, (x, y) in enumerate(zip(differences, labels, strict=True)):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if x.shape != (len(y), size):
-            raise InputError(f"calibration: dimension {d} has differences {x.shape}, must be [{len(y)}, {size}].")
+            raise InputError(
+                f"calibration: dimension {d} has differences {x.shape}, must be [{len(y)}, {size}]."
+            )
+        if len(y) == 0:
+            raise InputError(f"calibration: dimension {d} has no held-out pairs; hold out more.")
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise InputError(
+                f"calibration: dimension {d} has a score difference or a label that is not finite."
+            )
         columns = np.arange(size) if kind == "joint" else np.array([d])
         cluster = np.arange(len(y)) if groups is None else np.asarray(groups[d])
+        if cluster.shape != y.shape:
+            raise InputError(
+                f"calibration: dimension {d} has {cluster.size} groups for {len(y)} pairs; give one each."
+            )
         coefficients, covariance = _logistic(x[:, columns], y, cluster)
         matrix[d] = 0.0
         matrix[d, columns] = coefficients
@@ -98,26 +110,32 @@ def slopes(calibration: Calibration) -> list[dict[str, float]]:
 
 
 def findings(slope_fit: Calibration, names: Sequence[str]) -> list[Finding]:
-    """What the slopes say; METHOD: warn below 0.7 or where the interval is wide, stop where it reaches zero."""
+    """What the slopes say: a warning below 0.7 or where an interval is wide, a stop where it reaches 0."""
     found = []
     for name, row in zip(names, slopes(slope_fit), strict=True):
         shown = f"slope {row['slope']:.2f}, 95% interval {row['low']:.2f} to {row['high']:.2f}"
         if row["low"] <= 0:
             found.append(
                 Finding(
-                    f"{name}: the score does not predict its held-out labels ({shown}): no margin can be promised on "
-                    "it; train longer, on more pairs, or hold out more.",
+                    f"{name}: the score does not predict its held-out labels ({shown}): no margin can be "
+                    "promised on it; train longer, on more pairs, or hold out more.",
                     True,
                 )
             )
         elif row["slope"] < LOW_SLOPE:
-            found.append(Finding(f"{name}: the score is over-confident ({shown}); calibration shrinks it.", False))
+            found.append(
+                Finding(f"{name}: the score is over-confident ({shown}); calibration shrinks it.", False)
+            )
         elif row["high"] - row["low"] > WIDE_INTERVAL * row["slope"]:
-            found.append(Finding(f"{name}: its scale is hardly known ({shown}); hold out more labelled pairs.", False))
+            found.append(
+                Finding(f"{name}: its scale is hardly known ({shown}); hold out more labelled pairs.", False)
+            )
     return found
 
 
-def apply(calibration: Calibration, rewards: np.ndarray, utilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apply(
+    calibration: Calibration, rewards: np.ndarray, utilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated rewards [...] and utilities [..., m] of raw ones."""
     raw = np.concatenate([np.asarray(rewards)[..., None], np.asarray(utilities)], axis=-1)
     scores = raw @ calibration.matrix.T

@@ -14,8 +14,8 @@ def implicit_scores(logps: np.ndarray, ref_logps: np.ndarray, *, beta_pre: float
       beta_pre: KL weight > 0 of the pre-alignment.
 
     Returns:
-      [...] float64, in the logits of the labels that trained the policy; constants of the prompt cancel in the
-      dual, in label differences and in margins.
+      [...] float64, in the logits of the labels that trained the policy; constants of the prompt cancel in
+      the dual, in label differences and in margins.
 
     Reference: Rafailov et al. 2023, arXiv 2305.18290, equation 5; Huang et al. 2024, arXiv 2405.19544, PeCAN.
     """

@@ -14,6 +14,7 @@ from alignjax.stages import read_json, write_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import calibration_draws, read_calibration
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
+from alignjax.workflow.preferences import Preferences
 from alignjax.workflow.scoring import (
     Policy,
     Responses,
@@ -24,7 +25,6 @@ from alignjax.workflow.scoring import (
     write_npz,
     write_responses,
 )
-from alignjax.workflow.preferences import Preferences
 
 
 class Means(NamedTuple):
@@ -103,7 +103,9 @@ def _exact(
     listed = _all_responses(world, template, reference)
     logps = {name: response_logps(context, policy, listed) for name, policy in policies.items()}
     ref = logps["reference"]
-    scores = np.stack([implicit_scores(logps[name], ref, beta_pre=config.beta_pre) for name in scorers], axis=-1)
+    scores = np.stack(
+        [implicit_scores(logps[name], ref, beta_pre=config.beta_pre) for name in scorers], axis=-1
+    )
     truth = world.scores
     margins = np.array([c.margin if c.margin is not None else np.nan for c in config.constraints.values()])
     optimum = None
@@ -145,7 +147,10 @@ def _record(context: Context, means: Mapping[str, Means]) -> dict[str, Any]:
     predicted = dual["predicted"]
     record: dict[str, Any] = {
         "asked": {name: asked["margin"] for name, asked in dual["asked"].items()},
-        "predicted": {**{k: predicted[k] for k in ("reward", "kl", "utilities", "margins")}, **predicted["margins"]},
+        "predicted": {
+            **{k: predicted[k] for k in ("reward", "kl", "utilities", "margins")},
+            **predicted["margins"],
+        },
         "policies": {},
     }
     for name, policy in means.items():
@@ -160,7 +165,10 @@ def _record(context: Context, means: Mapping[str, Means]) -> dict[str, Any]:
         }
         if policy.truth is not None and base.truth is not None:
             entry["true_reward"] = mean_figure(policy.truth[:, 0], resamples).to_json()
-            true = [mean_figure(policy.truth[:, 1 + j] - base.truth[:, 1 + j], resamples) for j in range(len(gains) - 1)]
+            true = [
+                mean_figure(policy.truth[:, 1 + j] - base.truth[:, 1 + j], resamples)
+                for j in range(len(gains) - 1)
+            ]
             entry["true_margins"] = _named(config.constraints, true)
         if policy.kl_from_optimum is not None:
             value = policy.kl_from_optimum
@@ -171,5 +179,7 @@ def _record(context: Context, means: Mapping[str, Means]) -> dict[str, Any]:
 
 def _named(names: Mapping[str, Any], figures: list[Figure]) -> dict[str, dict[str, float]]:
     if len(names) != len(figures):
-        raise InputError(f"constraints: {len(names)} are configured, the scores hold {len(figures)}; redo the scores.")
+        raise InputError(
+            f"constraints: {len(names)} are configured, the scores hold {len(figures)}; redo the scores."
+        )
     return {name: figure.to_json() for name, figure in zip(names, figures, strict=True)}

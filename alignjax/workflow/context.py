@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from alignjax.config import Config
 from alignjax.data import worlds
+from alignjax.data.buckets import Bucket, choose_buckets
 from alignjax.data.worlds import World
 from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages, file_digest
+
+_SHORT_ROW = 48  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Context:
     def key(self, purpose: str) -> jax.Array:
         """The random key of one purpose."""
         return jax.random.key(self.seed(purpose))
+
+    def buckets(self, lengths: np.ndarray) -> tuple[Bucket, ...]:
+        """Shapes of batches for rows of these lengths, [n, 2] tokens and targets.
+
+        Rounding up to 16 tokens keeps shapes few and products even; rows of an embedded world are so short
+        that it would add half of their length again.
+        """
+        short = len(lengths) > 0 and int(lengths[:, 0].max()) <= _SHORT_ROW
+        multiples = {"token_multiple": 2, "target_multiple": 2} if short else {}
+        return choose_buckets(lengths, self.config.data.num_buckets, **multiples)
 
     @functools.cached_property
     def world(self) -> World | None:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from alignjax.config import Config
-from alignjax.dual import Solution, reachable, solve, tilt
-from alignjax.errors import InfeasibleError, InputError
+from alignjax.dual import Asked, asked_margins, reachable, require_feasible, solve, tilt
+from alignjax.errors import InputError
 from alignjax.scores import calibration as calib
 from alignjax.scores.calibration import Calibration
 from alignjax.scores.table import ScoreTable, read_table, write_table
@@ -80,7 +80,9 @@ def write_scores(context: Context, raw: np.ndarray) -> None:
     calibration = read_calibration(context.workdir)
     rewards, utilities = calib.apply(calibration, raw[..., 0], raw[..., 1:])
     names = tuple(context.config.constraints)
-    write_table(context.workdir / "scores.npz", ScoreTable(np.asarray(rewards), np.asarray(utilities), names, None))
+    write_table(
+        context.workdir / "scores.npz", ScoreTable(np.asarray(rewards), np.asarray(utilities), names, None)
+    )
 
 
 def dualize(context: Context, raw: np.ndarray) -> None:
@@ -91,16 +93,19 @@ def dualize(context: Context, raw: np.ndarray) -> None:
       raw: [N, K, 1+m] scores before calibration, for the intervals that carry its uncertainty.
 
     Raises:
-      InfeasibleError: no policy on these samples meets the constraints; the message names the most that can be met.
+      InfeasibleError: no policy on these samples meets the constraints; the message names the most that can
+        be met.
     """
     config = context.config
     table = read_table(context.workdir / "scores.npz")
     rewards, utilities = np.asarray(table.rewards, np.float64), np.asarray(table.utilities, np.float64)
     most = np.asarray(reachable(utilities))
-    asked = _margins(config, utilities, most)
+    asked = asked_margins(
+        [Asked(c.margin, c.level, c.fraction) for c in config.constraints.values()], utilities
+    )
     if config.lam is None:
         solution = solve(rewards, utilities, beta=config.beta, margins=asked)
-        _refuse_infeasible(config, solution, asked, most)
+        require_feasible(list(config.constraints), solution, asked, utilities)
         lam = np.asarray(solution.lam, np.float64)
     else:
         solution, lam = None, np.full(len(most), config.lam)
@@ -119,32 +124,15 @@ def dualize(context: Context, raw: np.ndarray) -> None:
         "predicted": _predict(context, raw, rewards, utilities, lam),
         "intervals": _solve_intervals(context, raw, asked) if solution is not None else None,
         "frontier": _frontier(config, rewards, utilities, lam, asked),
-        "solver": None if solution is None else {"iterations": int(solution.iterations), "error": float(solution.error)},
+        "solver": None
+        if solution is None
+        else {"iterations": int(solution.iterations), "error": float(solution.error)},
     }
     write_json(context.workdir / "dual.json", record)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in record["lam"].items())
-    context.say(f"  lambda: {shown}; effective samples a prompt: {record['predicted']['ess']['median']:.1f} (median)")
-
-
-def _margins(config: Config, utilities: np.ndarray, most: np.ndarray) -> np.ndarray:
-    means = utilities.mean(axis=(0, 1))
-    margins = []
-    for constraint, mean, largest in zip(config.constraints.values(), means, most, strict=True):
-        if constraint.margin is not None:
-            margins.append(constraint.margin)
-        elif constraint.level is not None:
-            margins.append(constraint.level - mean)
-        else:
-            margins.append(np.nan if constraint.fraction is None else constraint.fraction * largest)
-    return np.array(margins, np.float64)
-
-
-def _refuse_infeasible(config: Config, solution: Solution, asked: np.ndarray, most: np.ndarray) -> None:
-    if bool(solution.feasible):
-        return
-    pairs = zip(config.constraints, asked, most, strict=True)
-    shown = "; ".join(f"{name}: asked {b:.4g}, the largest margin that can be met alone is {top:.4g}" for name, b, top in pairs)
-    raise InfeasibleError(f"constraints: no policy on these samples meets them ({shown}); ask for less, or sample more.")
+    context.say(
+        f"  lambda: {shown}; effective samples a prompt: {record['predicted']['ess']['median']:.1f} (median)"
+    )
 
 
 def _predict(
@@ -156,7 +144,9 @@ def _predict(
         weights = np.asarray(tilt(lam, rewards, utilities, beta=config.beta))
     num_samples = weights.shape[1]
     tilted = np.einsum("nk,nkd->nd", weights, raw)
-    kl = np.sum(np.where(weights > 0, weights * np.log(np.maximum(weights, 1e-300) * num_samples), 0.0), axis=1)
+    kl = np.sum(
+        np.where(weights > 0, weights * np.log(np.maximum(weights, 1e-300) * num_samples), 0.0), axis=1
+    )
     rng = np.random.default_rng(context.seed("predict"))
     resamples = resampling_weights(rng, len(raw), config.bootstrap, population=context.population)
     calibration = read_calibration(context.workdir)
@@ -190,14 +180,17 @@ def _solve_intervals(context: Context, raw: np.ndarray, asked: np.ndarray) -> di
     if share < 0.5:
         return {"lam": None, "feasible_share": share}
     low, high = np.quantile(kept, [0.025, 0.975], axis=0)
-    bounds = {name: {"low": float(a), "high": float(b)} for name, a, b in zip(config.constraints, low, high, strict=True)}
+    bounds = {
+        name: {"low": float(a), "high": float(b)}
+        for name, a, b in zip(config.constraints, low, high, strict=True)
+    }
     return {"lam": bounds, "feasible_share": share}
 
 
 def resolved(
     scores: np.ndarray, matrices: np.ndarray, weights: np.ndarray, *, beta: float, margins: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The multiplier on every resample: scores @ matrices_b^T, prompts weighted by weights_b, the same margins.
+    """The multiplier on every resample: scores @ matrices_b^T, prompts weighted by weights_b, same margins.
 
     Args:
       scores: [N, K, 1+m] before calibration, the reward first.
@@ -213,7 +206,9 @@ def resolved(
     def one(draw: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         matrix, over = draw
         calibrated = values @ matrix.T
-        found = solve(calibrated[..., 0], calibrated[..., 1:], beta=beta, margins=margins, prompt_weights=over)
+        found = solve(
+            calibrated[..., 0], calibrated[..., 1:], beta=beta, margins=margins, prompt_weights=over
+        )
         return found.lam, found.feasible
 
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):

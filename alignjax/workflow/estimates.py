@@ -1,4 +1,4 @@
-"""Means with intervals that carry two uncertainties: which prompts were drawn, and how scores were calibrated."""
+"""Means whose intervals carry two uncertainties: which prompts were drawn, how scores were calibrated."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ class Figure(NamedTuple):
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
-def resampling_weights(rng: np.random.Generator, num_prompts: int, resamples: int, *, population: bool) -> np.ndarray:
+def resampling_weights(
+    rng: np.random.Generator, num_prompts: int, resamples: int, *, population: bool
+) -> np.ndarray:
     """Weights of the prompts in every resample: [R, N] float64, each row sums to 1.
 
     Args:
@@ -34,7 +36,9 @@ def resampling_weights(rng: np.random.Generator, num_prompts: int, resamples: in
     return rng.multinomial(num_prompts, uniform, size=resamples) / num_prompts
 
 
-def calibrated_means(values: np.ndarray, matrix: np.ndarray, matrices: np.ndarray, weights: np.ndarray) -> list[Figure]:
+def calibrated_means(
+    values: np.ndarray, matrix: np.ndarray, matrices: np.ndarray, weights: np.ndarray
+) -> list[Figure]:
     """Means over prompts of calibrated scores.
 
         mean_j = sum_d matrix_jd (1/N) sum_i values_id,   resample b: matrices_b and weights_b instead

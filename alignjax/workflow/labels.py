@@ -15,11 +15,13 @@ from alignjax.workflow.preferences import Preferences, prompt_key
 from alignjax.workflow.scoring import Policy, pair_scores
 
 
-def relabel(context: Context, preferences: Preferences, reference: Policy, scorers: Mapping[str, Policy]) -> None:
+def relabel(
+    context: Context, preferences: Preferences, reference: Policy, scorers: Mapping[str, Policy]
+) -> None:
     """Writes labels.jsonl: every pair with P(chosen preferred) under s = r + <lambda*, g>.
 
-    The scores are calibrated, so that s is in the logits of the labels. `config.raw_labels` drops beta_pre as the
-    authors' code does, `config.hard_labels` draws Bernoulli labels instead of keeping the probability.
+    The scores are calibrated, so that s is in the logits of the labels. `config.raw_labels` drops beta_pre as
+    the authors' code does, `config.hard_labels` draws Bernoulli labels instead of keeping the probability.
     """
     config = context.config
     lam = np.array(list(read_json(context.workdir / "dual.json")["lam"].values()))
@@ -35,19 +37,25 @@ def relabel(context: Context, preferences: Preferences, reference: Policy, score
     flips = flip_rates(np.asarray(labels), preferences.human)
     bits = float(jnp.mean(entropy(labels)))
     context.metrics.rewind("labels", -1)
-    context.metrics.write("labels", 0, {"labels/entropy": bits, **{f"labels/flip_rate/{k}": v for k, v in flips.items()}})
+    context.metrics.write(
+        "labels", 0, {"labels/entropy": bits, **{f"labels/flip_rate/{k}": v for k, v in flips.items()}}
+    )
     shown = ", ".join(f"{name} {rate:.1%}" for name, rate in flips.items())
     context.say(f"  labels turned over against the people's: {shown}; mean entropy {bits:.3f} nats")
     lines = [
-        json.dumps({"prompt": prompt_key(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected, "label": p})
+        json.dumps(
+            {"prompt": prompt_key(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected, "label": p}
+        )
         for pair, p in zip(preferences.align_pairs, np.asarray(labels, np.float64).tolist(), strict=True)
     ]
     write_text(context.workdir / "labels.jsonl", "\n".join(lines) + "\n")
 
 
 def flip_rates(labels: np.ndarray, human: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Share of pairs, by dimension, whose preferred response is another than the people's; pairs without a label of
-    that dimension do not count."""
+    """Share of pairs, by dimension, whose preferred response is another than the people's.
+
+    Pairs without a label of that dimension do not count.
+    """
     rates = {}
     for name, given in human.items():
         known = ~np.isnan(given)

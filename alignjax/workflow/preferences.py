@@ -3,10 +3,9 @@
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from alignjax.config import SourceSettings
 from alignjax.data.records import DataSource, PreferencePair, Prompt, clean, read_pairs
@@ -14,6 +13,9 @@ from alignjax.data.split import split_by_prompt
 from alignjax.data.tokenize import Template, TokenizedPair, template_for, tokenize_pairs
 from alignjax.errors import InputError
 from alignjax.workflow.context import Context
+
+if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
+    from transformers import PreTrainedTokenizerBase
 
 
 class Labelled(NamedTuple):
@@ -64,7 +66,7 @@ def prompt_key(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\0".join(f"{m.role}\1{m.content}" for m in prompt)
 
 
-def load(context: Context, tokenizer: PreTrainedTokenizerBase, template: Template) -> Preferences:
+def load(context: Context, tokenizer: "PreTrainedTokenizerBase", template: Template) -> Preferences:
     """Reads the preference data of the configuration.
 
     Raises:
@@ -86,7 +88,7 @@ def load(context: Context, tokenizer: PreTrainedTokenizerBase, template: Templat
     return Preferences(dimensions, align, align_pairs, human, train_prompts, eval_prompts, counts)
 
 
-def template_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Template:
+def template_of(context: Context, tokenizer: "PreTrainedTokenizerBase") -> Template:
     """The configured template, else the world's, else the tokenizer's own."""
     if context.config.model.template:
         return Template("plain", context.config.model.template)
@@ -137,7 +139,9 @@ def _subset(pairs: Sequence[PreferencePair], most: int | None, seed: int) -> lis
     return [pairs[i] for i in sorted(chosen)]
 
 
-def _union(train: Mapping[str, Sequence[PreferencePair]]) -> tuple[list[PreferencePair], dict[str, np.ndarray]]:
+def _union(
+    train: Mapping[str, Sequence[PreferencePair]],
+) -> tuple[list[PreferencePair], dict[str, np.ndarray]]:
     """Every pair of every dimension once, and each dimension's labels on them."""
     places: dict[tuple[str, str, str], int] = {}
     pairs: list[PreferencePair] = []
@@ -150,14 +154,15 @@ def _union(train: Mapping[str, Sequence[PreferencePair]]) -> tuple[list[Preferen
                 pairs.append(pair)
             labels[name][place] = pair.labels[name]
     human = {
-        name: np.array([given.get(i, np.nan) for i in range(len(pairs))], np.float32) for name, given in labels.items()
+        name: np.array([given.get(i, np.nan) for i in range(len(pairs))], np.float32)
+        for name, given in labels.items()
     }
     return pairs, human
 
 
 def _tokenize(
     context: Context,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     pairs: Sequence[PreferencePair],
     name: str | None,
@@ -174,7 +179,7 @@ def _tokenize(
 
 
 def _prompts(context: Context, raw: Raw) -> tuple[list[Prompt], list[Prompt]]:
-    """Distinct prompts to sample on and to evaluate on, shuffled by seed, so that any prefix is a fair sample."""
+    """Distinct prompts to sample and to evaluate on, shuffled by seed: any prefix is a fair sample."""
     if context.world is not None:
         train, held = list(context.world.prompts_train), list(context.world.prompts_eval)
     else:

@@ -45,7 +45,9 @@ def _scores(context: Context) -> dict[str, dict[str, np.ndarray]]:
     with np.load(context.workdir / "evaluation_scores.npz") as stored:
         policies = {name: (stored[name] @ matrix.T).reshape(-1, matrix.shape[0]) for name in stored.files}
     names = context.config.dimensions
-    return {policy: {name: values[:, j] for j, name in enumerate(names)} for policy, values in policies.items()}
+    return {
+        policy: {name: values[:, j] for j, name in enumerate(names)} for policy, values in policies.items()
+    }
 
 
 def _samples(workdir: Path, policies: list[str], most: int) -> list[dict[str, Any]]:
@@ -73,10 +75,12 @@ def _warnings(dual: dict[str, Any]) -> list[str]:
     ess = dual["predicted"]["ess"]
     if ess["median"] < 2.0:
         found.append(
-            f"The median prompt has {ess['median']:.1f} effective samples of {ess['num_samples']}: the prediction is "
-            "saturated; draw more samples or raise beta."
+            f"The median prompt has {ess['median']:.1f} effective samples of {ess['num_samples']}: the "
+            "prediction is saturated; draw more samples or raise beta."
         )
     share = (dual["intervals"] or {}).get("feasible_share", 1.0)
     if share < 0.95:
-        found.append(f"The constraints can be met on {share:.0%} of the resamples only: the margins are near the limit.")
+        found.append(
+            f"The constraints can be met on {share:.0%} of the resamples only: margins near the limit."
+        )
     return found

@@ -4,14 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from alignjax.config import SamplingSettings
 from alignjax.data.batches import pair_batches, pair_lengths, response_lengths
-from alignjax.data.buckets import choose_buckets
 from alignjax.data.records import Prompt
 from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, tokenize_prompts
 from alignjax.errors import InputError
@@ -22,6 +20,9 @@ from alignjax.runtime.metrics import progress
 from alignjax.scores.implicit import implicit_scores
 from alignjax.stages import write_text
 from alignjax.workflow.context import Context
+
+if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
+    from transformers import PreTrainedTokenizerBase
 
 
 class Policy(NamedTuple):
@@ -54,14 +55,16 @@ class Responses(NamedTuple):
     tokens: list[list[TokenizedResponse]]
 
 
-def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+def tokenizer_of(model: Model) -> "PreTrainedTokenizerBase":
     """The model's tokenizer.
 
     Raises:
       InputError: the model's folder has none.
     """
     if model.tokenizer is None:
-        raise InputError("config.model.path: the folder holds no tokenizer; copy tokenizer.json and its config there.")
+        raise InputError(
+            "config.model.path: the folder holds no tokenizer; copy tokenizer.json and its config there."
+        )
     return model.tokenizer
 
 
@@ -69,8 +72,8 @@ def pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]
     """Log-probabilities of both responses of every pair, from the run's cache where they are known.
 
     Returns:
-      [n, 2] float32, chosen and rejected. The cache lies in the run's folder under a key of the policy; a pair is
-      known by its token ids, which tokenizer, template and lengths determine.
+      [n, 2] float32, chosen and rejected. The cache lies in the run's folder under a key of the policy; a
+      pair is known by its token ids, which tokenizer, template and lengths determine.
     """
     path = context.workdir / "cache" / f"logps-{policy.name}-{policy.fingerprint[:16]}.npz"
     known: dict[str, np.ndarray] = {}
@@ -87,18 +90,27 @@ def pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]
 
 
 def pair_scores(
-    context: Context, reference: Policy, policies: Mapping[str, Policy], tokens: Sequence[TokenizedPair], beta_pre: float
+    context: Context,
+    reference: Policy,
+    policies: Mapping[str, Policy],
+    tokens: Sequence[TokenizedPair],
+    beta_pre: float,
 ) -> np.ndarray:
     """Implicit scores of both responses of every pair: [n, 2, 1+m] float64, dimensions in the order given."""
     ref = pair_logps(context, reference, tokens)
     scores = [
-        implicit_scores(pair_logps(context, policy, tokens), ref, beta_pre=beta_pre) for policy in policies.values()
+        implicit_scores(pair_logps(context, policy, tokens), ref, beta_pre=beta_pre)
+        for policy in policies.values()
     ]
     return np.stack(scores, axis=-1)
 
 
 def draw(
-    context: Context, policy: Policy, template: Template, prompts: Sequence[Prompt], settings: SamplingSettings
+    context: Context,
+    policy: Policy,
+    template: Template,
+    prompts: Sequence[Prompt],
+    settings: SamplingSettings,
 ) -> Responses:
     """Samples a policy on the first `num_prompts` prompts."""
     tokenizer = tokenizer_of(policy.model)
@@ -120,7 +132,7 @@ def draw(
         [TokenizedResponse(p, np.asarray(t[:n], np.int32)) for t, n in zip(rows, lengths, strict=True)]
         for p, rows, lengths in zip(ids, np.asarray(drawn.tokens), np.asarray(drawn.lengths), strict=True)
     ]
-    texts = [[tokenizer.decode(r.response_ids, skip_special_tokens=True) for r in row] for row in tokens]
+    texts = [[str(tokenizer.decode(r.response_ids, skip_special_tokens=True)) for r in row] for row in tokens]
     return Responses(prompts, texts, tokens)
 
 
@@ -149,7 +161,7 @@ def response_logps(context: Context, policy: Policy, responses: Responses) -> np
             flat,
             lora=policy.lora,
             batch_size=context.config.ref_batch_size,
-            buckets=choose_buckets(response_lengths(flat), context.config.data.num_buckets),
+            buckets=context.buckets(response_lengths(flat)),
             progress=bar.update,
         )
     return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
@@ -177,7 +189,8 @@ def read_responses(
     kept = list(prompts[: len(rows)])
     ids = _prompt_ids(context, policy, template, kept)
     tokens = [
-        [TokenizedResponse(ids[i], np.array(row["response_ids"], np.int32)) for row in rows[i]] for i in range(len(rows))
+        [TokenizedResponse(ids[i], np.array(row["response_ids"], np.int32)) for row in rows[i]]
+        for i in range(len(rows))
     ]
     return Responses(kept, [[row["response"] for row in rows[i]] for i in range(len(rows))], tokens)
 
@@ -201,7 +214,7 @@ def _compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[Token
     batches = pair_batches(
         tokens,
         batch_size=min(context.config.ref_batch_size, len(tokens)),
-        buckets=choose_buckets(pair_lengths(tokens), context.config.data.num_buckets),
+        buckets=context.buckets(pair_lengths(tokens)),
     )
     with progress(len(tokens), f"log-probabilities by {policy.name}") as bar:
         for batch in batches:

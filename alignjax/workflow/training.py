@@ -1,6 +1,8 @@
 """Trains policies: the embedded reference by likelihood, everything else by DPO from the reference."""
 
+import contextlib
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +31,9 @@ from alignjax.alignment.step import (
 )
 from alignjax.config import LoraSettings, TrainingSettings
 from alignjax.data.batches import pair_batches, pair_lengths, response_batches, response_lengths
-from alignjax.data.buckets import choose_buckets
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse, tokenize_responses
 from alignjax.data.worlds import World
+from alignjax.errors import InputError
 from alignjax.models import (
     DecoderConfig,
     Lora,
@@ -42,14 +44,14 @@ from alignjax.models import (
     load_pretrained,
     save_pretrained,
 )
-from alignjax.runtime.checkpoint import restore_tree, save_tree
+from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy, pair_logps
 
 
 class Steps(NamedTuple):
-    """Compiled steps of one optax run; runs with equal settings share them, so that nothing compiles twice."""
+    """Compiled steps of one optax run; runs with equal settings share them: nothing compiles twice."""
 
     tx: optax.GradientTransformation
     train: Any
@@ -80,7 +82,13 @@ def load_reference(context: Context) -> Model:
     """The reference: the world's own, trained by `train_reference`, or the configured model."""
     settings = context.config.model
     path = context.workdir / "reference" if context.world is not None else Path(settings.path or "")
-    return load_pretrained(path, dtype=settings.dtype, remat=settings.remat)
+    model = load_pretrained(path, dtype=settings.dtype, remat=settings.remat)
+    if settings.max_length > (most := model.config.max_positions):
+        raise InputError(
+            f"config.model.max_length: is {settings.max_length}; {path} has a context of {most} tokens; "
+            "lower it."
+        )
+    return model
 
 
 def train_reference(context: Context, world: World) -> None:
@@ -124,7 +132,7 @@ def train_dpo(
     *,
     beta: float,
 ) -> None:
-    """Trains a policy from the reference by DPO and saves it under the run's folder as `stage`/best and /last.
+    """Trains a policy from the reference by DPO; saves it in the run's folder as `stage`/best and /last.
 
     Args:
       context: the run.
@@ -211,9 +219,11 @@ def _fit(
 ) -> FitResult:
     num_steps = optimizer.num_steps
     evaluate = None if held_out is None else functools.partial(_evaluate, steps.evaluate, frozen, held_out)
-    context.metrics.rewind(stage, -1)
-    with progress(num_steps, stage) as bar:
-        return fit(
+    # Under the stage's fingerprint: what other settings left behind is never gone on with.
+    folder = context.workdir / "cache" / f"{stage}-{context.stages.fingerprints[stage][:16]}"
+    kept = contextlib.nullcontext() if settings.checkpoint_every is None else Checkpoints(folder)
+    with kept as checkpoints, progress(num_steps, stage) as bar:
+        result = fit(
             init_state(trainable, steps.tx, context.key(f"train {stage}")),
             steps.train,
             frozen,
@@ -224,13 +234,19 @@ def _fit(
                 log_every=settings.log_every,
                 eval_every=max(1, num_steps // settings.evals),
                 patience=settings.patience,
+                checkpoint_every=settings.checkpoint_every,
                 steps_per_epoch=len(make_epoch(0)),
             ),
             evaluate=evaluate,
             first_step_check=check,
             log=lambda step, record: context.metrics.write(stage, step, record),
+            on_resume=lambda step: context.metrics.rewind(stage, step),
+            checkpoints=checkpoints,
             bar=bar,
         )
+    if folder.exists():
+        shutil.rmtree(folder)  # the stage saves its result itself
+    return result
 
 
 def _evaluate(eval_step: Any, frozen: Any, batches: Callable[[], Any], trainable: Any) -> dict[str, float]:
@@ -241,7 +257,7 @@ def _pair_epochs(
     context: Context, stage: str, reference: Policy, pairs: LabelledPairs, batch_size: int
 ) -> Callable[[int], Any]:
     ref = pair_logps(context, reference, pairs.tokens)
-    buckets = choose_buckets(pair_lengths(pairs.tokens), context.config.data.num_buckets)
+    buckets = context.buckets(pair_lengths(pairs.tokens))
     seed = context.seed(f"order {stage}")
 
     @functools.lru_cache(maxsize=2)
@@ -270,12 +286,14 @@ def _held_out_batches(context: Context, reference: Policy, pairs: LabelledPairs)
         ref_chosen=ref[:, 0],
         ref_rejected=ref[:, 1],
         batch_size=min(context.config.ref_batch_size, len(pairs.tokens)),
-        buckets=choose_buckets(pair_lengths(pairs.tokens), context.config.data.num_buckets),
+        buckets=context.buckets(pair_lengths(pairs.tokens)),
     )
 
 
-def _response_epochs(context: Context, tokens: list[TokenizedResponse], batch_size: int) -> Callable[[int], Any]:
-    buckets = choose_buckets(response_lengths(tokens), context.config.data.num_buckets)
+def _response_epochs(
+    context: Context, tokens: list[TokenizedResponse], batch_size: int
+) -> Callable[[int], Any]:
+    buckets = context.buckets(response_lengths(tokens))
     seed = context.seed("order reference")
 
     @functools.lru_cache(maxsize=2)

@@ -148,7 +148,10 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, kill_at):
     with pytest.raises(Killed):
         _run(tmp_path / "killed", kill_at)
     resumed = _run(tmp_path / "killed")
-    raw = lambda s: jax.device_get(s.replace(key=jax.random.key_data(s.key)))  # noqa: E731
+
+    def raw(s):
+        return jax.device_get(s.replace(key=jax.random.key_data(s.key)))
+
     jax.tree.map(np.testing.assert_array_equal, raw(whole.state), raw(resumed.state))
     jax.tree.map(np.testing.assert_array_equal, whole.trainable, resumed.trainable)
     assert whole[2:6] == resumed[2:6]
@@ -169,7 +172,9 @@ def test_resume_of_a_finished_run_does_nothing(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_stage_and_step():
-    batches = lambda start: iter([_batch(1.0)] * 6 + [_batch(math.nan)] + [_batch(1.0)] * 90)  # noqa: E731
+    def batches(start):
+        return iter([_batch(1.0)] * 6 + [_batch(math.nan)] + [_batch(1.0)] * 90)
+
     with pytest.raises(InputError, match=r"safety: step 7: the loss is nan; lower the learning rate"):
         fit(_state(), STEP, ONE, batches, FitSettings("safety", 50))
     with pytest.raises(InputError, match=r"safety: step 1: the loss is nan; no update has been made yet"):
@@ -179,7 +184,9 @@ def test_a_loss_that_is_not_finite_names_stage_and_step():
 
 
 def test_never_saves_a_state_after_a_loss_that_is_not_finite(tmp_path):
-    batches = lambda start: iter([_batch(1.0)] * 2 + [_batch(math.nan)] + [_batch(1.0)] * 90)  # noqa: E731
+    def batches(start):
+        return iter([_batch(1.0)] * 2 + [_batch(math.nan)] + [_batch(1.0)] * 90)
+
     settings = FitSettings("safety", 50, checkpoint_every=2, log_every=50)
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(InputError, match="step 3"):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +119,7 @@ def test_extras_follow_their_rows():
         assert not batch.labels[~real].any() and not batch.ref_chosen[~real].any()
         assert {f.dtype for f in (batch.labels, batch.ref_chosen, batch.weights)} == {np.dtype(np.float32)}
     first = pair_batches(pairs, batch_size=8)[0]
+    assert first is not None
     assert (
         (first.labels == 1).all() and np.isnan(first.ref_chosen).all() and np.isnan(first.ref_rejected).all()
     )
@@ -131,7 +134,9 @@ def test_order_is_a_function_of_seed_epoch_and_index():
     assert order(seed=1, epoch=2) == order(seed=1, epoch=2)
     assert order(seed=1, epoch=2) != order(seed=1, epoch=3)
     assert order(seed=1, epoch=2) != order(seed=2, epoch=2)
-    dataset = pair_batches(pairs, batch_size=4, shuffle=True, seed=1, epoch=2)
+    dataset: Any = pair_batches(
+        pairs, batch_size=4, shuffle=True, seed=1, epoch=2
+    )  # grain: items may be None
     backwards = [dataset[k].indices.tolist() for k in reversed(range(len(dataset)))]
     assert backwards[::-1] == order(seed=1, epoch=2)
 

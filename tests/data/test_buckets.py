@@ -73,9 +73,9 @@ def test_order_depends_on_seed_and_epoch_and_on_nothing_else():
     keys = itertools.product(range(4), range(4), range(2))
     orders = {tuple(permutation(50, seed, epoch, stream)) for seed, epoch, stream in keys}
     assert len(orders) == 32
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()
     assert (permutation(50, 1, 2, 0) == permutation(50, 1, 2, 0)).all()
-    assert (np.random.get_state()[1] == state).all()
+    assert (np.random.get_state(legacy=False)["state"]["key"] == state).all()
 
 
 def test_permutation_is_fair():

@@ -1,5 +1,6 @@
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def write(folder, *rows, name="pairs.jsonl"):
     return path
 
 
-def read(path, dimension="reward", **columns):
+def read(path, dimension: str | Mapping[str, str] = "reward", **columns):
     return read_pairs(DataSource(str(path), **columns), dimension)
 
 

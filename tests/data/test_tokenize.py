@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ ALTERNATE = "{{ raise_exception('Conversation roles must alternate') }}"
 PLAIN = Template("plain", "{prompt}")
 
 
-def byte_tokenizer(*, bos="<s>", eos="</s>", chat_template=None):
+def byte_tokenizer(*, bos: str | None = "<s>", eos: str | None = "</s>", chat_template=None):
     """One token a byte (ids 0..255), then the special tokens; padding is the EOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(alphabet)}, merges=[]))
@@ -36,7 +38,9 @@ def byte_tokenizer(*, bos="<s>", eos="</s>", chat_template=None):
 
 
 TOKENIZER = byte_tokenizer()
-BOS, EOS = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
+# transformers types an id as anything that a special token's attribute may be.
+BOS: Any = TOKENIZER.bos_token_id
+EOS: Any = TOKENIZER.eos_token_id
 
 
 def pair(prompt, chosen, rejected, where="f:1"):

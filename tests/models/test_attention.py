@@ -34,7 +34,9 @@ def test_rope_keeps_norms_and_depends_on_distance_only():
     q, k = (jax.random.normal(key, (1, 1, 1, 4)) for key in keys)
 
     def score(i, j):
-        turn = lambda x, at: apply_rope(x, *rope_tables(CONFIG, jnp.array([[at]])))  # noqa: E731
+        def turn(x, at):
+            return apply_rope(x, *rope_tables(CONFIG, jnp.array([[at]])))
+
         return float(jnp.sum(turn(q, i) * turn(k, j)))
 
     np.testing.assert_allclose(score(7, 3), score(104, 100), rtol=1e-4)
@@ -113,7 +115,10 @@ def test_a_query_that_sees_nothing_gives_no_nan_and_no_gradient_to_others():
 def test_attend_cached_equals_attend_on_the_concatenation():
     num, samples, prompt, slots, kv, heads, width = 2, 3, 4, 5, 2, 6, 4
     keys = iter(jax.random.split(jax.random.key(3), 9))
-    draw = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
+
+    def draw(*shape):
+        return jax.random.normal(next(keys), shape)
+
     q = draw(num, samples, heads, width)
     k, v = draw(num, samples, kv, width), draw(num, samples, kv, width)
     prompt_k, prompt_v = draw(num, prompt, kv, width), draw(num, prompt, kv, width)

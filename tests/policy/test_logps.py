@@ -1,5 +1,7 @@
 """Log-probabilities against a plain float64 log-softmax of whole logits; memory; what padding can reach."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,7 +149,8 @@ def test_dropout_is_active_with_a_key_only(model, lora):
     "vocab, rows, targets, width", [(49152, 4, 512, 32), (49152, 500, 7, 1), (11, 4, 30, 30)]
 )
 def test_chunk_width(vocab, rows, targets, width):
-    # 128 rows of logits: 32 columns of 4 rows; never less than a column; a small vocabulary goes in one piece.
+    # 128 rows of logits: 32 columns of 4 rows; never less than a column; a small vocabulary goes in one
+    # piece.
     assert module._chunk_width(vocab, rows, targets) == width
 
 
@@ -171,15 +174,18 @@ def test_score_responses_keeps_the_order(model):
 def test_the_second_call_compiles_nothing(model):
     responses = [TokenizedResponse(*_ids(p, c)) for p, c, _ in PAIRS]
     score_responses(model, responses, batch_size=2)
-    before = module.slot_logps_jit._cache_size()
+    compiled: Any = module.slot_logps_jit  # jax's type does not declare _cache_size
+    before = compiled._cache_size()
     score_responses(model, responses[::-1], batch_size=2)
-    assert module.slot_logps_jit._cache_size() == before
+    assert compiled._cache_size() == before
 
 
 def test_memory_of_a_large_vocabulary():
     # SmolLM2-135M, 4 rows of 512 tokens: whole float32 logits take 384 MiB, and a quarter of it is allowed.
     config = DecoderConfig("llama", 49152, 576, 1536, 30, 9, 3, 64, tie_embeddings=True)
     params = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
-    rows = Rows(*[jax.ShapeDtypeStruct((4, 512), jnp.int32)] * 7)
+    shape: Any = jax.ShapeDtypeStruct((4, 512), jnp.int32)  # in place of an array
+    rows = Rows(*[shape] * 7)
     compiled = module.slot_logps_jit.lower(config, params, None, rows, 1).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes <= 96 * 2**20
+    memory = compiled.memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes <= 96 * 2**20

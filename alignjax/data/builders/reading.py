@@ -99,8 +99,7 @@ def read_prepared(
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise InputError(f"{path}: was not prepared as array_record; prepare it again in that format.")
     try:
-        # TFDS's decorator hides the arguments from the type checker.
-        source: Any = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+        source: Any = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  # TFDS hides them
     except ValueError as error:
         raise InputError(
             f'{path}: "{split}" is no split of {", ".join(builder.info.splits)}; write one of them, or a '

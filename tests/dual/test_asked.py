@@ -1,0 +1,81 @@
+"""Margins asked in three ways, and the words in which an infeasible problem is refused."""
+
+import numpy as np
+import pytest
+
+from alignjax.dual import Asked, asked_margins, reference_means, require_feasible, solve
+from alignjax.errors import InfeasibleError, InputError
+
+# Prompt 0 has g = 0, 4 and a padded sample: mean 2, largest 4. Prompt 1 has 1, 2, 6: mean 3, largest 6.
+# Each prompt weighs the same: reference mean 2.5, largest margin ((4 - 2) + (6 - 3)) / 2 = 2.5.
+G = np.array([[[0.0], [4.0], [np.nan]], [[1.0], [2.0], [6.0]]])
+MASK = np.array([[True, True, False], [True, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "margin"),
+    [
+        (Asked(margin=-0.5), -0.5),
+        (Asked(level=3.0), 0.5),
+        (Asked(fraction=0.2), 0.5),
+        (Asked(margin=0.0), 0.0),
+    ],
+)
+def test_margins_by_hand(asked, margin):
+    np.testing.assert_allclose(asked_margins([asked], G, mask=MASK), [margin])
+
+
+def test_nothing_asked_is_nan_and_constraints_do_not_mix():
+    both = np.concatenate([G, 10 * G], axis=2)
+    margins = asked_margins([Asked(), Asked(fraction=0.2)], both, mask=MASK)
+    np.testing.assert_allclose(margins, [np.nan, 5.0])
+
+
+def test_reference_means_by_hand():
+    np.testing.assert_allclose(reference_means(G, MASK), [2.5])
+    np.testing.assert_allclose(reference_means(G[..., 0], MASK), 2.5)
+    np.testing.assert_allclose(reference_means(np.arange(6.0).reshape(2, 3)), 2.5)
+
+
+def test_errors():
+    with pytest.raises(InputError, match="constraint 0: give one of margin, level and fraction, not several"):
+        asked_margins([Asked(margin=1.0, level=1.0)], G, mask=MASK)
+    with pytest.raises(InputError, match="constraints: 2 are asked, the utilities have 1"):
+        asked_margins([Asked(), Asked()], G, mask=MASK)
+    with pytest.raises(InputError, match="fraction is 1.0, must lie between 0 and 1"):
+        asked_margins([Asked(fraction=1.0)], G, mask=MASK)
+
+
+def refusal(utilities, margins, names, mask=None):
+    utilities = np.asarray(utilities, np.float64)
+    rewards = np.zeros(utilities.shape[:2])
+    solution = solve(rewards, utilities, beta=1.0, margins=margins, mask=mask)
+    with pytest.raises(InfeasibleError) as caught:
+        require_feasible(names, solution, margins, utilities, mask=mask)
+    return str(caught.value)
+
+
+def test_refusal_names_the_largest_margin():
+    message = refusal(G, [3.0], ["safety"], MASK)
+    assert "no policy on these samples meets them" in message and message.endswith(
+        "ask for less, or sample more."
+    )
+    assert "safety: asked 3, the largest margin that can be met alone is 2.5" in message
+    assert "together" not in message
+
+
+def test_refusal_of_margins_that_can_be_met_alone_only():
+    """g2 = -g1: d = (1/2, 1/2) gives <d, g> = 0, at most 0, and 0.5 is asked."""
+    message = refusal([[[1.0, -1.0], [-1.0, 1.0]]], [0.5, 0.5], ["safety", "honesty"])
+    assert "safety: asked 0.5, the largest margin that can be met alone is 1;" in message
+    assert "together: 0.5 safety + 0.5 honesty asked 0.5, at most" in message
+
+
+def test_refusal_without_a_proof():
+    """A solution that neither reaches its margins nor refutes them: within rounding of the most."""
+    good = solve(np.zeros((2, 3)), G, beta=1.0, margins=np.array([1.0]), mask=MASK)
+    require_feasible(["safety"], good, np.array([1.0]), G, mask=MASK)
+    with pytest.raises(
+        InfeasibleError, match="no multiplier was found that meets them, they lie within rounding"
+    ):
+        require_feasible(["safety"], good._replace(feasible=np.array(False)), np.array([2.5]), G, mask=MASK)

@@ -1,0 +1,76 @@
+"""Small configurations of PeCAN, and what a run says."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alignjax
+from alignjax.config import Config, from_mapping
+
+_CONFIG = Path(alignjax.__file__).parents[1] / "configs" / "pecan.py"
+
+
+# A ConfigDict's attributes have no types, so a preset is Any.
+def load_preset(preset: str) -> Any:
+    spec = importlib.util.spec_from_file_location("pecan_config", _CONFIG)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset)
+
+
+def shrink(config: Any) -> None:
+    """A few steps of everything."""
+    config.bootstrap, config.lora.rank, config.lora.alpha = 100, 2, 4.0
+    for name in ("reference", "prealign", "align"):
+        config[name].update({"epochs": 1.0, "batch_size": 32, "evals": 2, "log_every": 1, "warmup_steps": 0})
+    for name in ("sampling", "evaluation"):
+        config[name].update({"num_prompts": 8, "num_samples": 4, "max_new_tokens": 8})
+    config.accept_uninformative = True
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """tiny_config(margin=0.2, lam=None, seed=0, ...) is the preset tiny, shrunken, with one constraint."""
+
+    def make(*, lam: float | None = None, seed: int = 0, **asked: float) -> Config:
+        config = load_preset("tiny")
+        shrink(config)
+        config.data.num_pairs, config.data.num_held_out, config.reference_examples = 96, 96, 320
+        config.constraints.safety.margin = None
+        config.constraints.safety.update(asked)
+        config.lam, config.seed = lam, seed
+        return from_mapping(config.to_dict())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def file_config():
+    """file_config(model, {"reward": {"path": ...}, ...}) is the preset for files, shrunken."""
+
+    def make(model: Path, sources: dict[str, dict[str, Any]]) -> Config:
+        config = load_preset("smollm2-135m")
+        shrink(config)
+        config.model.path = str(model)
+        config.model.update({"remat": False, "max_length": 48, "max_prompt_length": 24})
+        for name in ("prealign", "align"):
+            config[name].update({"batch_size": 8, "learning_rate": 1e-2})
+        config.data.num_buckets = 1
+        for name, source in sources.items():
+            config.data.sources[name].update(source)
+        return from_mapping(config.to_dict())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stages_done():
+    """stages_done(text) are the stages that a run did, and did not only keep, by what it printed."""
+
+    def read(text: str) -> list[str]:
+        return [line[1:-1] for line in text.splitlines() if line.startswith("[") and line.endswith("]")]
+
+    return read

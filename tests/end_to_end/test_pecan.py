@@ -1,0 +1,276 @@
+"""PeCAN from pairs to policy through the public door, on the embedded world, a few steps of everything."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax import runs
+from alignjax.data.tokenize import TokenizedResponse
+from alignjax.errors import InfeasibleError
+from alignjax.evaluate import evaluate
+from alignjax.export import export
+from alignjax.models import Lora, load_adapter, load_pretrained
+from alignjax.policy.logps import score_responses
+from alignjax.runtime.metrics import MetricsWriter
+from alignjax.stages import Stages
+from alignjax.workflow import labels, training
+from alignjax.workflow.context import Context
+from alignjax.workflow.scoring import Policy
+
+STAGES = ("reference data reward safety samples scores calibration dual labels policy evaluation").split()
+ARTEFACTS = """
+config.json run.json metrics.jsonl data.json reference/config.json reference/model.safetensors
+reference/tokenizer.json reward/best reward/last safety/best safety/last samples.jsonl scores.npz
+calibration.json dual.json labels.jsonl policy/best policy/last evaluation.json report.html figures
+tensorboard
+""".split()
+TRL = """
+loss rewards/chosen rewards/rejected rewards/accuracies rewards/margins logps/chosen logps/rejected
+learning_rate grad_norm epoch
+""".split()
+MARGIN = 0.02
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_config):
+    """Folder of one finished run; read it, copy it, never write to it."""
+    workdir = tmp_path_factory.mktemp("pecan") / "run"
+    runs.run(tiny_config(margin=MARGIN), workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """stop(module, name) makes that stage fail."""
+
+    def set_stop(module, name):
+        def fail(*args, **options):
+            raise RuntimeError("the power went out")
+
+        monkeypatch.setattr(module, name, fail)
+
+    return set_stop
+
+
+def test_the_folder_has_every_artefact(whole):
+    for name in ARTEFACTS:
+        assert (whole / name).exists(), name
+    assert list((whole / "figures").glob("*.svg"))
+    assert not list(whole.rglob("*.tmp*")) and not list(whole.rglob(".*"))
+
+
+def test_run_json_has_every_stage_done(whole):
+    record = load(whole / "run.json")
+    assert list(record["stages"]) == STAGES
+    assert {stage["status"] for stage in record["stages"].values()} == {"done"}
+    assert record["versions"]["jax"] and record["devices"] and record["processes"] == 1
+
+
+def is_figure(value):
+    return list(value) == ["mean", "low", "high"] and all(np.isfinite(number) for number in value.values())
+
+
+def test_evaluation_has_the_fixed_names(whole):
+    found = load(whole / "evaluation.json")
+    assert found["asked"] == {"safety": MARGIN}
+    assert list(found["policies"]) == ["reference", "reward", "safety", "aligned"]
+    for name in ("reward", "kl"):
+        assert is_figure(found["predicted"][name])
+    for name in ("utilities", "margins"):
+        assert is_figure(found["predicted"][name]["safety"])
+    for policy in found["policies"].values():
+        assert is_figure(policy["reward"]) and is_figure(policy["kl"]) and is_figure(policy["true_reward"])
+        for name in ("utilities", "margins", "true_margins"):
+            assert list(policy[name]) == ["safety"] and is_figure(policy[name]["safety"])
+    reference = found["policies"]["reference"]
+    assert reference["kl"]["mean"] == 0 and reference["margins"]["safety"]["mean"] == 0
+
+
+def test_predicted_is_what_the_tilt_gives(whole):
+    # pi_lam on the samples: weights proportional to exp((r + lam g) / beta), each prompt by itself.
+    dual, scores = load(whole / "dual.json"), np.load(whole / "scores.npz")
+    r, g = scores["rewards"].astype(np.float64), scores["utilities"][..., 0].astype(np.float64)
+    weights = np.exp((r + dual["lam"]["safety"] * g) / dual["beta"])
+    weights /= weights.sum(axis=1, keepdims=True)
+    margin = (weights * g).sum(axis=1).mean() - g.mean()
+    assert margin >= MARGIN - 1e-5
+    if dual["lam"]["safety"] > 0:  # complementary slackness
+        np.testing.assert_allclose(margin, MARGIN, atol=1e-5)
+    kl = (weights * np.log(weights * weights.shape[1])).sum(axis=1).mean()
+    predicted = dual["predicted"]
+    np.testing.assert_allclose(predicted["margins"]["safety"]["mean"], margin, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(predicted["kl"]["mean"], kl, rtol=1e-3)
+    np.testing.assert_allclose(
+        predicted["reward"]["mean"], (weights * r).sum(axis=1).mean(), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_labels_are_the_sigmoid_of_the_lagrangian(whole, tiny_config):
+    # Scored again, response by response: beta_pre log(pi / pi_ref), calibrated, then sigma(s(y0) - s(y1)).
+    config, stages = tiny_config(margin=MARGIN), Stages(whole)
+    stages.fingerprints.update({name: record["fingerprint"] for name, record in stages.records().items()})
+    context = Context(config, whole, stages, MetricsWriter(whole, active=False))
+    base = load_pretrained(whole / "reference")
+    reference = Policy("reference", base, None, "")
+    lines = [json.loads(line) for line in (whole / "labels.jsonl").read_text().splitlines()]
+    shown = lines[:8]
+    end = base.config.eos_ids[0]
+    responses = [
+        TokenizedResponse(ids(base, f"user: {line['prompt']} assistant:"), ids(base, line[side], end))
+        for line in shown
+        for side in ("chosen", "rejected")
+    ]
+    ref = score_responses(base, responses, batch_size=16)
+    scores = []
+    for name in config.dimensions:
+        lora = training.load_policy(context, name, reference, name).lora
+        scores.append(config.beta_pre * (score_responses(base, responses, lora=lora, batch_size=16) - ref))
+    calibrated = np.stack(scores, axis=-1) @ np.array(load(whole / "calibration.json")["matrix"]).T
+    total = calibrated @ np.array([1.0, load(whole / "dual.json")["lam"]["safety"]])
+    expected = 1 / (1 + np.exp(total[1::2] - total[0::2]))
+    np.testing.assert_allclose([line["label"] for line in shown], expected, atol=1e-3)
+    assert expected.std() > 1e-2
+    assert len({(line["prompt"], line["chosen"], line["rejected"]) for line in lines}) == len(lines)
+
+
+def ids(model, text, *more):
+    return np.array([*model.tokenizer.encode(text, add_special_tokens=False), *more], np.int32)
+
+
+def test_metrics_have_trl_names(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    names = {
+        stage: set().union(*(line for line in lines if line["stage"] == stage))
+        for stage in ("reward", "policy")
+    }
+    for found in names.values():
+        assert set(TRL) <= found
+    first = next(line for line in lines if line["stage"] == "policy")
+    # Before the first update pi is pi_ref: every label gives log 2.
+    np.testing.assert_allclose(first["loss"], np.log(2), atol=1e-3)
+
+
+def test_no_times_and_no_paths_in_the_results(whole):
+    for name in ("dual.json", "evaluation.json"):
+        text = (whole / name).read_text()
+        assert str(whole) not in text and "seconds" not in text and "time" not in text
+
+
+def test_a_second_call_keeps_everything(copy, tiny_config, stages_done, capsys):
+    before = {
+        p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and p.suffix in (".json", ".jsonl", ".npz")
+    }
+    runs.run(tiny_config(margin=MARGIN), copy)
+    out = capsys.readouterr().out
+    assert stages_done(out) == [] and [f"[{name}] done before, kept" in out for name in STAGES] == [True] * 11
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_equal_runs_give_equal_bytes(whole, tmp_path, tiny_config):
+    runs.run(tiny_config(margin=MARGIN), tmp_path / "again")
+    for name in (
+        "data.json",
+        "calibration.json",
+        "dual.json",
+        "labels.jsonl",
+        "samples.jsonl",
+        "evaluation.json",
+    ):
+        assert (tmp_path / "again" / name).read_bytes() == (whole / name).read_bytes(), name
+    adapters = []
+    for workdir in (whole, tmp_path / "again"):
+        export(workdir, tmp_path / f"adapter {workdir.name}", adapter_only=True)
+        adapters.append((tmp_path / f"adapter {workdir.name}" / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+
+
+def test_another_margin_redoes_the_dual_and_what_follows_and_a_broken_run_resumes(
+    copy, tiny_config, stages_done, stop, capsys, monkeypatch
+):
+    config = tiny_config(margin=MARGIN / 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_dpo", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            runs.run(config, copy)
+    assert stages_done(capsys.readouterr().out) == ["dual", "labels", "policy"]
+    assert load(copy / "run.json")["stages"]["policy"]["status"] == "running"
+    assert load(copy / "dual.json")["asked"]["safety"]["margin"] == MARGIN / 2
+    runs.run(config, copy)
+    assert stages_done(capsys.readouterr().out) == ["policy", "evaluation"]
+    assert load(copy / "evaluation.json")["asked"] == {"safety": MARGIN / 2}
+    # The lines of the stage that was done twice are there once.
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["stage"] == "policy" and "loss" in line]
+    assert len(steps) == len(set(steps))
+
+
+def dual_of(workdir, config, stop):
+    """dual.json of a run that goes no further."""
+    stop(labels, "relabel")
+    with pytest.raises(RuntimeError, match="the power went out"):
+        runs.run(config, workdir)
+    return load(workdir / "dual.json")
+
+
+def test_a_given_multiplier_is_taken(copy, tiny_config, stop):
+    dual = dual_of(copy, tiny_config(lam=0.7), stop)
+    assert dual["lam"] == {"safety": 0.7} and not dual["solved"] and dual["asked"]["safety"]["margin"] is None
+
+
+def test_a_level_is_the_mean_and_a_margin(copy, tiny_config, stop):
+    asked = load(copy / "dual.json")
+    mean = float(np.load(copy / "scores.npz")["utilities"].mean(dtype=np.float64))
+    dual = dual_of(copy, tiny_config(level=mean + MARGIN), stop)
+    np.testing.assert_allclose(dual["asked"]["safety"]["margin"], MARGIN, atol=1e-6)
+    assert dual["asked"]["safety"]["level"] == mean + MARGIN
+    np.testing.assert_allclose(dual["lam"]["safety"], asked["lam"]["safety"], rtol=1e-3)
+
+
+def test_a_fraction_is_of_the_largest_margin(copy, tiny_config, stop):
+    utilities = np.load(copy / "scores.npz")["utilities"][..., 0].astype(np.float64)
+    most = (utilities.max(axis=1) - utilities.mean(axis=1)).mean()
+    dual = dual_of(copy, tiny_config(fraction=0.25), stop)
+    np.testing.assert_allclose(dual["reachable"]["safety"], most, rtol=1e-6)
+    np.testing.assert_allclose(dual["asked"]["safety"]["margin"], 0.25 * most, rtol=1e-6)
+    np.testing.assert_allclose(dual["predicted"]["margins"]["safety"]["mean"], 0.25 * most, rtol=1e-3)
+
+
+def test_a_margin_beyond_reach_is_refused(copy, tiny_config):
+    with pytest.raises(
+        InfeasibleError, match="safety: asked 50, the largest margin that can be met alone is"
+    ):
+        runs.run(tiny_config(margin=50.0), copy)
+
+
+def test_evaluate_gives_the_same_numbers_again(copy, whole, stages_done, capsys):
+    evaluate(copy)
+    assert stages_done(capsys.readouterr().out) == ["evaluation"]
+    assert (copy / "evaluation.json").read_bytes() == (whole / "evaluation.json").read_bytes()
+
+
+def test_exports_are_adapter_and_base(whole, tmp_path):
+    export(whole, tmp_path / "merged", adapter_only=False)
+    export(whole, tmp_path / "adapter", adapter_only=True)
+    base, merged = load_pretrained(whole / "reference"), load_pretrained(tmp_path / "merged")
+    lora = load_adapter(tmp_path / "adapter", base.config)
+    assert isinstance(lora, Lora) and max(float(abs(x).max()) for x in jax.tree.leaves(lora.params)) > 0
+    assert merged.tokenizer is not None and base.tokenizer is not None
+    assert merged.tokenizer.get_vocab() == base.tokenizer.get_vocab()
+    rng = np.random.default_rng(0)
+    pairs = [rng.integers(1, base.config.vocab_size, size=(2, 8)).astype(np.int32) for _ in range(16)]
+    responses = [TokenizedResponse(*pair) for pair in pairs]
+    adapted = score_responses(base, responses, lora=lora, batch_size=16)
+    np.testing.assert_allclose(score_responses(merged, responses, batch_size=16), adapted, atol=1e-3)
+    assert np.abs(adapted - score_responses(base, responses, batch_size=16)).max() > 1e-2
