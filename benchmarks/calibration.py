@@ -1,11 +1,12 @@
 """What calibration is worth where every sum is exact: the share of the asked margin that is kept.
 
-    python benchmarks/calibration.py [--seeds 0 1 2] [--labels exact draws] [--pairs 20000 4000] [--workdir DIR]
+    python benchmarks/calibration.py [--seeds 0 1] [--labels exact draws] [--pairs 20000 4000] [--workdir DIR]
 
 Runs `configs/pecan.py:enumerable` with exact labels and with single draws, each with a joint calibration (the
-default), with one slope a score, and as published; what they share is computed once. "kept" is the true margin
-of the aligned policy over the asked one; "covers" whether the interval that the run reports for its margin,
-predicted and achieved, holds the true one. A folder that was given keeps the runs: a second call reads them.
+default), with one slope a score, and as published; what they share is computed once. "kept" is the true
+margin of the aligned policy over the asked one; "covers" whether the interval that the run reports for its
+margin, predicted and achieved, holds the true one. A folder that was given keeps the runs: a second call
+reads them.
 """
 
 import argparse

@@ -9,8 +9,7 @@
 | preset | hardware | time | what to expect |
 | --- | --- | --- | --- |
 | tiny | 2 CPU cores | see benchmarks/README.md | safety margin 1.0 kept, more reward than safe-only |
-| enumerable | 2 CPU cores | see benchmarks/README.md | KL from the optimum at most 0.02 nats on exact labels
-|
+| enumerable | 2 CPU cores | see benchmarks/README.md | KL from the optimum at most 0.02 nats, exact labels |
 | smollm2-135m | 2 CPU cores | see benchmarks/README.md | predicted and achieved margins on real labels |
 | alpaca-7b, llama3-8b | one 48 GB accelerator | not measured | the published setting |
 """
@@ -123,9 +122,8 @@ def _enumerable(config: Any) -> None:
 
 def _smollm2(config: Any) -> None:
     _sources(config)
-    config.constraints.safety.fraction = (
-        0.3  # of the largest reachable margin: units are unknown before the scores
-    )
+    # Of the largest reachable margin: units are unknown before the scores.
+    config.constraints.safety.fraction = 0.3
     config.beta = config.beta_pre = 0.1
     config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
     config.ref_batch_size = 8

@@ -21,6 +21,8 @@ _STEPS = 100
 # Prior precision on coefficients of standardised differences: too weak to matter beside a hundred labels,
 # enough to keep separable ones finite.
 _RIDGE = 1e-3
+# sigma(x) is nearly the normal distribution function of _PROBIT x, _PROBIT = 16 sqrt(3) / (15 pi).
+_PROBIT = 16 * 3**0.5 / (15 * np.pi)
 
 
 class Calibration(NamedTuple):
@@ -30,11 +32,14 @@ class Calibration(NamedTuple):
       matrix: [1+m, 1+m] float64; row d holds the coefficients of dimension d's labels on all scores.
       covariances: [1+m, 1+m, 1+m] float64, of each row's coefficients.
       kind: joint, slope or none.
+      unexplained: [1+m] float64, the most that the variance of each dimension's true logits about the fitted
+        ones is taken to be; None: 0.
     """
 
     matrix: np.ndarray
     covariances: np.ndarray
     kind: str
+    unexplained: np.ndarray | None = None
 
 
 class Finding(NamedTuple):
@@ -72,7 +77,7 @@ def fit(
     if kind not in KINDS:
         raise InputError(f"calibration: kind is {kind!r}; use one of {', '.join(KINDS)}.")
     size = len(differences)
-    matrix, covariances = np.eye(size), np.zeros((size, size, size))
+    matrix, covariances, unexplained = np.eye(size), np.zeros((size, size, size)), np.zeros(size)
     if kind == "none":
         return Calibration(matrix, covariances, kind)
     for d, (x, y) in enumerate(zip(differences, labels, strict=True)):
@@ -97,7 +102,8 @@ def fit(
         matrix[d] = 0.0
         matrix[d, columns] = coefficients
         covariances[d][np.ix_(columns, columns)] = covariance
-    return Calibration(matrix, covariances, kind)
+        unexplained[d] = _most_unexplained(x @ matrix[d], y)
+    return Calibration(matrix, covariances, kind, unexplained)
 
 
 def slopes(calibration: Calibration) -> list[dict[str, float]]:
@@ -143,7 +149,18 @@ def apply(
 
 
 def draws(key: jax.Array, calibration: Calibration, num: int) -> np.ndarray:
-    """Calibration matrices drawn from the fit's normal approximation.
+    """Calibration matrices that the held-out labels are consistent with.
+
+    Two things are not known. The coefficients: drawn from the fit's normal approximation. And how far the
+    true logits scatter about the fitted ones, with a variance v: such scatter flattens the fit of single
+    labels,
+
+        E sigma(a + sqrt(v) e) ~ sigma(a / sqrt(1 + c^2 v)),   e ~ N(0, 1),   c = 16 sqrt(3) / (15 pi),
+
+    so that true differences are larger than the fitted ones by sqrt(1 + c^2 v). One label a pair cannot tell
+    v. Here it is uniform between 0, which the fit itself assumes, and `unexplained`. A margin that is asked
+    of the fitted scores is therefore promised on the safe side, and the interval says how much more it may
+    be.
 
     Args:
       key: PRNG key.
@@ -152,16 +169,34 @@ def draws(key: jax.Array, calibration: Calibration, num: int) -> np.ndarray:
 
     Returns:
       [R, 1+m, 1+m] float64.
+
+    Reference: Zeger, Liang and Albert 1988, Models for longitudinal data, section 3 (the flattening).
     """
     size = len(calibration.matrix)
     seeds = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    noise = np.random.default_rng(seeds).standard_normal((num, size, size))
+    rng = np.random.default_rng(seeds)
+    noise, share = rng.standard_normal((num, size, size)), rng.uniform(size=(num, size))
     drawn = np.empty((num, size, size))
     for d, covariance in enumerate(calibration.covariances):
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         drawn[:, d] = calibration.matrix[d] + noise[:, d] @ root.T
-    return drawn
+    if calibration.unexplained is None:
+        return drawn
+    return drawn * np.sqrt(1.0 + _PROBIT**2 * share * calibration.unexplained)[:, :, None]
+
+
+def _most_unexplained(logits: np.ndarray, labels: np.ndarray) -> float:
+    """An upper end for the variance v of the true logits about the fitted ones.
+
+    The smaller of two: v = E logits^2, scores that explain half of the variance, a poor score; and the v at
+    which scatter alone would be all that labels differ from their probabilities, E (y - p)^2 = E (p (1 -
+    p))^2 v, which binds where labels are probabilities themselves.
+    """
+    p = expit(logits)
+    slope = np.mean((p * (1.0 - p)) ** 2)
+    scatter = np.mean((labels - p) ** 2) / slope if slope > 0 else np.inf
+    return float(min(np.mean(logits**2), scatter))
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

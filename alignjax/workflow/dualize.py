@@ -51,6 +51,7 @@ def calibrate(
             "dimensions": list(config.dimensions),
             "matrix": fitted.matrix.tolist(),
             "covariances": fitted.covariances.tolist(),
+            "unexplained": None if fitted.unexplained is None else fitted.unexplained.tolist(),
             "slopes": dict(zip(config.dimensions, calib.slopes(slopes), strict=True)),
             "num_held_out": {name: len(y) for name, y in zip(config.dimensions, labels, strict=True)},
             "findings": [f.message for f in findings],
@@ -67,7 +68,13 @@ def calibrate(
 def read_calibration(workdir: Path) -> Calibration:
     """The fit that `calibrate` wrote."""
     stored = read_json(workdir / "calibration.json")
-    return Calibration(np.array(stored["matrix"]), np.array(stored["covariances"]), stored["kind"])
+    unexplained = stored["unexplained"]
+    return Calibration(
+        np.array(stored["matrix"]),
+        np.array(stored["covariances"]),
+        stored["kind"],
+        None if unexplained is None else np.array(unexplained),
+    )
 
 
 def calibration_draws(context: Context, calibration: Calibration) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Small random models and their logits."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,11 @@ KINDS = {
 }
 
 
+@jax.jit
+def _apply(model: Model, ids: jax.Array, positions: jax.Array) -> jax.Array:
+    return model.apply(model.params, ids, positions, jnp.ones_like(ids))
+
+
 @pytest.fixture(scope="session")
 def kinds():
     return KINDS
@@ -30,6 +36,7 @@ def kinds():
 def random_model():
     """random_model("llama") has every weight away from its initial value."""
 
+    @functools.cache
     def make(kind: str, seed: int = 0) -> Model:
         config = KINDS[kind]
         keys = iter(jax.random.split(jax.random.key(seed), 64))
@@ -47,7 +54,7 @@ def logits():
     def compute(model: Model) -> np.ndarray:
         ids = jnp.asarray(np.random.default_rng(0).integers(0, 40, (1, 12)), jnp.int32)
         positions = jnp.arange(12, dtype=jnp.int32)[None]
-        return np.asarray(jax.jit(model.apply)(model.params, ids, positions, jnp.ones_like(ids))[0])
+        return np.asarray(_apply(model.replace(tokenizer=None), ids, positions)[0])
 
     return compute
 

@@ -147,7 +147,7 @@ def test_calibrated_scores_have_slope_one():
 
 def test_draws_have_the_fits_mean_and_covariance():
     """Of 4,000 draws: means to 5 standard errors, covariances to 10%."""
-    found = fit(*simulate(6)[:2])
+    found = fit(*simulate(6)[:2])._replace(unexplained=None)
     drawn = draws(jax.random.key(0), found, 4000)
     assert drawn.shape == (4000, 2, 2)
     for d in range(2):
@@ -160,6 +160,33 @@ def test_draws_have_the_fits_mean_and_covariance():
     assert np.abs(correlation).max() < 0.08
     np.testing.assert_array_equal(draws(jax.random.key(0), found, 4000), drawn)
     assert not np.array_equal(draws(jax.random.key(1), found, 4000), drawn)
+
+
+def test_scatter_flattens_the_fit_and_the_draws_reach_the_truth():
+    """True logits 1.5 x + sqrt(1.2) e: the formula says flatter by 1 / sqrt(1 + 0.346 * 1.2) = 0.84."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1.2, (200_000, 1))
+    y = (rng.uniform(size=len(x)) < expit(1.5 * x[:, 0] + np.sqrt(1.2) * rng.normal(size=len(x)))).astype(
+        float
+    )
+    found = fit([x], [y])
+    np.testing.assert_allclose(found.matrix[0, 0], 1.5 / np.sqrt(1 + 0.34584 * 1.2), rtol=0.02)
+    assert found.unexplained is not None
+    # The scores' own variance, (1.26 * 1.2)^2; that of single labels, about 1 / E p(1 - p), is larger.
+    np.testing.assert_allclose(found.unexplained, np.mean((x @ found.matrix.T) ** 2), rtol=1e-9)
+    drawn = draws(jax.random.key(0), found, 4000)[:, 0, 0]
+    assert np.quantile(drawn, 0.025) < 1.5 < np.quantile(drawn, 0.975)
+    # Never less than the fit, up to its own error; never more than the whole bound.
+    most = found.matrix[0, 0] * np.sqrt(1 + 0.34584 * found.unexplained[0])
+    assert found.matrix[0, 0] - 0.05 < drawn.min() and drawn.max() < most + 0.05
+
+
+def test_probabilities_as_labels_tell_the_scatter():
+    """Labels sigma(2 x) have no scatter: nothing is added, and the fit's own error is all there is."""
+    x = np.random.default_rng(1).normal(size=(500, 1))
+    found = fit([x], [expit(2 * x[:, 0])])
+    assert found.unexplained is not None and found.unexplained[0] < 1e-5
+    np.testing.assert_allclose(draws(jax.random.key(0), found, 50)[:, 0, 0], 2.0, atol=0.02)
 
 
 def test_draws_without_uncertainty_are_the_matrix():
