@@ -1,11 +1,10 @@
 """PeCAN: preference-based constrained alignment by optimal dualization.
 
-Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of docs/method.md. Read from top to
-bottom:
+Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of docs/method.md.
 
   1. pre-align:   pi_r, pi_g  <-  DPO(pi_ref, labels of the reward; of each constraint)
-  2. score:       r, g        <-  beta_pre log(pi_r / pi_ref), beta_pre log(pi_g / pi_ref)  on samples of
-  pi_ref 3. calibrate:   r, g        <-  logits of held-out labels
+  2. score:       r, g        <-  beta_pre log(pi_r / pi_ref, pi_g / pi_ref)  on samples of pi_ref
+  3. calibrate:   r, g        <-  logits of held-out labels
   4. dualize:     lambda*     <-  argmin over lambda >= 0 of D(lambda)
   5. relabel:     p           <-  sigma(s(y0) - s(y1)),  s = r + <lambda*, g>
   6. align:       pi          <-  DPO(pi_ref, p), once
@@ -31,22 +30,17 @@ def pecan(context: Context) -> str:
       InfeasibleError: the constraints cannot be met on the samples.
     """
     config, stages, workdir = context.config, context.stages, context.workdir
-    settings = to_mapping(config)
-    names = config.dimensions
+    settings, names = to_mapping(config), config.dimensions
 
     def part(*fields: str) -> dict[str, object]:
         return {"seed": config.seed, **{field: settings[field] for field in fields}}
 
     # 0. The reference policy and the labelled pairs.
-    world = context.world
+    world, files = context.world, {"files": context.digests}
     stages.run(
         "reference",
         lambda: training.train_reference(context, world) if world is not None else None,
-        settings={
-            **part("reference", "reference_examples", "model"),
-            "world": config.data.world,
-            "files": context.digests,
-        },
+        settings=part("reference", "reference_examples", "model") | {"world": config.data.world} | files,
         outputs=["reference"] if world is not None else [],
     )
     model: Model = training.load_reference(context)
@@ -56,7 +50,7 @@ def pecan(context: Context) -> str:
     stages.run(
         "data",
         lambda: write_json(workdir / "data.json", data.counts),
-        settings={**part("data", "model"), "dimensions": list(names), "files": context.digests},
+        settings=part("data", "model") | {"dimensions": list(names)} | files,
         inputs=["reference"],
         outputs=["data.json"],
     )
@@ -98,21 +92,17 @@ def pecan(context: Context) -> str:
 
     def score() -> None:
         drawn = scoring.read_responses(samples, context, reference, template, data.train_prompts)
-        raw, _ = scoring.response_scores(context, reference, scorers, drawn, config.beta_pre)
-        scoring.write_npz(workdir / "scores_raw.npz", scores=raw)
+        found, _ = scoring.response_scores(context, reference, scorers, drawn, config.beta_pre)
+        scoring.write_npz(workdir / "scores_raw.npz", scores=found)
 
     stages.run("scores", score, settings=part(), inputs=["samples", *names], outputs=["scores_raw.npz"])
     with np.load(workdir / "scores_raw.npz") as stored:
         raw = stored["scores"]
 
     # 3. Calibrated on held-out labels, 4. the dual, 5. the new labels.
-    def calibrate() -> None:
-        dualize.calibrate(context, data, reference, scorers)
-        dualize.write_scores(context, raw)
-
     stages.run(
         "calibration",
-        calibrate,
+        lambda: dualize.calibrate(context, data, reference, scorers, raw),
         settings=part("calibrate", "calibration", "accept_uninformative"),
         inputs=["scores"],
         outputs=["calibration.json", "scores.npz"],

@@ -3,8 +3,7 @@
 With s_j the spread of g_j within prompts and S the larger of beta and the spread of r within prompts, the
 variable is v = lam s / S, scores are centred in each prompt, and
 
-    f(v) = tau E_x log E_y exp((rho + <v, h>) / tau) - <v, b / s>,    tau = beta / S <= 1,   f(v) = D(lam) / S
-    + const
+    f(v) = tau E_x log E_y exp((rho + <v, h>) / tau) - <v, b / s> = D(lam) / S + const,    tau = beta / S <= 1
 
 has a gradient of order one whatever the units; centring keeps float32 sums exact where prompts have large
 constants. Where tau is small f is nearly piecewise linear; then the iteration follows the minimiser down from

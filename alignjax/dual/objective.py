@@ -16,8 +16,7 @@ from jax.typing import ArrayLike
 
 from alignjax.errors import InputError
 
-# Elements evaluated at once; larger tables go through in chunks of prompts, so that temporaries stay near 100
-# MB.
+# Elements evaluated at once; larger tables go through in chunks of prompts: temporaries stay near 100 MB.
 CHUNK_ELEMENTS = 2**22
 
 
@@ -211,8 +210,7 @@ def derivatives(lam: Array, samples: Samples, levels: Array, beta: Array) -> Der
       All of them at `lam`.
 
     Reference: Huang et al. 2024, arXiv 2405.19544, derivatives of the dual; the recession function is the
-      limit of
-    D(t lam) / t as t grows (Rockafellar 1970, section 8).
+    limit of D(t lam) / t as t grows (Rockafellar 1970, section 8).
     """
     sums = over_prompts(prompt_moments(lam, samples, beta), samples)
     return assemble(lam, sums, levels, beta)

@@ -23,9 +23,20 @@ FRONTIER_POINTS = 61
 
 
 def calibrate(
-    context: Context, preferences: Preferences, reference: Policy, policies: Mapping[str, Policy]
+    context: Context,
+    preferences: Preferences,
+    reference: Policy,
+    policies: Mapping[str, Policy],
+    raw: np.ndarray,
 ) -> None:
-    """Fits held-out labels on score differences and writes calibration.json.
+    """Fits held-out labels on score differences; writes calibration.json and, of the raw scores, scores.npz.
+
+    Args:
+      context: the run.
+      preferences: with held-out pairs of every dimension.
+      reference: pi_ref.
+      policies: pre-aligned policies by dimension, the reward first.
+      raw: [N, K, 1+m] scores of the reference's samples.
 
     Raises:
       InputError: a score does not predict its own held-out labels, so that no margin can be promised on it.
@@ -63,6 +74,7 @@ def calibrate(
     stops = [finding.message for finding in findings if finding.stop]
     if stops and kind != "none" and not config.accept_uninformative:
         raise InputError(f"{stops[0]} (config.accept_uninformative=True goes on all the same).")
+    _write_scores(context, raw)
 
 
 def read_calibration(workdir: Path) -> Calibration:
@@ -82,7 +94,7 @@ def calibration_draws(context: Context, calibration: Calibration) -> np.ndarray:
     return np.asarray(calib.draws(context.key("calibration"), calibration, context.config.bootstrap))
 
 
-def write_scores(context: Context, raw: np.ndarray) -> None:
+def _write_scores(context: Context, raw: np.ndarray) -> None:
     """Writes scores.npz: the reference's samples under the calibrated scores."""
     calibration = read_calibration(context.workdir)
     rewards, utilities = calib.apply(calibration, raw[..., 0], raw[..., 1:])
