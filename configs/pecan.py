@@ -115,7 +115,7 @@ def _enumerable(config: Any) -> None:
     config.lora.rank, config.lora.alpha = 32, 64.0
     config.reference.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
     config.prealign.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
-    config.align.update({"batch_size": 256, "epochs": 16.0, "learning_rate": 3e-3})
+    config.align.update({"batch_size": 256, "epochs": 24.0, "learning_rate": 3e-3})
     config.sampling.update({"num_prompts": 8, "num_samples": 4096, "max_new_tokens": 4})
     config.evaluation.update({"num_prompts": 8, "num_samples": 64, "max_new_tokens": 4})
 
@@ -127,13 +127,13 @@ def _smollm2(config: Any) -> None:
     config.beta = config.beta_pre = 0.1
     config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
     config.ref_batch_size = 8
-    config.data.max_train_pairs, config.data.max_held_out_pairs = 128, 128
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 96, 96
     for name in ("prealign", "align"):
         config[name].update(
             {"batch_size": 4, "learning_rate": 5e-4, "warmup_steps": 6, "evals": 2, "log_every": 5}
         )
-    config.sampling.update({"num_prompts": 48, "num_samples": 8, "max_new_tokens": 48})
-    config.evaluation.update({"num_prompts": 32, "num_samples": 4, "max_new_tokens": 48})
+    config.sampling.update({"num_prompts": 40, "num_samples": 8, "max_new_tokens": 40})
+    config.evaluation.update({"num_prompts": 24, "num_samples": 4, "max_new_tokens": 40})
 
 
 def _published(config: Any) -> None:
