@@ -71,6 +71,6 @@ def test_importing_starts_no_device():
 def test_all_commands_can_be_imported_together():
     # Commands share names of flags, and absl has one table of them a process.
     commands = [path.stem for path in PACKAGE.glob("*.py") if "cli.run(" in path.read_text(encoding="utf-8")]
-    assert {"train", "sample", "score", "evaluate", "export"} <= set(commands)
+    assert {"train", "sample", "score", "solve", "evaluate", "export"} <= set(commands)
     for name in commands:
         __import__(f"alignjax.{name}")
