@@ -155,7 +155,7 @@ def response_scores(
 def response_logps(context: Context, policy: Policy, responses: Responses) -> np.ndarray:
     """Log-probabilities of sampled responses under a policy: [N, K] float64."""
     flat = [response for row in responses.tokens for response in row]
-    with progress(len(flat), f"score by {policy.name}") as bar:
+    with progress(len(flat), f"score by {policy.name}", unit="response") as bar:
         values = policy_logps.score_responses(
             policy.model,
             flat,
@@ -216,7 +216,7 @@ def _compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[Token
         batch_size=min(context.config.ref_batch_size, len(tokens)),
         buckets=context.buckets(pair_lengths(tokens)),
     )
-    with progress(len(tokens), f"log-probabilities by {policy.name}") as bar:
+    with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair") as bar:
         for batch in batches:
             chosen, rejected = policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora)
             real = batch.weights > 0
