@@ -81,6 +81,7 @@ class TrainingSettings:
     clip_norm: float = 1.0
     accumulate: int = 1  # micro-batches a step
     evals: int = 10  # held-out evaluations in a run
+    judge_by: str = "calibrated_loss"  # the best step is that of the lowest: calibrated_loss, or loss
     patience: int | None = (
         None  # evaluations without a better held-out loss before stopping; None: never stop
     )
@@ -346,6 +347,12 @@ def _check_training(name: str, settings: TrainingSettings) -> None:
     for field in ("learning_rate", "epochs", "batch_size", "accumulate", "evals", "log_every", "clip_norm"):
         value = getattr(settings, field)
         _require(value > 0, f"{name}.{field}", value, "must be greater than 0.")
+    _require(
+        settings.judge_by in ("calibrated_loss", "loss"),
+        f"{name}.judge_by",
+        settings.judge_by,
+        "must be calibrated_loss or loss.",
+    )
     for field in ("patience", "checkpoint_every"):
         value = getattr(settings, field)
         _require(value is None or value > 0, f"{name}.{field}", value, "must be greater than 0, or None.")

@@ -40,9 +40,10 @@ class FitSettings:
       log_every: steps a log line; its values are means over them.
       eval_every: steps between evaluations on held-out batches; None: at the start and the end only. There
         is always one before the first and one after the last step.
-      patience: evaluations in a row without a lower held-out loss after which to stop; None: go on.
+      patience: evaluations in a row without a lower held-out `judge_by` after which to stop; None: go on.
       checkpoint_every: steps between checkpoints; None: none.
       steps_per_epoch: train steps that see the data once, for the metric `epoch`; None: not logged.
+      judge_by: name of the held-out mean whose lowest value chooses the parameters.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class FitSettings:
     patience: int | None = None
     checkpoint_every: int | None = None
     steps_per_epoch: float | None = None
+    judge_by: str = "loss"
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
@@ -66,10 +68,10 @@ class FitResult(NamedTuple):
 
     Attributes:
       state: after the last step done.
-      trainable: the parameters to use: those of the lowest held-out loss, without evaluation the last.
+      trainable: the parameters to use: those of the lowest held-out `judge_by`, without evaluation the last.
       steps: train steps done, those before a resume included.
       best_step: step of `trainable`.
-      best_loss: held-out loss of `trainable`; nan without evaluation.
+      best_loss: held-out `judge_by` of `trainable`; nan without evaluation.
       stopped_early: whether patience ran out.
       history: the logged records since the start or the resume, each with "step".
     """
@@ -129,7 +131,9 @@ def fit(
     state, start = _resume(state, tracker, checkpoints)
     if on_resume is not None:
         on_resume(start)
-    recorder = Recorder(settings.stage, tracker, log, settings.log_every, settings.steps_per_epoch)
+    recorder = Recorder(
+        settings.stage, tracker, log, settings.log_every, settings.steps_per_epoch, settings.judge_by
+    )
     if bar is not None:
         bar.update(start)
     if evaluate is not None and start == 0:

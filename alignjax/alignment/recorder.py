@@ -90,12 +90,13 @@ class Recorder:
         log: Callable[[int, Numbers], None] | None,
         log_every: int,
         steps_per_epoch: float | None,
+        judge_by: str,
     ):
         """See `FitSettings` and `fit` for the arguments."""
         self.history: list[dict[str, float]] = []
         self.summary = ""
         self._stage, self._tracker, self._log = stage, tracker, log
-        self._log_every, self._steps_per_epoch = log_every, steps_per_epoch
+        self._log_every, self._steps_per_epoch, self._judge_by = log_every, steps_per_epoch, judge_by
         self._unread: list[tuple[int, dict[str, Any]]] = []
         self._window: list[Numbers] = []
         self._due: int | None = None
@@ -125,9 +126,9 @@ class Recorder:
             self._write(step)
 
     def evaluated(self, step: int, means: Numbers) -> float:
-        """Log an evaluation; its loss."""
+        """Log an evaluation; the mean that judges it."""
         record = {f"eval_{name}": value for name, value in means.items()}
-        loss = record["eval_loss"]
+        loss = record[f"eval_{self._judge_by}"]
         self._check_finite(step, loss, "held-out loss")
         self._emit(step, record)
         # The rate is that of training.

@@ -158,9 +158,9 @@ def draws(key: jax.Array, calibration: Calibration, num: int) -> np.ndarray:
         E sigma(a + sqrt(v) e) ~ sigma(a / sqrt(1 + c^2 v)),   e ~ N(0, 1),   c = 16 sqrt(3) / (15 pi),
 
     so that true differences are larger than the fitted ones by sqrt(1 + c^2 v). One label a pair cannot tell
-    v. Here it is uniform between 0, which the fit itself assumes, and `unexplained`. A margin that is asked
-    of the fitted scores is therefore promised on the safe side, and the interval says how much more it may
-    be.
+    v. Half of the draws take 0, which the fit itself assumes, half take `unexplained`, so that an interval of
+    them begins where the one ends low and ends where the other ends high. A margin that is asked of the
+    fitted scores is promised on the safe side, and the interval says how much more it may be.
 
     Args:
       key: PRNG key.
@@ -175,7 +175,7 @@ def draws(key: jax.Array, calibration: Calibration, num: int) -> np.ndarray:
     size = len(calibration.matrix)
     seeds = np.asarray(jax.random.key_data(key)).ravel().tolist()
     rng = np.random.default_rng(seeds)
-    noise, share = rng.standard_normal((num, size, size)), rng.uniform(size=(num, size))
+    noise, share = rng.standard_normal((num, size, size)), rng.integers(2, size=(num, size))
     drawn = np.empty((num, size, size))
     for d, covariance in enumerate(calibration.covariances):
         values, vectors = np.linalg.eigh(covariance)

@@ -83,7 +83,7 @@ def pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]
     names = [_pair_digest(pair) for pair in tokens]
     places = {name: i for i, name in enumerate(names) if name not in known}
     if places:
-        fresh = _compute_pair_logps(context, policy, [tokens[i] for i in places.values()])
+        fresh = compute_pair_logps(context, policy, [tokens[i] for i in places.values()])
         known |= dict(zip(places, fresh, strict=True))
         write_npz(path, pairs=np.array(list(known)), logps=np.stack(list(known.values())))
     return np.stack([known[name] for name in names])
@@ -209,7 +209,8 @@ def _pair_digest(pair: TokenizedPair) -> str:
     return digest.hexdigest()[:32]
 
 
-def _compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]) -> np.ndarray:
+def compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]) -> np.ndarray:
+    """Log-probabilities of both responses of every pair: [n, 2] float32, chosen and rejected."""
     result = np.full((len(tokens), 2), np.nan, np.float32)
     batches = pair_batches(
         tokens,

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 
 from alignjax.alignment import losses
+from alignjax.alignment.held_out import preference_metrics
 from alignjax.alignment.loop import (
     FitResult,
     FitSettings,
     check_first_dpo_step,
     epochs,
-    evaluate_batches,
     fit,
 )
 from alignjax.alignment.optimizer import OptimizerSettings, make_optimizer
@@ -25,7 +25,6 @@ from alignjax.alignment.step import (
     LossFn,
     dpo_loss_fn,
     init_state,
-    make_eval_step,
     make_train_step,
     sft_loss_fn,
 )
@@ -47,28 +46,27 @@ from alignjax.models import (
 from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
-from alignjax.workflow.scoring import Policy, pair_logps
+from alignjax.workflow.scoring import Policy, compute_pair_logps, pair_logps
 
 
 class Steps(NamedTuple):
-    """Compiled steps of one optax run; runs with equal settings share them: nothing compiles twice."""
+    """Compiled step of one optax run; runs with equal settings share it: nothing compiles twice."""
 
     tx: optax.GradientTransformation
     train: Any
-    evaluate: Any
 
 
 @functools.lru_cache(maxsize=8)
 def dpo_steps(
     decoder: DecoderConfig, adapter: AdapterSettings | None, beta: float, optimizer: OptimizerSettings
 ) -> Steps:
-    """Train and evaluation step of DPO."""
+    """Train step of DPO."""
     return _steps(dpo_loss_fn(decoder, adapter, beta=beta, loss=losses.dpo), optimizer)
 
 
 def _steps(loss_fn: LossFn, optimizer: OptimizerSettings) -> Steps:
     tx, schedule = make_optimizer(optimizer)
-    return Steps(tx, make_train_step(loss_fn, tx, schedule), make_eval_step(loss_fn))
+    return Steps(tx, make_train_step(loss_fn, tx, schedule))
 
 
 class LabelledPairs(NamedTuple):
@@ -116,7 +114,7 @@ def train_reference(context: Context, world: World) -> None:
         frozen=None,
         make_epoch=make_epoch,
         settings=config.reference,
-        held_out=None,
+        evaluate=None,
         check=None,
     )
     save_pretrained(Model(result.trainable, decoder, world.tokenizer), context.workdir / "reference")
@@ -156,7 +154,7 @@ def train_dpo(
         frozen=frozen,
         make_epoch=make_epoch,
         settings=settings,
-        held_out=None if held_out is None else _held_out_batches(context, reference, held_out),
+        evaluate=None if held_out is None else _held_out_metrics(context, stage, reference, held_out, beta),
         check=check_first_dpo_step(tolerance=1e-3 if config.model.dtype == "float32" else 5e-2),
     )
     metadata = {"best_step": result.best_step, "steps": result.steps, "stopped_early": result.stopped_early}
@@ -167,12 +165,17 @@ def train_dpo(
 
 def load_policy(context: Context, stage: str, reference: Policy, name: str) -> Policy:
     """A policy that `train_dpo` saved, on the reference's own weights where it is an adapter."""
-    like, _, adapter = _start(context, stage, reference.model)
+    like, _, _ = _start(context, stage, reference.model)
     trainable, _ = restore_tree(context.workdir / stage / "best", like)
-    fingerprint = context.stages.fingerprints[stage]
-    if adapter is None:
+    return _policy(context, stage, reference, trainable, name)
+
+
+def _policy(context: Context, stage: str, reference: Policy, trainable: Any, name: str) -> Policy:
+    """What was trained as a policy, without dropout."""
+    fingerprint, settings = context.stages.fingerprints[stage], context.config.lora
+    if settings.rank == 0:
         return Policy(name, reference.model.replace(params=trainable), None, fingerprint)
-    return Policy(name, reference.model, Lora(trainable, adapter.scale, 0.0), fingerprint)
+    return Policy(name, reference.model, Lora(trainable, settings.alpha / settings.rank, 0.0), fingerprint)
 
 
 def _start(context: Context, stage: str, model: Model) -> tuple[Any, Any, AdapterSettings | None]:
@@ -214,11 +217,10 @@ def _fit(
     frozen: Any,
     make_epoch: Callable[[int], Any],
     settings: TrainingSettings,
-    held_out: Callable[[], Any] | None,
+    evaluate: Callable[[Any], dict[str, float]] | None,
     check: Callable[[str, dict[str, float]], None] | None,
 ) -> FitResult:
     num_steps = optimizer.num_steps
-    evaluate = None if held_out is None else functools.partial(_evaluate, steps.evaluate, frozen, held_out)
     # Under the stage's fingerprint: what other settings left behind is never gone on with.
     folder = context.workdir / "cache" / f"{stage}-{context.stages.fingerprints[stage][:16]}"
     kept = contextlib.nullcontext() if settings.checkpoint_every is None else Checkpoints(folder)
@@ -236,6 +238,7 @@ def _fit(
                 patience=settings.patience,
                 checkpoint_every=settings.checkpoint_every,
                 steps_per_epoch=len(make_epoch(0)),
+                judge_by=settings.judge_by,
             ),
             evaluate=evaluate,
             first_step_check=check,
@@ -247,10 +250,6 @@ def _fit(
     if folder.exists():
         shutil.rmtree(folder)  # the stage saves its result itself
     return result
-
-
-def _evaluate(eval_step: Any, frozen: Any, batches: Callable[[], Any], trainable: Any) -> dict[str, float]:
-    return evaluate_batches(eval_step, trainable, frozen, batches())
 
 
 def _pair_epochs(
@@ -278,16 +277,18 @@ def _pair_epochs(
     return make_epoch
 
 
-def _held_out_batches(context: Context, reference: Policy, pairs: LabelledPairs) -> Callable[[], Any]:
+def _held_out_metrics(
+    context: Context, stage: str, reference: Policy, pairs: LabelledPairs, beta: float
+) -> Callable[[Any], dict[str, float]]:
+    """Trainable -> what the held-out pairs say of it."""
     ref = pair_logps(context, reference, pairs.tokens)
-    return lambda: pair_batches(
-        pairs.tokens,
-        labels=pairs.labels,
-        ref_chosen=ref[:, 0],
-        ref_rejected=ref[:, 1],
-        batch_size=min(context.config.ref_batch_size, len(pairs.tokens)),
-        buckets=context.buckets(pair_lengths(pairs.tokens)),
-    )
+
+    def evaluate(trainable: Any) -> dict[str, float]:
+        policy = _policy(context, stage, reference, trainable, f"{stage} (held out)")
+        logps = compute_pair_logps(context, policy, pairs.tokens)
+        return preference_metrics(logps, ref, pairs.labels, beta=beta)
+
+    return evaluate
 
 
 def _response_epochs(

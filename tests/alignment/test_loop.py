@@ -120,6 +120,19 @@ def test_keeps_the_best_and_stops_early():
     np.testing.assert_array_equal(longer.trainable["w"], result.trainable["w"])
 
 
+def test_another_mean_can_choose_the_parameters():
+    """w rises from 0: the loss is lowest on the way, -w at the end."""
+
+    def evaluate(trainable):
+        return {**_evaluate(trainable), "minus_w": -float(trainable["w"])}
+
+    settings = FitSettings("policy", 60, log_every=60, eval_every=20, judge_by="minus_w")
+    result = fit(_state(), STEP, ONE, epochs(_epoch), settings, evaluate=evaluate)
+    assert result.best_step == 60
+    np.testing.assert_allclose(result.best_loss, -result.state.trainable["w"], rtol=1e-6)
+    assert min(r["eval_loss"] for r in result.history if "eval_loss" in r) < result.history[-1]["eval_loss"]
+
+
 class Killed(Exception):
     pass
 

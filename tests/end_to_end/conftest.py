@@ -58,7 +58,7 @@ def file_config():
         config.model.update({"remat": False, "max_length": 48, "max_prompt_length": 24})
         for name in ("prealign", "align"):
             config[name].update({"batch_size": 8, "learning_rate": 1e-2})
-        config.data.num_buckets = 1
+        config.data.update({"num_buckets": 1, "held_out_fraction": 0.2})
         for name, source in sources.items():
             config.data.sources[name].update(source)
         return from_mapping(config.to_dict())

@@ -23,6 +23,7 @@ def refused(refusal, model, lines, tmp_path):
         return refusal(
             "train",
             f"--config={CONFIG}:smollm2-135m",
+            "--config.data.held_out_fraction=0.2",
             f"--workdir={tmp_path / 'run'}",
             f"--config.model.path={model}",
             "--config.model.max_length=64",
