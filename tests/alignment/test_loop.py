@@ -243,7 +243,7 @@ def test_batches_that_end_are_an_error():
 
 @pytest.mark.parametrize("field", ["num_steps", "log_every", "eval_every", "patience", "checkpoint_every"])
 def test_settings_refused(field):
-    values = {"num_steps": 5} | {field: 0}
+    values: dict[str, Any] = {"num_steps": 5} | {field: 0}
     with pytest.raises(InputError, match=rf"policy\.{field}: 0 cannot be used"):
         FitSettings("policy", **values)
 
