@@ -125,7 +125,9 @@ def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
     return [record for record in records if stage is None or record["stage"] == stage]
 
 
-def progress(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm.tqdm:
+def progress(
+    total: int, description: str, *, initial: int = 0, unit: str = "step", leave: bool = True
+) -> tqdm.tqdm:
     """Progress bar on standard error, with rate and time left.
 
     Args:
@@ -133,6 +135,7 @@ def progress(total: int, description: str, *, initial: int = 0, unit: str = "ste
       description: what is being done.
       initial: steps done before (a resumed run).
       unit: what is counted.
+      leave: whether the bar stays when it is done; not where it runs beside another.
 
     Returns:
       The bar: `update(n)`, `set_postfix(...)`, `close()`; a context manager.
@@ -144,6 +147,7 @@ def progress(total: int, description: str, *, initial: int = 0, unit: str = "ste
         desc=description,
         initial=initial,
         unit=unit,
+        leave=leave,
         file=sys.stderr,
         mininterval=interval,
         maxinterval=max(interval, 10.0),

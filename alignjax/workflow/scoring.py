@@ -209,7 +209,9 @@ def _pair_digest(pair: TokenizedPair) -> str:
     return digest.hexdigest()[:32]
 
 
-def compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]) -> np.ndarray:
+def compute_pair_logps(
+    context: Context, policy: Policy, tokens: Sequence[TokenizedPair], *, leave_bar: bool = True
+) -> np.ndarray:
     """Log-probabilities of both responses of every pair: [n, 2] float32, chosen and rejected."""
     result = np.full((len(tokens), 2), np.nan, np.float32)
     batches = pair_batches(
@@ -217,7 +219,7 @@ def compute_pair_logps(context: Context, policy: Policy, tokens: Sequence[Tokeni
         batch_size=min(context.config.ref_batch_size, len(tokens)),
         buckets=context.buckets(pair_lengths(tokens)),
     )
-    with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair") as bar:
+    with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
         for batch in batches:
             chosen, rejected = policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora)
             real = batch.weights > 0

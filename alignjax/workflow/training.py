@@ -285,7 +285,7 @@ def _held_out_metrics(
 
     def evaluate(trainable: Any) -> dict[str, float]:
         policy = _policy(context, stage, reference, trainable, f"{stage} (held out)")
-        logps = compute_pair_logps(context, policy, pairs.tokens)
+        logps = compute_pair_logps(context, policy, pairs.tokens, leave_bar=False)
         return preference_metrics(logps, ref, pairs.labels, beta=beta)
 
     return evaluate
