@@ -96,23 +96,23 @@ def load_config(load: Callable[[], Any]) -> Any:
         raise InputError(f"config: {_last_line(error)}") from None
 
 
-def check_output(path: str | Path, *, folder: bool = False) -> None:
+def check_output(path: str | Path, *, folder: bool = False, flag: str = "output") -> None:
     """Refuses an output that cannot be written, before hours are spent on what it would hold.
 
     Raises:
-      InputError: --output is a folder where a file is meant, or its folder cannot be made or written to.
+      InputError: the output is a folder where a file is meant, or its folder cannot be made or written to.
     """
     path = Path(path)
     if path.is_dir() and not folder:
-        raise InputError(f"--output={path}: is a folder; give the name of a file.")
+        raise InputError(f"--{flag}={path}: is a folder; give the name of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"--output={path}: its folder cannot be made ({error.strerror}); name another."
+            f"--{flag}={path}: its folder cannot be made ({error.strerror}); name another."
         ) from None
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"--output={path}: its folder cannot be written to; name another.")
+        raise InputError(f"--{flag}={path}: its folder cannot be written to; name another.")
 
 
 def _last_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
-from alignjax.data.files import read_json_lines
+from alignjax.data.files import read_json_lines, write_text
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
@@ -34,7 +34,6 @@ from alignjax.policy.inputs import (
 )
 from alignjax.policy.logps import score_responses
 from alignjax.runtime.metrics import progress
-from alignjax.stages import write_text
 
 _PAIR = ("chosen", "rejected")
 

@@ -1,35 +1,69 @@
 """Solves the dual on a score table, and says what the constraints will cost before anything is trained.
 
-    python -m alignjax.solve --scores=FILE --beta=B [--json]
-        (--margin=NAME=X | --level=NAME=X | --fraction=NAME=X)...
+    python -m alignjax.solve --scores=FILE --beta=B (--margin=NAME=X | --level=NAME=X | --fraction=NAME=X)...
+        [--conservative] [--confidence=C] [--resamples=R] [--seed=S]
+        [--json] [--plot=FILE] [--preview=FILE.jsonl [--responses=FILE.jsonl] [--preview_samples=S]]
 
 FILE is a score table, .npz or .jsonl. Every constraint of the table is asked for exactly once:
 --margin=safety=1.5 (mean utility above the reference's), --level=safety=0.2 (mean utility to reach) or
---fraction=safety=0.5 (share of the largest margin that can be met). Status 3: the margins cannot be met on
-these samples; with --json the object is printed all the same, "feasible" false and nothing predicted.
+--fraction=safety=0.5 (share of the largest margin that can be met). Intervals are a bootstrap over prompts;
+--conservative solves for the lower confidence bound of every margin. --plot draws the dual, the margins and
+the trade-off; --preview writes responses of the tilted policy, drawn from those of the table. Status 3: the
+margins cannot be met on these samples; with --json the object is printed all the same, "feasible" false and
+nothing predicted.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from alignjax import cli, dual
-from alignjax.dual import Asked, Solution
+from alignjax import cli
+from alignjax.data.files import write_bytes, write_text
+from alignjax.dual import Asked
 from alignjax.errors import InputError
-from alignjax.scores.table import ScoreTable, read_table
+from alignjax.report.answer import plot, render
+from alignjax.report.style import to_png, to_svg
+from alignjax.scores.table import read_table
+from alignjax.workflow.answer import answer, curve, record, require_answer
+from alignjax.workflow.preview import read_texts, render_preview
 
 _KINDS = ("margin", "level", "fraction")
+_PLOTS = (".png", ".svg")
 _CHOICE = "give each constraint one of --margin, --level and --fraction"
-_SATURATED = 2.0  # effective samples; below it one response has nearly all the weight of its prompt
+
+
+class Outputs(NamedTuple):
+    """What is written beside the answer.
+
+    Attributes:
+      plot: file of the figure, .png or .svg; None: none.
+      preview: file of responses of the tilted policy; None: none.
+      responses: file with the table's responses, where the table has none.
+      preview_samples: responses a prompt in the preview.
+    """
+
+    plot: str | None = None
+    preview: str | None = None
+    responses: str | None = None
+    preview_samples: int = 4
 
 
 def solve(
-    scores: str | Path, *, beta: float, asked: Mapping[str, Sequence[str]], as_json: bool = False
+    scores: str | Path,
+    *,
+    beta: float,
+    asked: Mapping[str, Sequence[str]],
+    as_json: bool = False,
+    conservative: bool = False,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    outputs: Outputs = Outputs(),  # noqa: B008  # immutable
 ) -> None:
     """Solves the dual on a table and prints what the tilted policy will have.
 
@@ -38,24 +72,68 @@ def solve(
       beta: KL weight > 0, in the units of the rewards per nat.
       asked: "margin", "level" and "fraction", each with texts NAME=NUMBER.
       as_json: print one JSON object in place of text.
+      conservative: solve for the lower confidence bounds of the margins.
+      confidence: of intervals and bounds.
+      num_resamples: of the bootstrap; 0: no intervals.
+      seed: of the bootstrap and of the preview.
+      outputs: files to write.
 
     Raises:
       InputError: the table or an option cannot be used.
       InfeasibleError: the margins cannot be met on these samples; the message names the largest that can.
     """
-    if not 0 < beta < math.inf:
-        raise InputError(f"--beta: is {beta}; must be a finite number above 0.")
+    _check_options(beta, conservative, confidence, num_resamples, seed, outputs)
     parsed = parse_asked(asked)
     table = read_table(scores)
     wanted = _in_order(parsed, table.names, str(scores))
-    margins = dual.asked_margins(wanted, table.utilities, mask=table.mask)
-    solution = dual.solve(table.rewards, table.utilities, beta=beta, margins=margins, mask=table.mask)
-    found = record(table, wanted, margins, solution, beta=beta)
+    texts = None if outputs.preview is None else read_texts(table, scores, outputs.responses)
+    found = answer(
+        table,
+        wanted,
+        beta=beta,
+        confidence=confidence,
+        conservative=conservative,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    shown = record(found)
     if as_json:
-        print(json.dumps(found, allow_nan=False))
-    dual.require_feasible(table.names, solution, margins, table.utilities, mask=table.mask)
+        print(json.dumps(shown, allow_nan=False))
+    require_answer(found)
+    if outputs.plot is not None:
+        figure = plot(shown, *curve(found))
+        path = Path(outputs.plot)
+        write_bytes(path, to_png(figure) if path.suffix == ".png" else to_svg(figure).encode())
+    if outputs.preview is not None and texts is not None:
+        lam = np.asarray(found.solution.lam)
+        draws = {"num_samples": outputs.preview_samples, "rng": np.random.default_rng(seed)}
+        write_text(Path(outputs.preview), render_preview(table, texts, lam, beta=beta, **draws))
     if not as_json:
-        print(render(found))
+        print(render(shown))
+
+
+def _check_options(
+    beta: float, conservative: bool, confidence: float, num_resamples: int, seed: int, outputs: Outputs
+) -> None:
+    if not 0 < beta < math.inf:
+        raise InputError(f"--beta: is {beta}; must be a finite number above 0.")
+    if not 0.5 < confidence < 1:
+        raise InputError(f"--confidence: is {confidence}; must lie between 0.5 and 1.")
+    if num_resamples < 0:
+        raise InputError(f"--resamples: is {num_resamples}; must be at least 0.")
+    if seed < 0:
+        raise InputError(f"--seed: is {seed}; must be at least 0.")
+    if outputs.plot is not None:
+        if Path(outputs.plot).suffix not in _PLOTS:
+            raise InputError(f"--plot={outputs.plot}: must end in {', '.join(_PLOTS)}.")
+        cli.check_output(outputs.plot, flag="plot")
+    if outputs.preview is None:
+        if outputs.responses is not None:
+            raise InputError("--responses is for --preview alone; give --preview=FILE.jsonl or leave it out.")
+        return
+    if outputs.preview_samples < 1:
+        raise InputError(f"--preview_samples: is {outputs.preview_samples}; must be at least 1.")
+    cli.check_output(outputs.preview, flag="preview")
 
 
 def parse_asked(asked: Mapping[str, Sequence[str]]) -> dict[str, Asked]:
@@ -86,101 +164,6 @@ def parse_asked(asked: Mapping[str, Sequence[str]]) -> dict[str, Asked]:
                 raise InputError(f"{flag}: {name!r} is asked for already by {flag_of[name]}; {_CHOICE}.")
             parsed[name], flag_of[name] = Asked(**{kind: value}), flag
     return parsed
-
-
-def record(
-    table: ScoreTable, asked: Sequence[Asked], margins: np.ndarray, solution: Solution, *, beta: float
-) -> dict[str, Any]:
-    """The result as one JSON value; where the margins cannot be met, what the policy would have is None.
-
-    Args:
-      table: the scores.
-      asked: what was asked of each constraint.
-      margins: [m] float64, the same as margins.
-      solution: of `dual.solve`.
-      beta: KL weight.
-    """
-    feasible = bool(solution.feasible)
-    most = np.asarray(dual.reachable(table.utilities, table.mask))
-    means = dual.reference_means(table.utilities, table.mask)
-    ess = np.asarray(solution.ess)
-
-    def named(values: Any) -> dict[str, float]:
-        return dict(zip(table.names, np.asarray(values).tolist(), strict=True))
-
-    return {
-        "names": list(table.names),
-        "num_prompts": table.rewards.shape[0],
-        "num_samples": int(table.rewards.size if table.mask is None else table.mask.sum()),
-        "beta": beta,
-        "asked": {
-            name: {**one._asdict(), "margin": float(margin)}
-            for name, one, margin in zip(table.names, asked, margins, strict=True)
-        },
-        "reference": {
-            "reward": float(dual.reference_means(table.rewards, table.mask)),
-            "utilities": named(means),
-        },
-        "reachable": named(most),
-        "feasible": feasible,
-        "certificate": named(solution.certificate) if np.any(solution.certificate) else None,
-        "lam": named(solution.lam) if feasible else None,
-        "margins": named(solution.margins) if feasible else None,
-        "utilities": named(solution.expected_utilities) if feasible else None,
-        "reward": float(solution.expected_reward) if feasible else None,
-        "kl": float(solution.kl) if feasible else None,
-        "objective": float(solution.objective) if feasible else None,
-        "ess": {"median": float(np.median(ess)), "least": float(ess.min())} if feasible else None,
-        "iterations": int(solution.iterations),
-        "error": float(solution.error),
-    }
-
-
-def render(found: Mapping[str, Any]) -> str:
-    """The record of a feasible problem as a paragraph and two tables."""
-    names, ess = found["names"], found["ess"]
-    width = max(len("constraint"), *(len(name) for name in names))
-    heads = ("lambda", "asked", "margin", "largest", "reference", "level")
-    lines = [_opening(found), "", f"{'constraint':<{width}}" + "".join(f"{head:>12}" for head in heads)]
-    for name in names:
-        row = (
-            found["lam"][name],
-            found["asked"][name]["margin"],
-            found["margins"][name],
-            found["reachable"][name],
-            found["reference"]["utilities"][name],
-            found["utilities"][name],
-        )
-        lines.append(f"{name:<{width}}" + "".join(f"{value:>12.5g}" for value in row))
-    lines += [
-        "",
-        f"reward             {found['reference']['reward']:.5g} -> {found['reward']:.5g}",
-        f"KL                 {found['kl']:.5g} nats a prompt",
-        f"effective samples  {ess['median']:.4g} a prompt (median), {ess['least']:.4g} (least)",
-        f"solver             {found['iterations']} iterations, error {found['error']:.1e}",
-    ]
-    return "\n".join(lines)
-
-
-def _opening(found: Mapping[str, Any]) -> str:
-    """What was found, in sentences."""
-    binding = [name for name in found["names"] if found["lam"][name] > 0]
-    free = [name for name in found["names"] if name not in binding]
-    gain = found["reward"] - found["reference"]["reward"]
-    change = f"{'raises' if gain >= 0 else 'lowers'} the mean reward by {abs(gain):.4g}"
-    sentences = [
-        f"{found['num_prompts']} prompts, {found['num_samples']} responses, beta {found['beta']:g}.",
-        f"The tilted policy meets every margin, {change} and lies {found['kl']:.4g} nats from the reference.",
-    ]
-    if free:
-        also = " and the other constraints" if binding else ""
-        sentences.append(f"No price for {', '.join(free)}: the reward{also} alone bring its margin.")
-    if found["ess"]["least"] < _SATURATED:
-        sentences.append(
-            f"Some prompt has only {found['ess']['least']:.2g} effective samples: there the estimate is "
-            "saturated; draw more samples or raise beta."
-        )
-    return "\n".join(sentences)
 
 
 def _in_order(parsed: Mapping[str, Asked], names: Sequence[str], scores: str) -> list[Asked]:
@@ -214,7 +197,15 @@ def _define_flags() -> None:
     flags.DEFINE_multi_string("margin", [], "NAME=X: mean utility NAME at least X above the reference's.")
     flags.DEFINE_multi_string("level", [], "NAME=X: mean utility NAME at least X.")
     flags.DEFINE_multi_string("fraction", [], "NAME=X: margin X, in (0, 1), of the largest reachable one.")
+    flags.DEFINE_bool("conservative", False, "Solve for the lower confidence bound of every margin.")
+    flags.DEFINE_float("confidence", 0.95, "Of the intervals and of --conservative, in (0.5, 1).")
+    flags.DEFINE_integer("resamples", 1000, "Of the bootstrap over prompts; 0: no intervals.")
+    flags.DEFINE_integer("seed", 0, "Of the bootstrap and of the preview.")
     flags.DEFINE_bool("json", False, "Print one JSON object in place of text.")
+    flags.DEFINE_string("plot", None, "Draw the answer: FILE.png or FILE.svg.")
+    flags.DEFINE_string("preview", None, "Write responses of the tilted policy: FILE.jsonl.")
+    flags.DEFINE_string("responses", None, "The responses that were scored, where the table has no texts.")
+    flags.DEFINE_integer("preview_samples", 4, "Responses a prompt in the preview.")
 
 
 def _main() -> None:
@@ -222,7 +213,18 @@ def _main() -> None:
     if given.beta is None:
         raise InputError("--beta is missing; give --beta=...")
     asked = {"margin": given.margin, "level": given.level, "fraction": given.fraction}
-    solve(given.scores, beta=given.beta, asked=asked, as_json=given.json)
+    outputs = Outputs(given.plot, given.preview, given.responses, given.preview_samples)
+    solve(
+        given.scores,
+        beta=given.beta,
+        asked=asked,
+        as_json=given.json,
+        conservative=given.conservative,
+        confidence=given.confidence,
+        num_resamples=given.resamples,
+        seed=given.seed,
+        outputs=outputs,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ dual and what reads it, and never samples or scores again.
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import resource
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import alignjax
+from alignjax.data.files import write_text
 from alignjax.errors import InputError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "jaxopt", "numpy")
@@ -27,20 +27,6 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically: keys in the order given, floats in full, never nan."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(
-        f".{path.name}.{os.getpid()}.new"
-    )  # not mkstemp, whose files only their owner may read
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: Path) -> Any:

@@ -130,7 +130,7 @@ def _smollm2(config: Any) -> None:
     config.ref_batch_size = 8
     # An hour on two cores holds some hundred pairs; those held out decide whether a slope is known at all.
     config.data.held_out_fraction = 0.4
-    config.data.max_train_pairs, config.data.max_held_out_pairs = 96, 160
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 96, 300
     for name in ("prealign", "align"):
         config[name].update(
             {"batch_size": 4, "learning_rate": 5e-4, "warmup_steps": 6, "evals": 2, "log_every": 5}

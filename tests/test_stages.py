@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from alignjax.data.files import write_text
 from alignjax.errors import InputError
-from alignjax.stages import Stages, file_digest, read_json, write_json, write_text
+from alignjax.stages import Stages, file_digest, read_json, write_json
 
 
 def pipeline(workdir, calls, *, margin=1.0, seed=0):

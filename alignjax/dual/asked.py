@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
+from alignjax.dual.feasibility import reachable_along
 from alignjax.dual.solve import Solution, margins_from_fraction, reachable
 from alignjax.errors import InfeasibleError, InputError
 
@@ -97,8 +98,8 @@ def require_feasible(
       mask: [N, K] bool, True where a sample exists; None: all.
 
     Raises:
-      InfeasibleError: the margins cannot be met; the message names the largest that can: alone, and where
-        each could be met alone, in the combination that proves that not all can be met together.
+      InfeasibleError: the margins cannot be met; the message names the largest that can, alone and in the
+        combination that proves that not all can be met together, and the multiple of all that can.
     """
     if bool(solution.feasible):
         return
@@ -114,6 +115,9 @@ def require_feasible(
         top = float(np.asarray(reachable(values[..., None], mask))[0])
         weighted = " + ".join(f"{direction[j]:.4g} {names[j]}" for j in used)
         shown.append(f"together: {weighted} asked {float(direction @ b):.6g}, at most {top:.6g} can be met")
+    if b.size > 1:
+        multiple = reachable_along(utilities, b, mask=mask).multiple
+        shown.append(f"all at once {multiple:.4g} of what is asked can be met")
     what = "no policy on these samples meets them"
     if not direction.any():
         what = "no multiplier was found that meets them, they lie within rounding of the most that can be met"

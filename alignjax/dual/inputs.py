@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
       mask: [N, K] bool.
       prompt_weights: [N].
       importance: [N, K].
-      vectors: by name, [m] or [P, m]: margins, levels, start, lams.
+      vectors: by name, [m]: margins, levels, start, lam; or [P, m]: lams, and as "sweep" margins.
     """
 
     rewards: Any
@@ -65,7 +65,10 @@ def floats(inputs: Inputs) -> Inputs:
 
 
 def checked(inputs: Inputs, where: str) -> Inputs:
-    """Inputs of a plain call as numpy float64, their values looked at.
+    """Inputs of a plain call as numpy arrays, their values looked at.
+
+    Scores in float32 stay so, a large table would not fit twice; the sums are float64 all the same.
+    Everything else becomes float64.
 
     Args:
       inputs: array-likes.
@@ -74,7 +77,7 @@ def checked(inputs: Inputs, where: str) -> Inputs:
     Raises:
       InputError: shapes or values that cannot be used; the message names the prompt and the sample.
     """
-    rewards, utilities = (np.asarray(a, np.float64) for a in (inputs.rewards, inputs.utilities))
+    rewards, utilities = _scores(inputs.rewards), _scores(inputs.utilities)
     if rewards.ndim != 2 or 0 in rewards.shape:
         raise InputError(
             f"{where}: rewards has shape {rewards.shape}, must be [prompts, samples], neither of them 0."
@@ -119,6 +122,11 @@ def check_beta(beta: Any, where: str) -> float:
     return float(beta)
 
 
+def _scores(value: ArrayLike) -> np.ndarray:
+    value = np.asarray(value)
+    return value if value.dtype == np.float32 else np.asarray(value, np.float64)
+
+
 def _check_shape(value: np.ndarray | None, shape: tuple[int, ...], name: str, where: str) -> None:
     if value is not None and value.shape != shape:
         raise InputError(f"{where}: {name} has shape {value.shape}, must be {shape}.")
@@ -153,7 +161,8 @@ def _check_finite(value: np.ndarray, present: np.ndarray, name: str, where: str)
 def _vector(value: Any, size: int, name: str, where: str) -> np.ndarray:
     value = np.asarray(value, np.float64)
     rows = name in ("lams", "sweep")
-    if value.ndim != (2 if rows else 1) or value.shape[-1] != size:
+    name = "margins" if name == "sweep" else name
+    if value.ndim != (2 if rows else 1) or value.shape[-1] != size or not value.size:
         needed = f"(points, {size})" if rows else f"({size},)"
         raise InputError(
             f"{where}: {name} has shape {value.shape}, must be {needed}, one number a constraint."

@@ -19,11 +19,13 @@ from jax import Array
 from alignjax.dual.objective import (
     Derivatives,
     Samples,
+    Summary,
     assemble,
     by_chunks,
-    log_base,
+    loaded,
     over_prompts,
     prompt_moments,
+    sum_constraints,
 )
 
 MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
@@ -37,11 +39,12 @@ class Scaled(NamedTuple):
     """A problem in the units of the module's head.
 
     Attributes:
-      samples: rho and h.
+      samples: with centres and units, so that they are read as rho and h.
       margins: [m], b / s.
       tau: [], beta / S.
       unit: [m], S / s; lam = v * unit.
       spread: [m], s; 1 where a utility is constant.
+      top, extent: [m, N], of `Summary`, in the units of the utilities.
       reach: [m], E_x max_k h, the largest scaled margin of each constraint alone.
       size: [m], size of the terms that the recession function sums, for its rounding error.
     """
@@ -51,6 +54,8 @@ class Scaled(NamedTuple):
     tau: Array
     unit: Array
     spread: Array
+    top: Array
+    extent: Array
     reach: Array
     size: Array
 
@@ -86,36 +91,42 @@ class _State(NamedTuple):
     certificate: Array
 
 
-def scale(samples: Samples, margins: Array, beta: Array) -> Scaled:
+def scale(samples: Samples, summary: Summary, margins: Array, beta: Array) -> Scaled:
     """Puts a problem into scaled units.
 
     Args:
-      samples: of `gather`, in the type to work in.
+      samples: of `gather`.
+      summary: of `summarise_prompts`, in the type to work in.
       margins: [m] float, b.
       beta: [] float > 0.
     """
     tiny = 8 * jnp.finfo(margins.dtype).eps
-    base = jnp.exp(log_base(samples)) * jnp.ones_like(samples.rewards)
-    r, r_size = _centre(samples.rewards, base)
-    columns = [_centre(g, base) for g in samples.utilities]
-    r_spread = jnp.sqrt(over_prompts(jnp.sum(base * r * r, axis=1), samples))
-    s = jnp.stack([jnp.sqrt(over_prompts(jnp.sum(base * g * g, axis=1), samples)) for g, _ in columns])
-    # A constant utility leaves a spread of rounding errors; in the units of it everything would be noise.
-    s = jnp.where(s > tiny * jnp.stack([size for _, size in columns]), s, 1.0)
-    big = jnp.where(r_spread > tiny * r_size, jnp.maximum(beta, r_spread), beta)
-    h = jnp.stack([g for g, _ in columns]) / s[:, None, None]
-    present = base > 0
-    highest = over_prompts(jnp.max(jnp.where(present[None], h, -jnp.inf), axis=2), samples)
-    size = over_prompts(jnp.max(jnp.abs(h), axis=2), samples) + jnp.abs(margins) / s
-    return Scaled(
-        samples._replace(rewards=r / big, utilities=h), margins / s, beta / big, big / s, s, highest, size
+    spread = jnp.sqrt(over_prompts(summary.variance, samples))
+    # A constant leaves a spread of rounding errors; in the units of it everything would be noise.
+    real = spread > tiny * jnp.max(summary.size, axis=1)
+    big = jnp.where(real[0], jnp.maximum(beta, spread[0]), beta)
+    s = jnp.where(real[1:], spread[1:], 1.0)
+    scaled = samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s]))
+    problem = Scaled(scaled, margins, beta / big, big / s, s, summary.top[1:], summary.extent[1:], s, s)
+    return reweighted(problem, samples.prompt_weights, margins)
+
+
+def reweighted(problem: Scaled, prompt_weights: Array | None, margins: Array) -> Scaled:
+    """The problem with other weights of the prompts and other margins, in the same units.
+
+    Args:
+      problem: of `scale`.
+      prompt_weights: [N] float, sums to 1; None: equal.
+      margins: [m] float, b, in the units of the utilities.
+    """
+    samples = problem.samples._replace(prompt_weights=prompt_weights)
+    s = problem.spread
+    return problem._replace(
+        samples=samples,
+        margins=margins / s,
+        reach=over_prompts(problem.top, samples) / s,
+        size=(over_prompts(problem.extent, samples) + jnp.abs(margins)) / s,
     )
-
-
-def _centre(x: Array, base: Array) -> tuple[Array, Array]:
-    """Scores minus their prompt's mean, 0 where absent; and the largest score's size."""
-    centred = x - jnp.sum(base * x, axis=1, keepdims=True)
-    return jnp.where(base > 0, centred, 0), jnp.max(jnp.abs(x))
 
 
 def evaluate(point: Array, problem: Scaled, tau: Array) -> Derivatives:
@@ -247,11 +258,8 @@ def describe(lam: Array, samples: Samples, beta: Array) -> Array:
     m = lam.size
 
     def of(part: Samples) -> Array:
-        r, g = part.rewards.astype(lam.dtype), part.utilities.astype(lam.dtype)
-        base = log_base(part).astype(lam.dtype)
-        score = r
-        for j in range(m):
-            score = score + lam[j] * g[j]
+        r, g, base = loaded(part, lam.dtype)
+        score = r + sum_constraints(lam, g)
         centre = jnp.max(jnp.where(jnp.isneginf(base), -jnp.inf, score), axis=1, keepdims=True)
         logits = jnp.where(jnp.isneginf(base), 0, (score - centre) / beta)
         shifted = jnp.exp(logits + base)  # sums to at most 1; at least one term has the base's own weight

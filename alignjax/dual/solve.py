@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jaxopt
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
 from alignjax.dual.newton import (
@@ -20,7 +20,14 @@ from alignjax.dual.newton import (
     projected_error,
     scale,
 )
-from alignjax.dual.objective import Samples, check_vector, gather, over_prompts
+from alignjax.dual.objective import (
+    Samples,
+    Summary,
+    check_vector,
+    gather,
+    over_prompts,
+    summarise_prompts,
+)
 from alignjax.errors import InputError
 
 _LBFGS_ITERATIONS = 12
@@ -120,7 +127,7 @@ def solve(
         return solve_samples(floats(inputs), beta)
     inputs, beta = checked(inputs, "dual.solve"), check_beta(beta, "dual.solve")
     with on_host():
-        return jax.tree.map(np.asarray, _solve_jit(inputs, beta))
+        return jax.tree.map(np.asarray, solve_jit(inputs, beta))
 
 
 def reachable(
@@ -152,10 +159,11 @@ def reachable(
     zeros = np.zeros(jnp.shape(utilities)[:2], np.float32)
     inputs = Inputs(zeros, utilities, mask, prompt_weights, importance)
     if is_traced(inputs):
-        return _reachable(floats(inputs._replace(rewards=jnp.asarray(utilities)[..., 0])))
+        inputs = floats(inputs._replace(rewards=jnp.asarray(utilities)[..., 0]))
+        return _reachable(inputs, inputs.rewards.dtype)
     inputs = checked(inputs, "dual.reachable")
     with on_host():
-        return jax.tree.map(np.asarray, _reachable_jit(inputs))
+        return jax.tree.map(np.asarray, _reachable_jit(inputs, np.dtype(np.float64)))
 
 
 def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
@@ -181,47 +189,53 @@ def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
 
 def solve_samples(inputs: Inputs, beta: float | Array) -> Solution:
     """`solve` on inputs of one float type, without a look at their values; for use inside jit."""
-    samples, margins, levels, kl_weight = prepare(inputs, beta, "dual.solve")
-    problem = scale(samples, margins, kl_weight)
+    ready = prepare(inputs, beta, "dual.solve")
     start = inputs.vectors.get("start")
-    first = jnp.zeros_like(margins) if start is None else start / problem.unit
-    minimum = _neighbourhood(problem, first)
-    found = newton(problem, minimum.point)
-    found = found._replace(iterations=found.iterations + minimum.iterations)
-    return summarise(problem, found, samples, margins, levels, kl_weight)
+    first = jnp.zeros_like(ready.margins) if start is None else start / ready.problem.unit
+    return summarise(ready, minimise(ready.problem, first))
 
 
-def prepare(inputs: Inputs, beta: float | Array, where: str) -> tuple[Samples, Array, Array, Array]:
-    """Samples, margins [m], levels [m] and beta [] in one float type; inputs hold margins or levels."""
-    samples = gather(*inputs[:5], where=where)
-    kind = samples.rewards.dtype
-    reference = reference_means(samples)
+class Prepared(NamedTuple):
+    """A problem in both units: of the scores, and scaled.
+
+    Attributes:
+      samples: in the units of the scores.
+      summary: the reference's scores of every prompt.
+      margins: [m], levels: [m], beta: [], in one float type.
+      problem: scaled.
+    """
+
+    samples: Samples
+    summary: Summary
+    margins: Array
+    levels: Array
+    beta: Array
+    problem: Scaled
+
+
+def prepare(inputs: Inputs, beta: float | Array, where: str) -> Prepared:
+    """Brings inputs that hold margins or levels into the type of these; the scores stay as they are."""
     margins, levels = inputs.vectors.get("margins"), inputs.vectors.get("levels")
-    given = jnp.asarray(margins if levels is None else levels).astype(kind)
+    given = jnp.asarray(margins if levels is None else levels)
+    samples = gather(*inputs[:5], kind=given.dtype, where=where)
     check_vector(given, samples, "margins" if levels is None else "levels", where)
-    if levels is None:
-        margins, levels = given, given + reference
-    else:
-        margins, levels = given - reference, given
-    return samples, margins, levels, jnp.asarray(beta).astype(kind)
+    summary = summarise_prompts(samples, given.dtype)
+    reference = over_prompts(summary.mean[1:], samples)
+    margins, levels = (given, given + reference) if levels is None else (given - reference, given)
+    kl_weight = jnp.asarray(beta).astype(given.dtype)
+    return Prepared(samples, summary, margins, levels, kl_weight, scale(samples, summary, margins, kl_weight))
 
 
-def reference_means(samples: Samples) -> Array:
-    """E_x E_ref g: [m]."""
-    return over_prompts(describe_reference(samples), samples)
+def minimise(problem: Scaled, start: Array) -> Minimum:
+    """Both methods in turn, from `start` [m], scaled."""
+    near = _neighbourhood(problem, start)
+    found = newton(problem, near.point)
+    return found._replace(iterations=found.iterations + near.iterations)
 
 
-def describe_reference(samples: Samples) -> Array:
-    """E_ref g of every prompt: [m, N]."""
-    if samples.log_base is None:
-        return jnp.mean(samples.utilities, axis=2)
-    return jnp.sum(samples.utilities * jnp.exp(samples.log_base)[None], axis=2)
-
-
-def summarise(
-    problem: Scaled, found: Minimum, samples: Samples, margins: Array, levels: Array, beta: Array
-) -> Solution:
+def summarise(ready: Prepared, found: Minimum) -> Solution:
     """Everything that the tilted policy at the minimum has, in the units of the scores."""
+    samples, _, margins, levels, beta, problem = ready
     m = margins.size
     lam = found.point * problem.unit
     columns = describe(lam, samples, beta)
@@ -276,12 +290,10 @@ def _neighbourhood(problem: Scaled, start: Array) -> Minimum:
     return Minimum(jnp.where(better, point, start), state.error, iterations, jnp.asarray(False), zero)
 
 
-def _reachable(inputs: Inputs) -> Array:
-    samples = gather(*inputs[:5], where="dual.reachable")
-    present = jnp.ones((1, 1), bool) if samples.log_base is None else ~jnp.isneginf(samples.log_base)
-    highest = jnp.max(jnp.where(present[None], samples.utilities, -jnp.inf), axis=2)  # [m, N]
-    return over_prompts(highest - describe_reference(samples), samples)
+def _reachable(inputs: Inputs, kind: DTypeLike) -> Array:
+    samples = gather(*inputs[:5], kind=kind, where="dual.reachable")
+    return over_prompts(summarise_prompts(samples, kind).top[1:], samples)
 
 
-_solve_jit = jax.jit(solve_samples)
-_reachable_jit = jax.jit(_reachable)
+solve_jit = jax.jit(solve_samples)
+_reachable_jit = jax.jit(_reachable, static_argnums=1)

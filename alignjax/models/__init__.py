@@ -13,7 +13,7 @@ from alignjax.models.decoder import (
     unembed,
 )
 from alignjax.models.huggingface import load_adapter, load_pretrained, save_adapter, save_pretrained
-from alignjax.models.lora import Lora, init_lora, lora_axes, merge_lora
+from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora
 from alignjax.models.model import Model
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "hidden_states",
     "init_lora",
     "init_params",
+    "is_neutral",
     "load_adapter",
     "load_pretrained",
     "logical_axes",

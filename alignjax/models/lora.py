@@ -45,6 +45,11 @@ class Lora:
             ...
 
 
+def is_neutral(lora: Lora) -> bool:
+    """True where every B is zero, as `init_lora` makes them: the model is as without the adapter."""
+    return not any(bool(jnp.any(pair["b"] != 0)) for pair in lora.params["layers"].values())
+
+
 def projection_sizes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     """(in, out) of each projection that can be adapted."""
     hidden, mlp = config.hidden_size, config.intermediate_size

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignjax.report.style import BAND, DARK_BAND, INK, LAM, MUTED, OTHERS, policy_mark, style
+from alignjax.report.style import BAND, DARK_BAND, FIXED, INK, LAM, MUTED, OTHERS, policy_mark, style
 from alignjax.report.tables import (
     Estimate,
     Evaluation,
@@ -60,15 +60,28 @@ def dual_function(
     """
     with style():
         figure, axes = _canvas()
-        x, label = _ray(curve, index, lam, name)
-        at = lam if label else 1.0
-        axes.plot(x, curve.objective, color=OTHERS[0][0])
-        axes.plot(at, np.interp(at, x, curve.objective), "o", color=BAND, markersize=7, zorder=5)
-        _mark_lam(axes, at, lam, interval if label else None, x)
-        axes.set_xlabel(label or f"share of {LAM}*")
-        axes.set_ylabel(f"D({LAM})")
-        axes.set_title(f"Dual function, {name}")
+        draw_dual(axes, curve, index, name, lam, interval=interval)
     return figure
+
+
+def draw_dual(
+    axes: Axes,
+    curve: Curve,
+    index: int,
+    name: str,
+    lam: float,
+    *,
+    interval: Mapping[str, float] | None = None,
+) -> None:
+    """`dual_function` on axes of the caller's."""
+    x, label = _ray(curve, index, lam, name)
+    at = lam if label else 1.0
+    axes.plot(x, curve.objective, color=OTHERS[0][0])
+    axes.plot(at, np.interp(at, x, curve.objective), "o", color=BAND, markersize=7, zorder=5)
+    _mark_lam(axes, at, lam, interval if label else None, x)
+    axes.set_xlabel(label or f"share of {LAM}*")
+    axes.set_ylabel(f"D({LAM})")
+    axes.set_title(f"Dual function, {name}")
 
 
 def margin_curve(
@@ -94,23 +107,67 @@ def margin_curve(
     """
     with style():
         figure, axes = _canvas()
-        x, label = _ray(curve, index, lam, name)
-        at = lam if label else 1.0
-        margins = curve.margins[:, index]
-        axes.plot(x, margins, color=OTHERS[0][0])
-        _mark_lam(axes, at, lam, interval if label else None, x)
-        mean, low, high = _bounds(predicted)
-        if mean is not None:
-            look = {"fmt": "o", "color": BAND, "markersize": 7, "capsize": 4, "zorder": 5}
-            axes.errorbar(at, mean, yerr=[[mean - low], [high - mean]], **look)
-        else:
-            axes.plot(at, np.interp(at, x, margins), "o", color=BAND, markersize=7, zorder=5)
-        if asked is not None:
-            _asked_line(axes, asked, vertical=False)
-        axes.set_xlabel(label or f"share of {LAM}*")
-        axes.set_ylabel("margin over the reference")
-        axes.set_title(f"Predicted margin, {name}")
+        shown: dict[str, Any] = {"asked": asked, "predicted": predicted, "interval": interval}
+        draw_margin(axes, curve, index, name, lam, **shown)
     return figure
+
+
+def draw_margin(
+    axes: Axes,
+    curve: Curve,
+    index: int,
+    name: str,
+    lam: float,
+    *,
+    asked: float | None = None,
+    predicted: Estimate = None,
+    interval: Mapping[str, float] | None = None,
+    errors: np.ndarray | None = None,
+) -> None:
+    """`margin_curve` on axes of the caller's; standard errors [P] become a band of two of them a side."""
+    x, label = _ray(curve, index, lam, name)
+    at = lam if label else 1.0
+    margins = curve.margins[:, index]
+    axes.plot(x, margins, color=OTHERS[0][0])
+    if errors is not None:
+        edges = margins - 2 * errors, margins + 2 * errors
+        axes.fill_between(x, *edges, color=OTHERS[0][0], alpha=0.15, linewidth=0)
+    _mark_lam(axes, at, lam, interval if label else None, x)
+    mean, low, high = _bounds(predicted)
+    if mean is not None:
+        look = {"fmt": "o", "color": BAND, "markersize": 7, "capsize": 4, "zorder": 5}
+        axes.errorbar(at, mean, yerr=[[mean - low], [high - mean]], **look)
+    else:
+        axes.plot(at, np.interp(at, x, margins), "o", color=BAND, markersize=7, zorder=5)
+    if asked is not None:
+        _asked_line(axes, asked, vertical=False)
+    axes.set_xlabel(label or f"share of {LAM}*")
+    axes.set_ylabel("margin over the reference")
+    axes.set_title(f"Predicted margin, {name}")
+
+
+def draw_trade(
+    axes: Axes, curve: Curve, index: int, name: str, *, reference: float, at: tuple[float, float]
+) -> None:
+    """Predicted reward against predicted utility along the ray, with lambda* on it.
+
+    Args:
+      axes: where to draw.
+      curve: P points.
+      index: which constraint is the horizontal axis.
+      name: the constraint.
+      reference: the reference's mean utility.
+      at: utility and reward at lambda*.
+    """
+    x = reference + curve.margins[:, index]
+    axes.plot(x, curve.reward, color=OTHERS[0][0])
+    axes.plot(x[0], curve.reward[0], "s", color=FIXED["reward"][0], markersize=6, label=f"{LAM} = 0")
+    axes.plot(*at, "o", color=BAND, markersize=7, zorder=5, label=f"{LAM}*")
+    axes.axvline(reference, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)), label="reference")
+    axes.set_xlabel(f"mean utility, {name}")
+    axes.set_ylabel("mean reward")
+    axes.set_title(f"Reward against {name}")
+    axes.legend(loc="best")
 
 
 def plane(evaluation: Evaluation, name: str, *, curve: Curve | None = None, truth: bool = False,

@@ -10,8 +10,6 @@ import gzip
 import io
 import json
 import math
-import os
-import secrets
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data.files import read_json_lines
+from alignjax.data.files import read_json_lines, write_bytes
 from alignjax.errors import InputError
 
 _ARRAYS = ("rewards", "utilities", "names")
@@ -109,15 +107,8 @@ def write_table(path: str | Path, table: ScoreTable) -> None:
     else:
         content = _json_lines(table).encode()
         content = gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_bytes(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); check the path.") from error
 

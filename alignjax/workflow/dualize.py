@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from alignjax.config import Config
-from alignjax.dual import Asked, asked_margins, reachable, require_feasible, solve, tilt
+from alignjax.dual import Asked, asked_margins, frontier, reachable, require_feasible, solve, tilt
 from alignjax.errors import InputError
 from alignjax.scores import calibration as calib
 from alignjax.scores.calibration import Calibration
@@ -243,23 +243,14 @@ def _frontier(
     """The curve along lambda* from 0 to three times its length (to 3 where it is 0)."""
     direction = lam if lam.any() else np.ones_like(lam)
     lams = np.linspace(0.0, 3.0, FRONTIER_POINTS)[:, None] * direction[None, :]
-    base = utilities.mean(axis=(0, 1))
-    margins, reward, kl = [], [], []
-    for point in lams:
-        with jax.enable_x64(True):
-            weights = np.asarray(tilt(point, rewards, utilities, beta=config.beta))
-        margins.append(np.einsum("nk,nkm->m", weights, utilities) / len(weights) - base)
-        reward.append(np.sum(weights * rewards) / len(weights))
-        logs = np.log(np.maximum(weights, 1e-300) * weights.shape[1])
-        kl.append(np.sum(weights * logs) / len(weights))
-    margins, reward, kl = np.array(margins), np.array(reward), np.array(kl)
-    # D(lam) = max_pi E r - beta KL + <lam, E g - c>, reached at pi_lam itself; asked for nothing: margin 0.
-    objective = reward - config.beta * kl + np.sum(lams * (margins - np.nan_to_num(asked)), axis=1)
+    found = frontier(rewards, utilities, beta=config.beta, lams=lams)
+    levels = utilities.mean(axis=(0, 1)) + np.nan_to_num(asked)  # asked for nothing: margin 0
+    objective = np.asarray(found.value) - lams @ levels
     return {
         "lams": lams.tolist(),
-        "margins": margins.tolist(),
-        "reward": reward.tolist(),
-        "kl": kl.tolist(),
+        "margins": np.asarray(found.margins).tolist(),
+        "reward": np.asarray(found.expected_reward).tolist(),
+        "kl": np.asarray(found.kl).tolist(),
         "objective": objective.tolist(),
     }
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.alignment.relabel import bernoulli_labels, entropy, flip_rate, soft_labels
-from alignjax.stages import read_json, write_text
+from alignjax.data.files import write_text
+from alignjax.stages import read_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration
 from alignjax.workflow.preferences import Preferences, prompt_key

@@ -1,6 +1,7 @@
 """Log-probabilities and implicit scores of pairs and of sampled responses, computed once and kept."""
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from alignjax.config import SamplingSettings
 from alignjax.data.batches import pair_batches, pair_lengths, response_lengths
+from alignjax.data.files import write_bytes, write_text
 from alignjax.data.records import Prompt
 from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, tokenize_prompts
 from alignjax.errors import InputError
@@ -18,7 +20,6 @@ from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import sample
 from alignjax.runtime.metrics import progress
 from alignjax.scores.implicit import implicit_scores
-from alignjax.stages import write_text
 from alignjax.workflow.context import Context
 
 if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
@@ -75,18 +76,35 @@ def pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]
       [n, 2] float32, chosen and rejected. The cache lies in the run's folder under a key of the policy; a
       pair is known by its token ids, which tokenizer, template and lengths determine.
     """
-    path = context.workdir / "cache" / f"logps-{policy.name}-{policy.fingerprint[:16]}.npz"
-    known: dict[str, np.ndarray] = {}
-    if path.exists():
-        with np.load(path) as stored:
-            known = dict(zip(stored["pairs"].tolist(), stored["logps"], strict=True))
+    known = _known_logps(context, policy)
     names = [_pair_digest(pair) for pair in tokens]
     places = {name: i for i, name in enumerate(names) if name not in known}
     if places:
-        fresh = compute_pair_logps(context, policy, [tokens[i] for i in places.values()])
-        known |= dict(zip(places, fresh, strict=True))
-        write_npz(path, pairs=np.array(list(known)), logps=np.stack(list(known.values())))
+        missing = [tokens[i] for i in places.values()]
+        known = remember_pair_logps(context, policy, missing, compute_pair_logps(context, policy, missing))
     return np.stack([known[name] for name in names])
+
+
+def remember_pair_logps(
+    context: Context, policy: Policy, tokens: Sequence[TokenizedPair], logps: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Adds [n, 2] log-probabilities to the policy's cache, which it returns whole."""
+    known = _known_logps(context, policy)
+    known |= dict(zip((_pair_digest(pair) for pair in tokens), logps, strict=True))
+    write_npz(_logps_path(context, policy), pairs=np.array(list(known)), logps=np.stack(list(known.values())))
+    return known
+
+
+def _logps_path(context: Context, policy: Policy) -> Path:
+    return context.workdir / "cache" / f"logps-{policy.name}-{policy.fingerprint[:16]}.npz"
+
+
+def _known_logps(context: Context, policy: Policy) -> dict[str, np.ndarray]:
+    path = _logps_path(context, policy)
+    if not path.exists():
+        return {}
+    with np.load(path) as stored:
+        return dict(zip(stored["pairs"].tolist(), stored["logps"], strict=True))
 
 
 def pair_scores(
@@ -229,9 +247,8 @@ def compute_pair_logps(
     return result
 
 
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
+def write_npz(path: Path, **arrays: Any) -> None:
     """Writes arrays atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, allow_pickle=False, **arrays)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())

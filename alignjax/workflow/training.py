@@ -40,13 +40,14 @@ from alignjax.models import (
     config_from_hf,
     init_lora,
     init_params,
+    is_neutral,
     load_pretrained,
     save_pretrained,
 )
 from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
-from alignjax.workflow.scoring import Policy, compute_pair_logps, pair_logps
+from alignjax.workflow.scoring import Policy, compute_pair_logps, pair_logps, remember_pair_logps
 
 
 class Steps(NamedTuple):
@@ -145,6 +146,10 @@ def train_dpo(
     trainable, frozen, adapter = _start(context, stage, model)
     make_epoch = _pair_epochs(context, stage, reference, train, settings.batch_size)
     optimizer = _optimizer(settings, len(make_epoch(0)))
+    judged: list[np.ndarray] = []
+    evaluate = (
+        None if held_out is None else _held_out_metrics(context, stage, reference, held_out, beta, judged)
+    )
     result = _fit(
         context,
         stage,
@@ -154,12 +159,16 @@ def train_dpo(
         frozen=frozen,
         make_epoch=make_epoch,
         settings=settings,
-        evaluate=None if held_out is None else _held_out_metrics(context, stage, reference, held_out, beta),
+        evaluate=evaluate,
         check=check_first_dpo_step(tolerance=1e-3 if config.model.dtype == "float32" else 5e-2),
     )
     metadata = {"best_step": result.best_step, "steps": result.steps, "stopped_early": result.stopped_early}
     save_tree(context.workdir / stage / "best", result.trainable, metadata)
     save_tree(context.workdir / stage / "last", result.state.trainable, metadata)
+    steps = [record["step"] for record in result.history if "eval_loss" in record]
+    if held_out is not None and result.best_step in steps:  # a resumed run may have kept an earlier one
+        kept = _policy(context, stage, reference, result.trainable, stage)
+        remember_pair_logps(context, kept, held_out.tokens, judged[steps.index(result.best_step)])
     context.say(f"  {stage}: step {result.best_step} of {result.steps} kept")
 
 
@@ -278,14 +287,23 @@ def _pair_epochs(
 
 
 def _held_out_metrics(
-    context: Context, stage: str, reference: Policy, pairs: LabelledPairs, beta: float
+    context: Context,
+    stage: str,
+    reference: Policy,
+    pairs: LabelledPairs,
+    beta: float,
+    judged: list[np.ndarray],
 ) -> Callable[[Any], dict[str, float]]:
-    """Trainable -> what the held-out pairs say of it."""
+    """Trainable -> what the held-out pairs say of it; their log-probabilities are added to `judged`."""
     ref = pair_logps(context, reference, pairs.tokens)
 
     def evaluate(trainable: Any) -> dict[str, float]:
         policy = _policy(context, stage, reference, trainable, f"{stage} (held out)")
-        logps = compute_pair_logps(context, policy, pairs.tokens, leave_bar=False)
+        if policy.lora is not None and is_neutral(policy.lora):
+            logps = ref  # before the first step
+        else:
+            logps = compute_pair_logps(context, policy, pairs.tokens, leave_bar=False)
+        judged.append(logps)
         return preference_metrics(logps, ref, pairs.labels, beta=beta)
 
     return evaluate

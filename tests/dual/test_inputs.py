@@ -55,6 +55,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "margins nan": ({"vectors": {"margins": [np.nan]}}, r"margins is \[nan\], must be finite"),
     "start": ({"vectors": {"start": [-1.0]}}, r"start is \[-1.0\], must be at least 0"),
     "lams": ({"vectors": {"lams": [1.0]}}, r"lams has shape \(1,\), must be \(points, 1\)"),
+    "sweep": ({"vectors": {"sweep": np.ones((2, 3))}}, r"margins has shape \(2, 3\), must be \(points, 1\)"),
+    "no point": ({"vectors": {"lams": np.ones((0, 1))}}, r"lams has shape \(0, 1\)"),
 }
 
 
@@ -71,7 +73,7 @@ def test_beta(beta):
         check_beta(beta, "dual.solve")
 
 
-def test_good_inputs_become_float64_and_nan_where_absent_passes():
+def test_good_inputs_become_float64_but_float32_scores_and_nan_where_absent_passes():
     inputs = Inputs(
         put(R, (0, 0), np.nan).astype(np.float32),
         put(G, (0, 0, 0), np.inf).tolist(),
@@ -80,7 +82,8 @@ def test_good_inputs_become_float64_and_nan_where_absent_passes():
         vectors={"margins": [-1], "levels": None},
     )
     found = checked(inputs, "dual.solve")
-    assert found.rewards.dtype == found.utilities.dtype == found.prompt_weights.dtype == np.float64
+    assert found.rewards.dtype == np.float32
+    assert found.utilities.dtype == found.prompt_weights.dtype == np.float64
     assert found.mask.dtype == bool and found.importance is None
     assert list(found.vectors) == ["margins"] and found.vectors["margins"].tolist() == [-1.0]
     assert check_beta(np.float32(0.5), "dual.solve") == 0.5

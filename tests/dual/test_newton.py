@@ -15,12 +15,13 @@ from alignjax.dual.newton import (
     projected_error,
     scale,
 )
-from alignjax.dual.objective import gather, objective
+from alignjax.dual.objective import gather, loaded, objective, summarise_prompts
 
 
 @jax.jit
 def _scaled(rewards, utilities, margins, beta, mask):
-    return scale(gather(rewards, utilities, mask), margins, beta)
+    samples = gather(rewards, utilities, mask)
+    return scale(samples, summarise_prompts(samples, margins.dtype), margins, beta)
 
 
 def scaled(rewards, utilities, margins, beta, mask=None) -> Scaled:
@@ -52,8 +53,9 @@ def test_describe_by_hand():
 def test_scale_by_hand():
     """r = +-3, g = 5 +- 2 in one prompt: spreads 3 and 2; S = max(beta, 3); 5 is centred away."""
     problem = scaled(np.array([[3, -3]], np.float32), np.array([[[7], [3]]], np.float32), [1.0], 0.6)
-    np.testing.assert_allclose(problem.samples.rewards, [[1, -1]], rtol=1e-6)
-    np.testing.assert_allclose(problem.samples.utilities, [[[1, -1]]], rtol=1e-6)
+    r, g, _ = loaded(problem.samples, jnp.float32)
+    np.testing.assert_allclose(r, [[1, -1]], rtol=1e-6)
+    np.testing.assert_allclose(g, [[[1, -1]]], rtol=1e-6)
     for name, expected in {"margins": [0.5], "tau": 0.2, "unit": [1.5], "spread": [2], "reach": [1]}.items():
         np.testing.assert_allclose(getattr(problem, name), expected, rtol=1e-6)
     # beta above the spread of r: S = beta, tau = 1.

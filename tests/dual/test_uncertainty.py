@@ -1,0 +1,174 @@
+"""Intervals, bias and guard: against numpy on the same resamples, and against the truth where it is known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from alignjax.dual import bootstrap, finite_sample_bias, frontier, solve, solve_conservative
+from alignjax.errors import InputError
+
+ASKED = np.array([0.25, 0.15])
+
+
+def resamples(key, n, count):
+    """The prompts of every resample, as `bootstrap` draws them."""
+    keys = jax.random.split(key, count)
+    with jax.enable_x64(True):
+        return np.stack([np.asarray(jax.random.randint(k, (n,), 0, n)) for k in keys])
+
+
+def test_bootstrap_is_solving_on_resampled_prompts(make_problem):
+    """Every resample solved anew from its own rows; margins, reward and KL of the one lambda* on them."""
+    rewards, utilities = make_problem(1, n=30)
+    key = jax.random.key(3)
+    found = bootstrap(key, rewards, utilities, beta=0.6, margins=ASKED, num_resamples=25, confidence=0.8)
+    lam = solve(rewards, utilities, beta=0.6, margins=ASKED).lam
+    lams, means = [], []
+    for rows in resamples(key, 30, 25):
+        part = rewards[rows], utilities[rows]
+        lams.append(solve(*part, beta=0.6, margins=ASKED).lam)
+        point = frontier(*part, beta=0.6, lams=lam[None])
+        means.append([*point.margins[0], point.expected_reward[0], point.kl[0]])
+    ends = functools.partial(np.quantile, q=[0.1, 0.9], axis=0, method="nearest")
+    np.testing.assert_allclose(np.stack(found.lam), ends(np.array(lams)), rtol=1e-7)
+    expected = ends(np.array(means))
+    np.testing.assert_allclose(np.stack(found.margins), expected[:, :2], rtol=1e-8)
+    np.testing.assert_allclose(np.stack(found.reward), expected[:, 2], rtol=1e-8)
+    np.testing.assert_allclose(np.stack(found.kl), expected[:, 3], rtol=1e-8)
+    assert found.feasible_share == 1
+
+
+def test_bootstrap_of_a_level_moves_with_the_reference(make_problem):
+    rewards, utilities = make_problem(1, n=30)
+    levels, key = utilities.mean(axis=(0, 1)) + ASKED, jax.random.key(3)
+    found = bootstrap(key, rewards, utilities, beta=0.6, levels=levels, num_resamples=9, confidence=0.5)
+    lams = [
+        solve(rewards[rows], utilities[rows], beta=0.6, levels=levels).lam for rows in resamples(key, 30, 9)
+    ]
+    ends = np.quantile(np.array(lams), [0.25, 0.75], axis=0, method="nearest")
+    np.testing.assert_allclose(np.stack(found.lam), ends, rtol=1e-7, atol=1e-9)
+
+
+def test_infeasible_resamples_are_counted_and_their_lambda_is_infinite():
+    """Half of the prompts can give 1, the others nothing: a margin of 0.3 needs six of ten such prompts."""
+    utilities = np.zeros((10, 2, 1))
+    utilities[:7, 1, 0] = 1.0
+    key = jax.random.key(0)
+    found = bootstrap(key, np.zeros((10, 2)), utilities, beta=1.0, margins=[0.3], num_resamples=200)
+    able = np.mean(np.sum(resamples(key, 10, 200) < 7, axis=1) * 0.05 > 0.3)
+    assert 0 < able < 1
+    # Exactly on the boundary lambda is infinite: neither solved nor refuted, and counted as not met.
+    assert found.feasible_share == pytest.approx(able)
+    assert np.isinf(found.lam.high[0]) and np.isfinite(found.lam.low[0])
+
+
+def test_equal_keys_equal_intervals_and_traced_equals_plain(x64, make_problem):
+    rewards, utilities = make_problem(6, n=12)
+    run = functools.partial(bootstrap, beta=0.5, margins=ASKED, num_resamples=16)
+    one, two = (run(jax.random.key(5), rewards, utilities) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    traced = jax.jit(run)(jax.random.key(5), jnp.asarray(rewards), jnp.asarray(utilities))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), traced, one)
+
+
+def test_bias_is_what_halving_changes(make_problem):
+    rewards, utilities = make_problem(7, n=40, k=9)
+    mask = np.ones((40, 9), bool)
+    mask[:5, 8], mask[0, 1:] = False, False  # ragged; prompt 0 has one sample, which both halves keep
+    found = finite_sample_bias(rewards, utilities, beta=0.8, margins=ASKED, mask=mask)
+    number = np.cumsum(mask, axis=1)
+    whole = solve(rewards, utilities, beta=0.8, margins=ASKED, mask=mask)
+    lams, margins = [], []
+    for parity in (0, 1):
+        half = mask & ((number % 2 == parity) | (np.arange(40) == 0)[:, None])
+        lams.append(solve(rewards, utilities, beta=0.8, margins=ASKED, mask=half).lam)
+        point = frontier(rewards, utilities, beta=0.8, lams=whole.lam[None], mask=half)
+        margins.append(point.margins[0])
+    np.testing.assert_allclose(found.lam, np.mean(lams, axis=0) - whole.lam, rtol=1e-6)
+    np.testing.assert_allclose(found.margins, np.mean(margins, axis=0) - whole.margins, rtol=1e-7)
+
+
+def test_bias_corrects_in_the_right_direction():
+    """r = 0, g normal with variance 1, beta 1: lambda* of a margin b is b. Few samples overstate it."""
+    rng = np.random.default_rng(0)
+    utilities = rng.normal(size=(3000, 16, 1))
+    rewards = np.zeros(utilities.shape[:2])
+    found = solve(rewards, utilities, beta=1.0, margins=[1.0])
+    bias = finite_sample_bias(rewards, utilities, beta=1.0, margins=[1.0])
+    assert found.lam[0] > 1.05 and bias.lam[0] > 0 and bias.margins[0] < 0
+    assert abs(found.lam[0] - bias.lam[0] - 1) < 0.6 * abs(found.lam[0] - 1)
+
+
+def test_guard_is_z_standard_errors_at_the_multiplier(make_problem):
+    rewards, utilities = make_problem(2, n=60)
+    found = solve_conservative(rewards, utilities, beta=0.6, margins=ASKED, confidence=0.9)
+    point = frontier(rewards, utilities, beta=0.6, lams=found.solution.lam[None])
+    z = scipy.stats.norm.ppf(1 - 0.1 / 2)  # two constraints share the 10%
+    np.testing.assert_allclose(found.guard, z * point.margin_errors[0], rtol=1e-7)
+    np.testing.assert_allclose(found.low, ASKED, rtol=1e-7)
+    np.testing.assert_allclose(found.solution.margins, ASKED + found.guard, rtol=1e-8)
+    np.testing.assert_allclose(found.asked, ASKED)
+    assert found.solution.feasible
+
+
+def test_guard_of_an_ensemble_adds_its_spread(make_problem):
+    """Members g and 3 g: the tilt uses 2 g; the spread of the margins is sqrt(2) times the margin of g."""
+    rewards, utilities = make_problem(2, n=60, m=1)
+    found = solve_conservative(rewards, np.stack([utilities, 3 * utilities]), beta=0.6, margins=[0.1])
+    point = frontier(rewards, 2 * utilities, beta=0.6, lams=found.solution.lam[None])
+    spread = np.sqrt(2) * point.margins[0] / 2
+    z = scipy.stats.norm.ppf(0.95)
+    np.testing.assert_allclose(found.guard, z * np.hypot(point.margin_errors[0], spread), rtol=1e-6)
+
+
+def test_guard_of_a_level_knows_the_reference_varies(make_problem):
+    rewards, utilities = make_problem(2, n=60, m=1)
+    levels = utilities.mean(axis=(0, 1)) + 0.1
+    found = solve_conservative(rewards, utilities, beta=0.6, levels=levels)
+    w = np.exp((rewards + utilities[..., 0] * found.solution.lam) / 0.6)
+    tilted = np.sum(w * utilities[..., 0], axis=1) / w.sum(axis=1)
+    z = scipy.stats.norm.ppf(0.95)
+    np.testing.assert_allclose(found.guard, z * tilted.std(ddof=1) / np.sqrt(60), rtol=1e-6)
+    np.testing.assert_allclose(found.solution.expected_utilities - found.guard, levels, rtol=1e-7)
+
+
+def test_a_guard_beyond_reach_is_infeasible_with_its_certificate():
+    utilities = np.zeros((10, 2, 1))
+    utilities[:7, 1, 0] = 1.0
+    rewards = np.zeros((10, 2))
+    assert solve(rewards, utilities, beta=1.0, margins=[0.34]).feasible
+    found = solve_conservative(rewards, utilities, beta=1.0, margins=[0.34])
+    assert not found.solution.feasible and found.solution.certificate[0] == 1
+
+
+def test_traced_guard_equals_plain(x64, make_problem):
+    rewards, utilities = make_problem(2, n=20)
+    run = functools.partial(solve_conservative, beta=0.6, margins=ASKED)
+    traced = jax.jit(run)(jnp.asarray(rewards), jnp.asarray(utilities))
+    plain = run(rewards, utilities)
+    np.testing.assert_allclose(traced.guard, plain.guard, rtol=1e-6)
+    np.testing.assert_allclose(traced.solution.lam, plain.solution.lam, rtol=1e-6)
+
+
+def test_errors(make_problem):
+    problem = make_problem(0)
+    with pytest.raises(InputError, match="^dual.bootstrap: num_resamples is 0, must be at least 1"):
+        bootstrap(jax.random.key(0), *problem, beta=1.0, margins=ASKED, num_resamples=0)
+    with pytest.raises(InputError, match="^dual.bootstrap: confidence is 1.0, must lie between 0 and 1"):
+        bootstrap(jax.random.key(0), *problem, beta=1.0, margins=ASKED, confidence=1.0)
+    with pytest.raises(InputError, match="^dual.bootstrap: both of margins and levels given"):
+        bootstrap(jax.random.key(0), *problem, beta=1.0, margins=ASKED, levels=ASKED)
+    with pytest.raises(InputError, match="^dual.finite_sample_bias: neither of margins and levels given"):
+        finite_sample_bias(*problem, beta=1.0)
+    with pytest.raises(InputError, match="^dual.solve_conservative: confidence is 0.5, must lie between"):
+        solve_conservative(*problem, beta=1.0, margins=ASKED, confidence=0.5)
+    with pytest.raises(InputError, match=r"^dual.solve_conservative: utilities has shape \(6, 8\)"):
+        solve_conservative(problem[0], problem[0], beta=1.0, margins=ASKED)
+    bad = np.stack([problem[1], problem[1]])
+    bad[1, 2, 3, 0] = np.nan
+    with pytest.raises(InputError, match=r"^dual.solve_conservative: utilities\[2, 3, 0\] is nan"):
+        solve_conservative(problem[0], bad, beta=1.0, margins=ASKED)
