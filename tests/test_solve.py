@@ -96,11 +96,25 @@ def test_text(run, coin):
     status, output, errors = run(f"--scores={coin}", "--beta=1", "--margin=safety=0.25")
     assert status == 0 and errors == ""
     table = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
+    # One prompt is every resample: the intervals have no width.
+    head = ["lambda", "low", "high", "asked", "margin", "low", "high", "largest", "reference", "level"]
+    assert table["constraint"] == head
+    row = ["1.0986", "1.0986", "1.0986", "0.25", "0.25", "0.25", "0.25", "0.5", "0.5", "0.75"]
+    assert table["safety"] == row
+    assert "1 prompts, 2 responses, beta 1." in output
+    assert f"KL                 {KL:.5g} [{KL:.5g}, {KL:.5g}] nats a prompt" in output
+    assert "2 times what is asked can be met together" in output
+    assert "half of the samples cannot meet the margins" in output  # one of two responses is no choice
+    assert "meets every margin" in output and "saturated" in output  # 1.6 effective samples
+
+
+def test_text_without_intervals(run, coin):
+    status, output, _ = run(f"--scores={coin}", "--beta=1", "--margin=safety=0.25", "--resamples=0")
+    table = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
+    assert status == 0
     assert table["constraint"] == ["lambda", "asked", "margin", "largest", "reference", "level"]
     assert table["safety"] == ["1.0986", "0.25", "0.25", "0.5", "0.5", "0.75"]
-    assert "1 prompts, 2 responses, beta 1." in output
-    assert f"KL                 {KL:.5g} nats a prompt" in output
-    assert "meets every margin" in output and "saturated" in output  # 1.6 effective samples
+    assert f"KL                 {KL:.5g} nats a prompt" in output and "finite samples" not in output
 
 
 def test_two_constraints_one_free_of_charge(run, scales):
@@ -132,6 +146,99 @@ def test_padding_is_left_out(run, coin, tmp_path):
     assert other["lam"] == pytest.approx(one["lam"]) and other["num_samples"] == 2
 
 
+def conflict(n: int = 40, k: int = 16) -> ScoreTable:
+    """A table with texts, on which safety costs reward."""
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=(n, k))
+    utilities = rng.normal(size=(n, k, 1)) - 0.7 * rewards[..., None]
+    texts = tuple(tuple(f"response {i} {j}" for j in range(k)) for i in range(n))
+    ids = tuple(f"p{i}" for i in range(n))
+    return ScoreTable(rewards, utilities, ("safety",), prompt_ids=ids, responses=texts)
+
+
+def test_intervals_guard_plot_and_preview(run, tmp_path):
+    table = conflict()
+    scores, plot, preview = (str(tmp_path / name) for name in ("t.jsonl", "answer.svg", "preview.jsonl"))
+    write_table(scores, table)
+    arguments = (f"--scores={scores}", "--beta=0.5", "--margin=safety=0.5", "--resamples=200")
+    status, output, errors = run(*arguments, "--json")
+    plain = json.loads(output)
+    assert (status, errors) == (0, "")
+    for name in ("lam", "margins"):
+        ends, value = plain["intervals"][name]["safety"], plain[name]["safety"]
+        assert ends["low"] < value < ends["high"]
+    assert plain["intervals"]["reward"]["low"] < plain["reward"] < plain["intervals"]["reward"]["high"]
+    assert plain["intervals"]["feasible_share"] == 1 and plain["conservative"] is None
+    assert plain["multiple"] == pytest.approx(plain["reachable"]["safety"] / 0.5)
+    # Few samples understate what the tilt reaches.
+    assert plain["bias"]["margins"]["safety"] < 0 < plain["bias"]["lam"]["safety"]
+    shown = plain["prompts"]["safety"]
+    assert shown["least"][0][1] == shown["quartiles"][0] and shown["most"][0][1] == shown["quartiles"][-1]
+    assert shown["least"][0][0] in table.prompt_ids
+
+    extra = ("--conservative", f"--plot={plot}", f"--preview={preview}", "--preview_samples=50", "--json")
+    status, output, errors = run(*arguments, *extra)
+    guarded = json.loads(output)
+    assert (status, errors) == (0, "")
+    assert guarded["lam"]["safety"] > plain["lam"]["safety"]
+    guard = guarded["conservative"]["guard"]["safety"]
+    assert guard > 0 and guarded["conservative"]["low"]["safety"] == pytest.approx(0.5)
+    assert guarded["margins"]["safety"] == pytest.approx(0.5 + guard)
+    svg = Path(plot).read_text()
+    assert all(text in svg for text in ("Dual function, safety", "Predicted margin, safety", "asked 0.50"))
+    rows = [json.loads(line) for line in Path(preview).read_text().splitlines()]
+    assert len(rows) == 40 * 50
+    # What was drawn has the predicted mean, to within four standard errors of the draws.
+    drawn = np.array([row["utilities"]["safety"] for row in rows]).reshape(40, 50)
+    error = np.sqrt(np.mean(drawn.var(axis=1, ddof=1)) / 2000)
+    assert drawn.mean() == pytest.approx(guarded["utilities"]["safety"], abs=4 * error)
+    where = {text: (i, k) for i, texts in enumerate(table.responses or ()) for k, text in enumerate(texts)}
+    for row in rows[::97]:
+        i, k = where[row["response"]]
+        assert row["prompt_id"] == f"p{i}" and row["reward"] == table.rewards[i, k]
+
+
+def test_text_of_a_guard(run, tmp_path):
+    write_table(tmp_path / "t.npz", conflict())
+    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--margin=safety=0.5", "--resamples=200")
+    status, output, _ = run(*arguments, "--conservative")
+    assert status == 0 and "meets every margin with confidence 0.95" in output and " guard" in output
+    assert "prompts            safety: margin" in output and "95% intervals over prompts" in output
+
+
+def test_margin_near_the_limit_is_a_warning(run, tmp_path):
+    write_table(tmp_path / "t.npz", conflict())
+    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--fraction=safety=0.97", "--resamples=200")
+    status, output, _ = run(*arguments)
+    assert status == 0 and "Warning: What is asked is 0.97 of the most that can be met" in output
+    assert "of the resamples the margins cannot be met" in output and "infinite" in output
+    status, output, errors = run(*arguments, "--conservative")
+    assert status == 3 and "can be met on average but not with confidence 0.95 (safety: asked" in errors
+
+
+def test_preview_takes_texts_from_a_file(run, coin, tmp_path):
+    lines = [{"prompt": "toss", "response": text, "sample": i} for i, text in enumerate(("tail", "head"))]
+    texts, preview = tmp_path / "r.jsonl", tmp_path / "p.jsonl"
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = (f"--scores={coin}", "--beta=1", "--margin=safety=0.25", "--resamples=0")
+    files = (f"--preview={preview}", f"--responses={texts}")
+    status, _, errors = run(*arguments, *files, "--preview_samples=400")
+    assert (status, errors) == (0, "")
+    rows = [json.loads(line) for line in preview.read_text().splitlines()]
+    # 3/4 of the weight is on heads.
+    assert all(row["prompt"] == "toss" and row["prompt_id"] == 0 for row in rows)
+    assert sum(row["response"] == "head" for row in rows) == pytest.approx(300, abs=35)
+    for content, message in {
+        "": "holds 0 lines",
+        json.dumps(lines[0]) + "\n": "holds 1 lines, ",
+        '{"prompt": "toss"}\n' * 2: 'r.jsonl:1: "response" is missing or no text; add it.',
+        '{"prompt": "a", "response": ""}\n{"prompt": "b", "response": ""}\n': "r.jsonl:2: begins a new",
+    }.items():
+        texts.write_text(content)
+        status, _, errors = run(*arguments, *files)
+        assert status == 2 and errors.count("\n") == 1 and message in errors
+
+
 def test_infeasible(run, coin):
     status, output, errors = run(f"--scores={coin}", "--beta=1", "--margin=safety=0.75")
     assert status == 3 and output == "" and errors.count("\n") == 1
@@ -142,6 +249,7 @@ def test_infeasible_together_and_as_json(run, scales):
     arguments = ("--margin=safety=0.1", "--margin=help=full=0.1", "--json")
     status, output, errors = run(f"--scores={scales}", "--beta=1", *arguments)
     assert status == 3 and errors.count("\n") == 1 and "together: " in errors
+    assert "all at once 0 of what is asked can be met" in errors
     found = json.loads(output)
     assert found["feasible"] is False and found["reachable"] == {"safety": 0.5, "help=full": 0.5}
     predicted = ("lam", "margins", "utilities", "reward", "kl", "objective", "ess")
@@ -179,6 +287,28 @@ BAD = {
     "no name": (["--beta=1", "--margin==1"], "--margin==1: must be a constraint's name and a number"),
     "word": (["--beta=1", "--margin=safety=high"], "--margin=safety=high: 'high' is not a number."),
     "nan": (["--beta=1", "--level=safety=nan"], "--level=safety=nan: 'nan' is not finite."),
+    "confidence": (
+        ["--beta=1", "--margin=safety=0", "--confidence=1"],
+        "--confidence: is 1.0; must lie between 0.5 and 1.",
+    ),
+    "resamples": (
+        ["--beta=1", "--margin=safety=0", "--resamples=-1"],
+        "--resamples: is -1; must be",
+    ),
+    "seed": (["--beta=1", "--margin=safety=0", "--seed=-1"], "--seed: is -1; must be at least 0."),
+    "plot": (["--beta=1", "--margin=safety=0", "--plot=a.gif"], "--plot=a.gif: must end in .png, .svg."),
+    "preview": (
+        ["--beta=1", "--margin=safety=0", "--preview={folder}/p.jsonl"],
+        "--preview: {scores} holds no responses; use a .jsonl table, or give --responses=FILE.jsonl.",
+    ),
+    "responses": (
+        ["--beta=1", "--margin=safety=0", "--responses=a.jsonl"],
+        "--responses is for --preview alone",
+    ),
+    "preview_samples": (
+        ["--beta=1", "--margin=safety=0", "--preview={folder}/p.jsonl", "--preview_samples=0"],
+        "--preview_samples: is 0; must be at least 1.",
+    ),
     "fraction 1": (
         ["--beta=1", "--fraction=safety=1"],
         "--fraction=safety=1: must lie between 0 and 1, it is a share",
@@ -188,8 +318,8 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_options_are_one_line_and_status_2(run, coin, arguments, message):
-    status, output, errors = run(f"--scores={coin}", *arguments)
+def test_bad_options_are_one_line_and_status_2(run, coin, arguments, message, tmp_path):
+    status, output, errors = run(f"--scores={coin}", *(a.format(folder=tmp_path) for a in arguments))
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert message.format(scores=coin) in errors
 

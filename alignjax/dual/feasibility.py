@@ -112,8 +112,9 @@ def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
         if highest - low <= _GAP * highest:
             break
         points = [np.maximum(master.x[:size], 0)]
+    highest = highest if highest > 1e-12 else 0.0  # rounding: margins of 0 are always met
     certificate = direction / spread
-    gap = 0.0 if highest <= 0 else max(0.0, (highest - low) / highest)
+    gap = 0.0 if highest == 0 else max(0.0, (highest - low) / highest)
     return Reach(highest, certificate / certificate.sum(), gap)
 
 

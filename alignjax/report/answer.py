@@ -130,7 +130,7 @@ def _bias(found: Mapping[str, Any]) -> str:
 
 def _prompts(prompts: Mapping[str, Any]) -> str:
     """Where the margin comes from."""
-    least, most = (f"{key} {value:.3g}" for key, value in (prompts["least"][0], prompts["most"][0]))
+    least, most = (f"{value:.3g} (prompt {key})" for key, value in (prompts["least"][0], prompts["most"][0]))
     share = prompts["share_of_top_tenth"]
     tenth = "" if share is None else f"; a tenth of the prompts brings {share:.0%} of it"
     middle = prompts["quartiles"]

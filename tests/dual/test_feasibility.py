@@ -27,14 +27,14 @@ def by_linear_program(utilities, margins):
 
 def test_one_constraint_by_hand():
     """max 4, mean 2: a margin of 2 can be met, four times 0.5."""
-    found = reachable_along(np.array([[[0.0], [4.0]]]), [0.5])
+    found = reachable_along(np.array([[[0.0], [4.0]]]), np.array([0.5]))
     assert found.multiple == pytest.approx(4) and found.gap < 1e-9
     np.testing.assert_allclose(found.certificate, [1.0])
 
 
 def test_two_that_exclude_each_other_by_hand():
     """g2 = 1 - g1: of (0.2, 0.1) no multiple but 0, by d = (1/2, 1/2)."""
-    found = reachable_along(np.array([[[1.0, 0.0], [0.0, 1.0]]]), [0.2, 0.1])
+    found = reachable_along(np.array([[[1.0, 0.0], [0.0, 1.0]]]), np.array([0.2, 0.1]))
     assert found.multiple == pytest.approx(0, abs=1e-12)
     np.testing.assert_allclose(found.certificate, [0.5, 0.5])
 
@@ -72,19 +72,19 @@ def test_mask_weights_and_importance_are_those_of_reachable(make_problem):
     mask[:, 0] = True
     given = {"mask": mask, "prompt_weights": np.arange(1.0, 7), "importance": 1 + mask * 2.0}
     given["importance"][:, 1] = 0.5
-    found = reachable_along(np.where(mask[..., None], utilities, np.nan), [1.0], **given)
+    found = reachable_along(np.where(mask[..., None], utilities, np.nan), np.array([1.0]), **given)
     np.testing.assert_allclose(found.multiple, reachable(utilities, **given)[0], rtol=1e-9)
 
 
 def test_nothing_asked_has_no_limit():
-    found = reachable_along(np.array([[[0.0, 1.0], [4.0, 1.0]]]), [-0.5, 0.0])
+    found = reachable_along(np.array([[[0.0, 1.0], [4.0, 1.0]]]), np.array([-0.5, 0.0]))
     assert found.multiple == np.inf and not found.certificate.any()
 
 
 def test_errors():
     with pytest.raises(InputError, match=r"^dual.reachable_along: utilities has shape \(2, 3\)"):
-        reachable_along(np.ones((2, 3)), [1.0])
+        reachable_along(np.ones((2, 3)), np.array([1.0]))
     with pytest.raises(InputError, match=r"^dual.reachable_along: margins has shape \(2,\), must be \(1,\)"):
-        reachable_along(np.ones((2, 3, 1)), [1.0, 1.0])
+        reachable_along(np.ones((2, 3, 1)), np.array([1.0, 1.0]))
     with pytest.raises(InputError, match=r"^dual.reachable_along: utilities\[0, 1, 0\] is nan"):
-        reachable_along(np.array([[[0.0], [np.nan]]]), [1.0])
+        reachable_along(np.array([[[0.0], [np.nan]]]), np.array([1.0]))

@@ -57,6 +57,16 @@ def test_along_a_ray_the_margin_rises_and_levels_off(make_problem):
     assert margins[-1] < reachable(utilities)[0]
 
 
+def test_what_is_reached_is_concave_in_the_margin_with_slope_minus_lambda(make_problem):
+    """d (E r - beta KL) / d margin = -lambda: by differences, to second order."""
+    rewards, utilities = make_problem(9, n=20, k=16, m=1)
+    lams = np.linspace(0.2, 3, 200)
+    line = frontier(rewards, utilities, beta=0.5, lams=lams[:, None])
+    reached, margins = line.expected_reward - 0.5 * line.kl, line.margins[:, 0]
+    slopes = np.diff(reached) / np.diff(margins)
+    np.testing.assert_allclose(slopes, -(lams[1:] + lams[:-1]) / 2, rtol=1e-3)
+
+
 def test_sweep_is_one_solve_after_another(make_problem):
     rewards, utilities = make_problem(12, n=20)
     line = np.linspace(-0.2, 0.9, 7)[:, None] * reachable(utilities) * np.array([0.6, 0.4])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alignjax import runs
+from alignjax import solve as solve_command
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InfeasibleError
 from alignjax.evaluate import evaluate
@@ -115,6 +116,31 @@ def test_predicted_is_what_the_tilt_gives(whole):
     np.testing.assert_allclose(
         predicted["reward"]["mean"], (weights * r).sum(axis=1).mean(), rtol=1e-3, atol=1e-5
     )
+
+
+def test_the_dual_alone_answers_the_same_and_previews_the_policy(whole, tmp_path, capsys):
+    dual, preview = load(whole / "dual.json"), tmp_path / "preview.jsonl"
+    outputs = solve_command.Outputs(preview=str(preview), responses=str(whole / "samples.jsonl"))
+    solve_command.solve(
+        whole / "scores.npz",
+        beta=dual["beta"],
+        asked={"margin": [f"safety={MARGIN}"]},
+        as_json=True,
+        num_resamples=0,
+        outputs=outputs._replace(preview_samples=300),
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["lam"]["safety"] == pytest.approx(dual["lam"]["safety"], rel=1e-6)
+    assert found["margins"]["safety"] == pytest.approx(
+        dual["predicted"]["margins"]["safety"]["mean"], rel=1e-3
+    )
+    rows = [json.loads(line) for line in preview.read_text().splitlines()]
+    samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
+    own = {(row["prompt_id"], row["prompt"], row["response"]) for row in samples}
+    assert {(row["prompt_id"], row["prompt"], row["response"]) for row in rows} <= own
+    drawn = np.array([row["reward"] for row in rows]).reshape(-1, 300)
+    error = np.sqrt(np.mean(drawn.var(axis=1, ddof=1)) / drawn.size)
+    assert drawn.mean() == pytest.approx(found["reward"], abs=4 * error + 1e-9)
 
 
 def test_labels_are_the_sigmoid_of_the_lagrangian(whole, tiny_config):

@@ -1,0 +1,284 @@
+"""The dual solver against numpy gradient descent and SciPy, on random problems, and on a table that is large.
+
+python benchmarks/dual.py speed [--repeats 5]     ours, gradient descent as published, L-BFGS-B: in turns
+python benchmarks/dual.py problems [--count 2000] random problems against float64 references: worst cases
+python benchmarks/dual.py large                   1,000,000 x 64 scores, float32: time and memory
+python benchmarks/dual.py published               the multipliers and margins of the published 7B run
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from scipy.special import logsumexp, softmax
+from tables import published_like
+
+from alignjax import dual
+
+BETA = 0.1
+SIZES = ((1000, 128), (10_000, 256))
+# lambda, level reached (mean utility): Huang et al. 2024, figures of MoCAN with beta 0.1.
+PUBLISHED = ((0.1, -3.026), (0.3511, -1.519), (0.5, -0.405), (0.7547, 1.217), (0.9, 1.862), (1.1263, 2.632),
+             (1.25, 2.932), (2.0, 3.786), (3.0, 4.185))  # fmt: skip
+
+
+def main() -> None:
+    """Runs the part that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=("speed", "problems", "large", "published"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--count", type=int, default=2000)
+    given = parser.parse_args()
+    if given.part == "speed":
+        speed(given.repeats)
+    elif given.part == "problems":
+        problems(given.count)
+    elif given.part == "large":
+        large()
+    else:
+        published()
+
+
+def dual_by_numpy(
+    lam: np.ndarray, rewards: np.ndarray, utilities: np.ndarray, levels: np.ndarray, beta: float
+) -> tuple[float, np.ndarray]:
+    """D and its gradient in float64 numpy, written anew."""
+    logits = (rewards + utilities @ lam) / beta
+    weights = softmax(logits, axis=1)
+    mean = np.einsum("nk,nkm->m", weights, utilities) / len(rewards)
+    value = beta * np.mean(logsumexp(logits, axis=1) - np.log(rewards.shape[1]))
+    return float(value - lam @ levels), mean - levels
+
+
+def gradient_descent(
+    rewards: np.ndarray, utilities: np.ndarray, levels: np.ndarray, beta: float
+) -> np.ndarray:
+    """Projected gradient descent with the released code's settings.
+
+    From lambda 1 with step 4; at most 200 steps a round, ended where the last five moved less than 1e-5; the
+    step of round i is the one before divided by 2^i; five rounds.
+    """
+    step, lam = 4.0, np.ones(len(levels))
+    for number in range(5):
+        step, lam, moved = step / 2**number, np.ones(len(levels)), []
+        for _ in range(200):
+            _, gradient = dual_by_numpy(lam, rewards, utilities, levels, beta)
+            fresh = np.maximum(lam - step * gradient, 0)
+            moved.append(fresh)
+            lam = fresh
+            if len(moved) > 10 and np.max(np.abs(np.array(moved[-6:]) - lam)) < 1e-5:
+                return lam
+    return lam
+
+
+def by_scipy(rewards: np.ndarray, utilities: np.ndarray, levels: np.ndarray, beta: float) -> np.ndarray:
+    """L-BFGS-B from 0 with the gradient."""
+    return scipy.optimize.minimize(
+        dual_by_numpy,
+        np.zeros(len(levels)),
+        args=(rewards, utilities, levels, beta),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(levels),
+        options={"ftol": 1e-14, "gtol": 1e-8},
+    ).x
+
+
+def speed(repeats: int) -> None:
+    """Times in turns, medians; errors against the solution of tightest tolerance."""
+    print(f"{'work':<28}{'ours':>10}{'descent':>11}{'ratio':>8}{'L-BFGS-B':>11}{'ratio':>8}"
+          f"{'error: ours':>13}{'descent':>10}{'L-BFGS-B':>10}")  # fmt: skip
+    for (n, k), m in ((size, m) for size in SIZES for m in (1, 2, 4)):
+        rewards, utilities = published_like(0, n, k, m)
+        means = utilities.mean(axis=(0, 1))
+        margins = np.linspace(1.2, 0.8, m)
+        problem = rewards, utilities, means + margins, BETA
+        begun = time.perf_counter()
+        exact = dual.solve(rewards, utilities, beta=BETA, margins=margins).lam
+        first = time.perf_counter() - begun
+        rivals: dict[str, Callable[[], Any]] = {
+            "ours": lambda r=rewards, g=utilities, b=margins: dual.solve(r, g, beta=BETA, margins=b).lam,
+            "descent": lambda p=problem: gradient_descent(*p),
+            "scipy": lambda p=problem: by_scipy(*p),
+        }
+        seconds, found = _alternate(rivals, repeats if n < 5000 else 1)
+        _row(f"{n:,} x {k}, m = {m}", seconds, found, np.asarray(exact))
+        print(f"{'':<28}first call {first:.1f} s")
+    rewards, utilities = published_like(0)
+    line = np.linspace(-1.0, 5.5, 100)[:, None]
+    means = utilities.mean(axis=(0, 1))
+    exact = dual.sweep(rewards, utilities, beta=BETA, margins=line).lam
+    sweeps: dict[str, Callable[[], Any]] = {
+        "ours": lambda: dual.sweep(rewards, utilities, beta=BETA, margins=line).lam,
+        "scipy": lambda: np.array([by_scipy(rewards, utilities, means + b, BETA) for b in line]),
+    }
+    seconds, found = _alternate(sweeps, max(1, repeats // 2))
+    _row("sweep of 100 margins", seconds, found, np.asarray(exact))
+
+
+def _alternate(
+    rivals: dict[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Median seconds and result of each, run in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    found = {}
+    for _ in range(repeats):
+        for name, work in rivals.items():
+            begun = time.perf_counter()
+            found[name] = np.asarray(work())
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: float(np.median(times)) for name, times in seconds.items()}, found
+
+
+def _row(work: str, seconds: dict[str, float], found: dict[str, np.ndarray], exact: np.ndarray) -> None:
+    def error(name: str) -> str:
+        return f"{np.max(np.abs(found[name] - exact) / (1 + np.abs(exact))):.0e}" if name in found else "-"
+
+    cells = [f"{1e3 * seconds['ours']:.1f} ms"]
+    for name in ("descent", "scipy"):
+        known = name in seconds
+        cells += [f"{1e3 * seconds[name]:.0f} ms" if known else "-"]
+        cells += [f"{seconds[name] / seconds['ours']:.0f}" if known else "-"]
+    widths = (10, 11, 8, 11, 8)
+    print(f"{work:<28}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)), end="")
+    print(f"{error('ours'):>13}{error('descent'):>10}{error('scipy'):>10}", flush=True)
+
+
+def problems(count: int) -> None:
+    """Random problems: scores of 1e-3 to 1e4, beta of 1e-3 to 10, m of 1 to 4; some infeasible, some free.
+
+    The reference of feasibility is the linear program over policies (HiGHS), of lambda the Newton step that
+    is left at ours, in numpy with extended precision: D is convex, so that this is the distance to the
+    optimum wherever it is small. Problems within 1e-6 of the boundary are counted and not judged.
+    """
+    worst = {"float64": 0.0, "float32 scores": 0.0, "float32 traced": 0.0}
+    counts = dict.fromkeys(("feasible", "infeasible", "at the boundary", "lambda 0", "wrong"), 0)
+    narrow = jax.jit(lambda r, g, b, beta: dual.solve(r, g, beta=beta, margins=b))
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        m = 1 + seed % 4
+        units = 10 ** rng.uniform(-3, 4, 1 + m)
+        beta = float(10 ** rng.uniform(-3, 1))
+        shape = (8, 12)
+        rewards = rng.normal(size=shape) + rng.normal(size=(8, 1))
+        utilities = rng.normal(size=(*shape, m)) + rng.uniform(-1, 0.5, m) * rewards[..., None]
+        rewards, utilities = rewards * units[0], utilities * units[1:]
+        margins = rng.uniform(-0.2, 0.8, m) * np.asarray(dual.reachable(utilities))
+        multiple = _largest_multiple(utilities, margins)
+        if abs(multiple - 1) < 1e-6:
+            counts["at the boundary"] += 1
+            continue
+        found = dual.solve(rewards, utilities, beta=beta, margins=margins)
+        counts["feasible" if multiple > 1 else "infeasible"] += 1
+        if bool(found.feasible) != (multiple > 1):
+            counts["wrong"] += 1
+            print(f"wrong: seed {seed}, multiple {multiple:.8f}, error {float(found.error):.1e}")
+            continue
+        if multiple < 1:
+            continue
+        counts["lambda 0"] += int(not found.lam.any())
+        small = [a.astype(np.float32) for a in (rewards, utilities, margins)]
+        wide = [a.astype(np.float64) for a in small]
+        tries: dict[str, tuple[Any, Any]] = {
+            "float64": (found.lam, (rewards, utilities, margins)),
+            "float32 scores": (dual.solve(small[0], small[1], beta=beta, margins=wide[2]).lam, tuple(wide)),
+            "float32 traced": (narrow(*map(jnp.asarray, small), jnp.float32(beta)).lam, tuple(wide)),
+        }
+        for name, (lam, problem) in tries.items():
+            error = _distance(np.asarray(lam, np.float64), *problem, beta)
+            if error > worst[name]:
+                worst[name] = error
+                print(f"{name}: {error:.1e} at seed {seed} (m {m}, beta {beta:.1e}, units {units})")
+    print(", ".join(f"{name} {n}" for name, n in counts.items()))
+    print("worst |lambda - lambda*| / (1 + |lambda*|): ", end="")
+    print(", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
+
+
+def _largest_multiple(utilities: np.ndarray, margins: np.ndarray) -> float:
+    """Max t such that a policy on the samples has margins t b, by linear programming; inf for b <= 0."""
+    if (margins <= 0).all():
+        return np.inf
+    n, k, m = utilities.shape
+    units = utilities.std(axis=(0, 1))
+    gained = (utilities - utilities.mean(axis=1, keepdims=True)) / units / n
+    found = scipy.optimize.linprog(
+        [*np.zeros(n * k), -1.0],
+        A_ub=np.column_stack([-gained.reshape(n * k, m).T, margins / units]),
+        b_ub=np.zeros(m),
+        A_eq=np.column_stack([np.kron(np.eye(n), np.ones(k)), np.zeros(n)]),
+        b_eq=np.ones(n),
+        bounds=[(0, None)] * (n * k) + [(None, None)],
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
+    return float(-found.fun)
+
+
+def _distance(
+    lam: np.ndarray, rewards: np.ndarray, utilities: np.ndarray, margins: np.ndarray, beta: float
+) -> float:
+    """Length of the Newton step left at lam, relative to 1 + |lam|, largest entry; extended precision."""
+    r, g = rewards.astype(np.longdouble), utilities.astype(np.longdouble)
+    g = g - g.mean(axis=1, keepdims=True)
+    logits = (r + g @ lam.astype(np.longdouble)) / beta
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    mean = np.einsum("nk,nkm->nm", weights, g)
+    gradient = (mean.mean(axis=0) - margins).astype(np.float64)
+    centred = g - mean[:, None]
+    hessian = np.einsum("nk,nka,nkb->ab", weights, centred, centred) / len(r) / beta
+    free = (lam > 0) | (gradient < 0)
+    if not free.any():
+        return 0.0
+    scale = np.sqrt(np.diag(hessian).astype(np.float64))[free]
+    inner = hessian.astype(np.float64)[np.ix_(free, free)] / np.outer(scale, scale)
+    step = np.linalg.lstsq(inner, gradient[free] / scale, rcond=1e-14)[0] / scale
+    return float(np.max(np.abs(step) / (1 + np.abs(lam[free]))))
+
+
+def large() -> None:
+    """1,000,000 prompts x 64 responses in float32: the two arrays alone are 512 MB."""
+    rng = np.random.default_rng(0)
+    rewards = rng.standard_normal((1_000_000, 64), np.float32)
+    utilities = rng.standard_normal((1_000_000, 64, 1), np.float32)
+    utilities -= 0.5 * rewards[..., None]
+    for call in ("first", "second"):
+        begun = time.perf_counter()
+        found = dual.solve(rewards, utilities, beta=0.5, margins=np.array([0.5]))
+        print(
+            f"{call} call {time.perf_counter() - begun:.1f} s, lambda {float(found.lam[0]):.8f}, "
+            f"{int(found.iterations)} iterations, error {float(found.error):.1e}"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of the process {peak:.2f} GiB")
+
+
+def published() -> None:
+    """The margins at the published multipliers, on a table with the published means."""
+    rewards, utilities = published_like(0)
+    lams = np.array([[lam] for lam, _ in PUBLISHED])
+    ours = dual.frontier(rewards, utilities, beta=BETA, lams=np.concatenate([[[0.0]], lams]))
+    alone = dual.frontier(np.zeros_like(rewards), utilities, beta=BETA, lams=np.ones((1, 1)))
+    weights = softmax(utilities[..., 0] / BETA, axis=1)
+    print(f"reference {rewards.mean():.2f}, {utilities.mean():.2f}; published -11.70, -1.61")
+    print(
+        f"helpfulness only {ours.expected_reward[0]:.2f}, {ours.expected_utilities[0, 0]:.2f}; published "
+        "-3.27, -3.71"
+    )
+    print(
+        f"safety only {np.sum(weights * rewards) / len(rewards):.2f}, {alone.expected_utilities[0, 0]:.2f}; "
+        "published -11.86, 4.96"
+    )
+    print("| lambda | margin, published samples | margin, ours | reward, ours | KL, ours |")
+    for i, (lam, level) in enumerate(PUBLISHED, start=1):
+        margin, reward, kl = (float(np.ravel(a[i])[0]) for a in (ours.margins, ours.expected_reward, ours.kl))
+        print(f"| {lam} | {level + 1.607:.2f} | {margin:.2f} | {reward:.2f} | {kl:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
