@@ -191,7 +191,8 @@ def problems(count: int) -> None:
             "float32 traced": (narrow(*map(jnp.asarray, small), jnp.float32(beta)).lam, tuple(wide)),
         }
         for name, (lam, problem) in tries.items():
-            error = _distance(np.asarray(lam, np.float64), *problem, beta)
+            r, g, b = problem
+            error = _distance(np.asarray(lam, np.float64), r, g, b, beta)
             if error > worst[name]:
                 worst[name] = error
                 print(f"{name}: {error:.1e} at seed {seed} (m {m}, beta {beta:.1e}, units {units})")

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.inputs import Inputs, checked, on_host
-from alignjax.dual.objective import (
+from alignjax.dual.samples import (
     Samples,
     by_chunks,
     gather,

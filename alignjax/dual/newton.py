@@ -16,17 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alignjax.dual.objective import (
-    Derivatives,
-    Samples,
-    Summary,
-    assemble,
-    by_chunks,
-    loaded,
-    over_prompts,
-    prompt_moments,
-    sum_constraints,
-)
+from alignjax.dual.objective import Derivatives, assemble, prompt_moments
+from alignjax.dual.samples import Samples, Summary, by_chunks, loaded, over_prompts, sum_constraints
 
 MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
 FIRST_TAU = 0.1  # above it f is smooth enough to be begun at its own tau

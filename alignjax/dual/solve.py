@@ -20,14 +20,7 @@ from alignjax.dual.newton import (
     projected_error,
     scale,
 )
-from alignjax.dual.objective import (
-    Samples,
-    Summary,
-    check_vector,
-    gather,
-    over_prompts,
-    summarise_prompts,
-)
+from alignjax.dual.samples import Samples, Summary, check_vector, gather, over_prompts, summarise_prompts
 from alignjax.errors import InputError
 
 _LBFGS_ITERATIONS = 12

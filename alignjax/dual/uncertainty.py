@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
 from alignjax.dual.newton import Minimum, describe, newton, reweighted
-from alignjax.dual.objective import Samples, gather, over_prompts, standard_errors
+from alignjax.dual.samples import Samples, gather, over_prompts, standard_errors
 from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
 from alignjax.errors import InputError
 

@@ -15,7 +15,8 @@ from alignjax.dual.newton import (
     projected_error,
     scale,
 )
-from alignjax.dual.objective import gather, loaded, objective, summarise_prompts
+from alignjax.dual.objective import objective
+from alignjax.dual.samples import gather, loaded, summarise_prompts
 
 
 @jax.jit

@@ -1,7 +1,6 @@
 """The sampled dual: constants by hand, derivatives by differences, parity with plain numpy, invariants."""
 
 import functools
-import importlib
 from typing import Any
 
 import jax
@@ -12,7 +11,8 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignjax.dual.objective import derivatives, gather, objective, tilt
+from alignjax.dual.objective import derivatives, objective, tilt
+from alignjax.dual.samples import gather
 from alignjax.errors import InputError
 
 # One prompt, two samples, beta 2, lam 1: exp(tilt) is 1 and 3 * 2 = 6, the weights 1/7 and 6/7, so
@@ -144,21 +144,6 @@ def test_weights_are_repetitions(x64, make_problem):
     np.testing.assert_allclose(
         f(rewards, utilities, importance=importance), f(rewards[:, twice], utilities[:, twice])
     )
-
-
-def test_chunks_equal_the_whole(x64, make_problem, monkeypatch):
-    """7 prompts of 8 samples in chunks of 3, 3 and 1."""
-    module = importlib.import_module("alignjax.dual.objective")  # the package's name for it is the function
-    rewards, utilities = make_problem(2, n=7)
-    lam, levels, beta = jnp.array([0.5, 1.0]), jnp.zeros(2), jnp.array(0.6)
-    mask, weights = np.arange(56).reshape(7, 8) % 5 > 0, np.arange(1.0, 8)
-    for samples in (gather(rewards, utilities), gather(rewards, utilities, mask, weights)):
-        whole = derivatives(lam, samples, levels, beta)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "CHUNK_ELEMENTS", 24)
-            parts = derivatives(lam, samples, levels, beta)
-        for a, b in zip(parts, whole, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def test_jit_vmap_float32_and_eight_devices_equal_eager(make_problem):
