@@ -116,21 +116,22 @@ def test_guard_is_z_standard_errors_at_the_multiplier(make_problem):
 
 
 def test_guard_of_an_ensemble_adds_its_spread(make_problem):
-    """Members g and 3 g: the tilt uses 2 g; the spread of the margins is sqrt(2) times the margin of g."""
+    """Members 0.9 g and 1.1 g: the tilt uses g; their margins spread by sqrt(2) / 10 of the margin of g."""
     rewards, utilities = make_problem(2, n=60, m=1)
-    found = solve_conservative(
-        rewards, np.stack([utilities, 3 * utilities]), beta=0.6, margins=np.array([0.1])
-    )
-    point = frontier(rewards, 2 * utilities, beta=0.6, lams=found.solution.lam[None])
-    spread = np.sqrt(2) * point.margins[0] / 2
+    members = np.stack([0.9 * utilities, 1.1 * utilities])
+    found = solve_conservative(rewards, members, beta=0.6, margins=np.array([0.5]))
+    point = frontier(rewards, utilities, beta=0.6, lams=found.solution.lam[None])
+    spread = np.sqrt(2) / 10 * point.margins[0]
+    assert found.solution.feasible and found.solution.lam[0] > 0
     z = scipy.stats.norm.ppf(0.95)
     np.testing.assert_allclose(found.guard, z * np.hypot(point.margin_errors[0], spread), rtol=1e-6)
 
 
 def test_guard_of_a_level_knows_the_reference_varies(make_problem):
     rewards, utilities = make_problem(2, n=60, m=1)
-    levels = utilities.mean(axis=(0, 1)) + 0.1
+    levels = utilities.mean(axis=(0, 1)) + 0.6
     found = solve_conservative(rewards, utilities, beta=0.6, levels=levels)
+    assert found.solution.lam[0] > 0
     w = np.exp((rewards + utilities[..., 0] * found.solution.lam) / 0.6)
     tilted = np.sum(w * utilities[..., 0], axis=1) / w.sum(axis=1)
     z = scipy.stats.norm.ppf(0.95)
