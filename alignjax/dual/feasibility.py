@@ -16,6 +16,7 @@ from alignjax.dual.samples import (
     gather,
     loaded,
     over_prompts,
+    spreads,
     sum_constraints,
     summarise_prompts,
 )
@@ -138,9 +139,8 @@ def _centred(inputs: Inputs) -> tuple[Samples, Array]:
     kind = inputs.vectors["margins"].dtype
     samples = gather(*inputs[:5], kind=kind, where="dual.reachable_along")
     summary = summarise_prompts(samples, kind)
-    spread = jnp.sqrt(over_prompts(summary.variance, samples))
-    tiny = 8 * jnp.finfo(kind).eps * jnp.max(summary.size, axis=1)
-    units = jnp.where(spread > tiny, spread, 1.0)
+    spread, real = spreads(summary, samples)
+    units = jnp.where(real, spread, 1.0)
     return samples._replace(centres=summary.mean, units=units), units[1:]
 
 

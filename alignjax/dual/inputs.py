@@ -109,6 +109,18 @@ def checked(inputs: Inputs, where: str) -> Inputs:
     return Inputs(rewards, utilities, mask, outer, inner, vectors)
 
 
+def margins_or_levels(margins: Any, levels: Any, where: str) -> dict[str, Any]:
+    """The vectors of a problem that is asked for by one of the two.
+
+    Raises:
+      InputError: both or neither given.
+    """
+    if (margins is None) == (levels is None):
+        given = "neither" if margins is None else "both"
+        raise InputError(f"{where}: {given} of margins and levels given; give exactly one of them.")
+    return {"margins": margins, "levels": levels}
+
+
 def check_beta(beta: Any, where: str) -> float:
     """A plain call's beta as a number.
 

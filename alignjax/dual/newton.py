@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from alignjax.dual.objective import Derivatives, assemble, prompt_moments
-from alignjax.dual.samples import Samples, Summary, by_chunks, loaded, over_prompts, sum_constraints
+from alignjax.dual.samples import Samples, Summary, by_chunks, loaded, over_prompts, spreads, sum_constraints
 
 MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
 FIRST_TAU = 0.1  # above it f is smooth enough to be begun at its own tau
@@ -91,10 +91,7 @@ def scale(samples: Samples, summary: Summary, margins: Array, beta: Array) -> Sc
       margins: [m] float, b.
       beta: [] float > 0.
     """
-    tiny = 8 * jnp.finfo(margins.dtype).eps
-    spread = jnp.sqrt(over_prompts(summary.variance, samples))
-    # A constant leaves a spread of rounding errors; in the units of it everything would be noise.
-    real = spread > tiny * jnp.max(summary.size, axis=1)
+    spread, real = spreads(summary, samples)
     big = jnp.where(real[0], jnp.maximum(beta, spread[0]), beta)
     s = jnp.where(real[1:], spread[1:], 1.0)
     scaled = samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s]))
@@ -118,6 +115,12 @@ def reweighted(problem: Scaled, prompt_weights: Array | None, margins: Array) ->
         reach=over_prompts(problem.top, samples) / s,
         size=(over_prompts(problem.extent, samples) + jnp.abs(margins)) / s,
     )
+
+
+def is_solved(found: Minimum) -> Array:
+    """True where the end of an iteration is a minimum, to within what its float type can reach."""
+    loose = 1e-6 if found.point.dtype == jnp.float64 else 1e-3
+    return ~found.certified & (found.error <= loose)
 
 
 def evaluate(point: Array, problem: Scaled, tau: Array) -> Derivatives:

@@ -149,6 +149,15 @@ def summarise_prompts(samples: Samples, kind: DTypeLike) -> Summary:
     return Summary(*(columns[:, i] for i in range(5)))
 
 
+def spreads(summary: Summary, samples: Samples) -> tuple[Array, Array]:
+    """Root mean square within prompts, [1 + m], and where that is more than rounding, [1 + m] bool.
+
+    In the units of rounding errors everything would be noise.
+    """
+    spread = jnp.sqrt(over_prompts(summary.variance, samples))
+    return spread, spread > 8 * jnp.finfo(spread.dtype).eps * jnp.max(summary.size, axis=1)
+
+
 def loaded(part: Samples, kind: DTypeLike) -> tuple[Array, list[Array], Array]:
     """Rewards [n, K], utilities [n, K] by constraint, and log weights, in the type and units of the sums."""
     scores = [part.rewards.astype(kind), *(g.astype(kind) for g in part.utilities)]

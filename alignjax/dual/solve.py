@@ -9,13 +9,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
+from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.newton import (
     FIRST_TAU,
     Minimum,
     Scaled,
     describe,
     evaluate,
+    is_solved,
     newton,
     projected_error,
     scale,
@@ -111,10 +112,7 @@ def solve(
 
     Reference: Huang et al. 2024, arXiv 2405.19544, the dual function and the optimal policy.
     """
-    if (margins is None) == (levels is None):
-        given = "neither" if margins is None else "both"
-        raise InputError(f"dual.solve: {given} of margins and levels given; give exactly one of them.")
-    vectors = {"margins": margins, "levels": levels, "start": start}
+    vectors = margins_or_levels(margins, levels, "dual.solve") | {"start": start}
     inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
     if is_traced(inputs, beta):
         return solve_samples(floats(inputs), beta)
@@ -237,12 +235,11 @@ def summarise(ready: Prepared, found: Minimum) -> Solution:
     gained = over_prompts(columns[4 : 4 + m] - columns[4 + m :], samples)
     gradient = gained - margins
     error = jnp.where(found.certified, projected_error(found.point, gradient / problem.spread), found.error)
-    loose = 1e-6 if lam.dtype == jnp.float64 else 1e-3
     return Solution(
         lam,
         beta * means[0] - jnp.dot(lam, levels),
         gradient,
-        ~found.certified & (error <= loose),
+        is_solved(found._replace(error=error)),
         found.certificate,
         means[3],
         utilities,

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
-from alignjax.dual.newton import Minimum, describe, newton, reweighted
+from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
+from alignjax.dual.newton import Minimum, describe, is_solved, newton, reweighted
 from alignjax.dual.samples import Samples, gather, over_prompts, standard_errors
 from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
 from alignjax.errors import InputError
@@ -113,8 +113,10 @@ def bootstrap(
     """
     if num_resamples < 1:
         raise InputError(f"dual.bootstrap: num_resamples is {num_resamples}, must be at least 1.")
-    _check_confidence(confidence, "dual.bootstrap")
-    inputs = _inputs(rewards, utilities, mask, prompt_weights, importance, margins, levels, "dual.bootstrap")
+    if not 0 < confidence < 1:
+        raise InputError(f"dual.bootstrap: confidence is {confidence}, must lie between 0 and 1.")
+    vectors = margins_or_levels(margins, levels, "dual.bootstrap")
+    inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
     if is_traced(key, inputs, beta):
         inputs = floats(inputs)
         lam = solve_samples(inputs, beta).lam
@@ -161,7 +163,8 @@ def finite_sample_bias(
       InputError: as in `solve`.
     """
     where = "dual.finite_sample_bias"
-    inputs = _inputs(rewards, utilities, mask, prompt_weights, importance, margins, levels, where)
+    vectors = margins_or_levels(margins, levels, where)
+    inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
     if is_traced(inputs, beta):
         inputs = floats(inputs)
         return _bias(inputs, beta, solve_samples(inputs, beta).lam)
@@ -217,7 +220,8 @@ def solve_conservative(
     as_array = jnp.asarray if is_traced(utilities) else np.asarray
     members = as_array(utilities)
     members = members if members.ndim == 4 else members[None]
-    inputs = _inputs(rewards, utilities, mask, prompt_weights, importance, margins, levels, where)
+    vectors = margins_or_levels(margins, levels, where)
+    inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
     if is_traced(inputs, beta):
         members = jnp.asarray(members)
         inputs = floats(inputs._replace(utilities=members.mean(axis=0)))
@@ -230,33 +234,6 @@ def solve_conservative(
     with on_host():
         lam = solve_jit(inputs, beta).lam
         return jax.tree.map(np.asarray, _conservative_jit(inputs, members, beta, lam, confidence))
-
-
-def _inputs(
-    rewards: ArrayLike,
-    utilities: ArrayLike,
-    mask: ArrayLike | None,
-    prompt_weights: ArrayLike | None,
-    importance: ArrayLike | None,
-    margins: ArrayLike | None,
-    levels: ArrayLike | None,
-    where: str,
-) -> Inputs:
-    if (margins is None) == (levels is None):
-        given = "neither" if margins is None else "both"
-        raise InputError(f"{where}: {given} of margins and levels given; give exactly one of them.")
-    vectors = {"margins": margins, "levels": levels}
-    return Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
-
-
-def _check_confidence(confidence: float, where: str) -> None:
-    if not 0 < confidence < 1:
-        raise InputError(f"{where}: confidence is {confidence}, must lie between 0 and 1.")
-
-
-def _solved(found: Minimum) -> Array:
-    loose = 1e-6 if found.point.dtype == jnp.float64 else 1e-3
-    return ~found.certified & (found.error <= loose)
 
 
 def _by_level(inputs: Inputs) -> bool:
@@ -285,7 +262,7 @@ def _bootstrap(
         weights = weights / jnp.sum(weights)
         margins = ready.levels - ready.summary.mean[1:] @ weights if _by_level(inputs) else ready.margins
         end = newton(reweighted(ready.problem, weights, margins), lam / unit)
-        return jnp.where(_solved(end), end.point, jnp.inf) * unit, columns @ weights, _solved(end)
+        return jnp.where(is_solved(end), end.point, jnp.inf) * unit, columns @ weights, is_solved(end)
 
     lams, means, solved = jax.lax.map(one, jax.random.split(key, num_resamples))
     tail = (1 - confidence) / 2
@@ -318,7 +295,7 @@ def _bias(inputs: Inputs, beta: float | Array, lam: Array) -> Bias:
         mask = present & (single | (number % 2 == parity))
         half = prepare(inputs._replace(mask=mask), beta, "dual.finite_sample_bias")
         end = newton(half.problem, lam / half.problem.unit)
-        lams.append(jnp.where(_solved(end), end.point * half.problem.unit, jnp.nan))
+        lams.append(jnp.where(is_solved(end), end.point * half.problem.unit, jnp.nan))
         means.append(over_prompts(_means(lam, half.samples, half.beta), half.samples))
     change = (means[0] + means[1]) / 2 - whole
     return Bias((lams[0] + lams[1]) / 2 - lam, change[2:], change[0], change[1])

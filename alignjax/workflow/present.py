@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from alignjax.dual import SATURATED
 from alignjax.report import Curve, ReportInputs, console_table, write_report
 from alignjax.runtime.metrics import read_metrics
 from alignjax.stages import read_json
@@ -73,7 +74,7 @@ def _warnings(dual: dict[str, Any]) -> list[str]:
     """What a reader should know before believing the prediction."""
     found = []
     ess = dual["predicted"]["ess"]
-    if ess["median"] < 2.0:
+    if ess["median"] < SATURATED:
         found.append(
             f"The median prompt has {ess['median']:.1f} effective samples of {ess['num_samples']}: the "
             "prediction is saturated; draw more samples or raise beta."
