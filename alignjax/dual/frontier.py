@@ -9,9 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
-from alignjax.dual.newton import describe, newton, reweighted
-from alignjax.dual.samples import gather, over_prompts, standard_errors
-from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
+from alignjax.dual.newton import describe, evaluate, newton_step, reweighted
+from alignjax.dual.objective import Derivatives
+from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
+from alignjax.dual.solve import Prepared, Solution, finish, prepare, solve_jit, solve_samples
 from alignjax.errors import InputError
 
 SATURATED = 2.0  # effective samples; below it one response has nearly all the weight of its prompt
@@ -177,11 +178,13 @@ def _frontier(inputs: Inputs, beta: float | Array) -> Frontier:
         raise InputError(f"dual.frontier: lams has shape {lams.shape}, must be (points, {m}).")
     kl_weight = jnp.asarray(beta).astype(lams.dtype)
 
+    reference = summarise_prompts(samples, lams.dtype).mean[1:]
+
     def at(lam: Array) -> tuple[Array, Array]:
         columns = describe(lam, samples, kl_weight)
-        gained = columns[4 : 4 + m] - columns[4 + m :]
+        gained = columns[4:] - reference
         saturated = (columns[2] < SATURATED).astype(lams.dtype)
-        columns = jnp.concatenate([columns[: 4 + m], gained, saturated[None]])
+        columns = jnp.concatenate([columns, gained, saturated[None]])
         return over_prompts(columns, samples), standard_errors(gained, samples)
 
     means, errors = jax.lax.map(at, lams)  # [P, 5 + 2 m], [P, m]
@@ -213,23 +216,43 @@ def _sweep(inputs: Inputs, beta: float | Array, start: Array) -> Solution:
             margins=margins, levels=levels, problem=reweighted(ready.problem, weights, margins)
         )
 
-    def step(point: Array, margins: Array) -> tuple[Array, Solution]:
+    def step(last: _Last, margins: Array) -> tuple[_Last, Solution]:
         here = asked(margins)
-        found = newton(here.problem, point)
+        solution, found = finish(here, _along_tangent(last, here.problem.margins), here.problem.tau)
         # From an infeasible problem's end, far out, the next would have to come back.
-        return jnp.where(found.certified, point, found.point), summarise(here, found)
+        new = _Last(found.point, found.at, here.problem.margins)
+        return jax.tree.map(lambda new, old: jnp.where(found.certified, old, new), new, last), solution
 
-    _, solutions = jax.lax.scan(step, start / ready.problem.unit, margins)
+    begin = start / ready.problem.unit
+    first = _Last(begin, evaluate(begin, ready.problem, ready.problem.tau), ready.problem.margins)
+    _, solutions = jax.lax.scan(step, first, margins)
     return solutions
+
+
+class _Last(NamedTuple):
+    """The last minimum of a sweep, [m], derivatives there, and the scaled margins of its problem, [m]."""
+
+    point: Array
+    at: Derivatives
+    margins: Array
+
+
+def _along_tangent(last: _Last, margins: Array) -> Array:
+    """Where the minimum for other margins will be, to first order, [m].
+
+    Higher orders gain nothing: on samples the path of minima bends wherever a prompt changes its response.
+    """
+    gradient = last.at.gradient - (margins - last.margins)
+    step = newton_step(last.point, gradient, last.at.hessian, jnp.zeros_like(last.at.value))
+    return jnp.where(jnp.all(jnp.isfinite(step)), last.point + step, last.point)
 
 
 def _by_prompt(inputs: Inputs, beta: float | Array) -> Prompts:
     lam = jnp.asarray(inputs.vectors["lam"])
     samples = gather(*inputs[:5], kind=lam.dtype, where="dual.by_prompt")
-    m = samples.utilities.shape[0]
+    reference = summarise_prompts(samples, lam.dtype).mean[1:]
     columns = describe(lam, samples, jnp.asarray(beta).astype(lam.dtype))
-    tilted = columns[4 : 4 + m].T
-    return Prompts(columns[3], tilted, tilted - columns[4 + m :].T, columns[1], columns[2])
+    return Prompts(columns[3], columns[4:].T, (columns[4:] - reference).T, columns[1], columns[2])
 
 
 _frontier_jit = jax.jit(_frontier)

@@ -15,14 +15,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike, DTypeLike
 
 from alignjax.dual.objective import Derivatives, assemble, prompt_moments
-from alignjax.dual.samples import Samples, Summary, by_chunks, loaded, over_prompts, spreads, sum_constraints
+from alignjax.dual.samples import (
+    Samples,
+    Summary,
+    by_chunks,
+    in_units,
+    loaded,
+    over_prompts,
+    spreads,
+    sum_constraints,
+)
 
 MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
-FIRST_TAU = 0.1  # above it f is smooth enough to be begun at its own tau
+_FIRST_TAU = 0.1  # of few prompts; the mean over many is smooth at a smaller one
+_FEW_PROMPTS = 16
 _TAU_FACTOR = 0.2
 _PATIENCE = 14  # steps without progress that end the iteration: rounding has been reached
+_DAMPING = 1e-8  # at first: next to nothing, so that a start near the end is finished quadratically
 _FAR = 30.0  # an infeasible problem's multiplier, in scaled units along the certificate
 
 
@@ -60,6 +72,7 @@ class Minimum(NamedTuple):
       iterations: [] int32, evaluations.
       certified: [] bool, True where f was proved to have no minimum.
       certificate: [m], v / s summing to 1, a direction in which D falls for ever; zeros where not certified.
+      at: derivatives of f at `point`; where certified, at the last point kept.
     """
 
     point: Array
@@ -67,6 +80,7 @@ class Minimum(NamedTuple):
     iterations: Array
     certified: Array
     certificate: Array
+    at: Derivatives
 
 
 class _State(NamedTuple):
@@ -94,7 +108,9 @@ def scale(samples: Samples, summary: Summary, margins: Array, beta: Array) -> Sc
     spread, real = spreads(summary, samples)
     big = jnp.where(real[0], jnp.maximum(beta, spread[0]), beta)
     s = jnp.where(real[1:], spread[1:], 1.0)
-    scaled = samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s]))
+    scaled = in_units(
+        samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s])), beta.dtype
+    )
     problem = Scaled(scaled, margins, beta / big, big / s, s, summary.top[1:], summary.extent[1:], s, s)
     return reweighted(problem, samples.prompt_weights, margins)
 
@@ -117,6 +133,29 @@ def reweighted(problem: Scaled, prompt_weights: Array | None, margins: Array) ->
     )
 
 
+def thinned(problem: Scaled, prompts: int) -> Scaled:
+    """A like problem on about so many of the prompts, evenly spread over the table; for `evaluate` alone."""
+    samples = problem.samples
+    step = max(1, samples.rewards.shape[0] // prompts)
+    if step == 1:
+        return problem
+    base, outer, centres = samples.log_base, samples.prompt_weights, samples.centres
+    some = samples._replace(
+        rewards=samples.rewards[::step],
+        utilities=samples.utilities[:, ::step],
+        log_base=None if base is None else base[::step],
+        prompt_weights=None if outer is None else outer[::step] / jnp.sum(outer[::step]),
+        centres=None if centres is None else centres[:, ::step],
+    )
+    return problem._replace(samples=some)
+
+
+def first_tau(problem: Scaled) -> Array:
+    """The temperature to begin at: f's own, or a larger one at which it is smooth."""
+    few = min(1.0, (_FEW_PROMPTS / problem.samples.rewards.shape[0]) ** 0.5)
+    return jnp.maximum(problem.tau, jnp.asarray(_FIRST_TAU * few, problem.tau.dtype))
+
+
 def is_solved(found: Minimum) -> Array:
     """True where the end of an iteration is a minimum, to within what its float type can reach."""
     loose = 1e-6 if found.point.dtype == jnp.float64 else 1e-3
@@ -129,7 +168,15 @@ def evaluate(point: Array, problem: Scaled, tau: Array) -> Derivatives:
     return assemble(point, sums, problem.margins, tau)
 
 
-def newton(problem: Scaled, start: Array) -> Minimum:
+def tolerances(kind: DTypeLike) -> tuple[float, float]:
+    """Projected gradients, scaled: what a type can reach, and from where one Newton step gets there."""
+    eps = float(jnp.finfo(kind).eps)
+    return (1e4 * eps, 1e-6) if kind == jnp.float64 else (8 * eps, 1e-3)
+
+
+def newton(
+    problem: Scaled, start: Array, *, tolerance: ArrayLike | None = None, tau: Array | None = None
+) -> Minimum:
     """Minimises f over v >= 0 from `start` by damped, projected Newton steps.
 
     A step is kept when f does not rise, which convexity shows by the sign of the slope at its end; so nothing
@@ -138,13 +185,15 @@ def newton(problem: Scaled, start: Array) -> Minimum:
     Args:
       problem: of `scale`.
       start: [m] float >= 0.
+      tolerance: [], projected gradient to end at; None: what the type can reach.
+      tau: [], the temperature to begin at; None: `first_tau`.
 
     Returns:
       The minimum, or the proof that there is none.
     """
     kind = start.dtype
     eps = jnp.finfo(kind).eps
-    tolerance = jnp.asarray(1e4 * eps if kind == jnp.float64 else 8 * eps, kind)
+    tolerance = jnp.asarray(tolerances(kind)[0] if tolerance is None else tolerance, kind)
     zero = jnp.zeros_like(start)
     alone = problem.reach < problem.margins - 64 * eps * problem.size
     count = jnp.zeros((), jnp.int32)
@@ -152,8 +201,8 @@ def newton(problem: Scaled, start: Array) -> Minimum:
     state = _State(
         jnp.maximum(start, 0),
         nothing,
-        jnp.maximum(problem.tau, FIRST_TAU),
-        jnp.asarray(1e-3, kind),
+        first_tau(problem) if tau is None else tau,
+        jnp.asarray(_DAMPING, kind),
         jnp.asarray(True),
         count,
         count,
@@ -175,8 +224,15 @@ def newton(problem: Scaled, start: Array) -> Minimum:
     point = jnp.where(state.certified, state.certificate * _FAR, state.point)
     error = projected_error(state.point, state.at.gradient)
     return Minimum(
-        point, error, state.iterations, state.certified, jnp.where(state.certified, certificate, 0)
+        point, error, state.iterations, state.certified, jnp.where(state.certified, certificate, 0), state.at
     )
+
+
+def last_step(found: Minimum) -> Array:
+    """The point one undamped Newton step from the end of an iteration, [m]."""
+    at = found.at
+    step = newton_step(found.point, at.gradient, at.hessian, jnp.zeros_like(at.value))
+    return jnp.where(found.certified | ~jnp.all(jnp.isfinite(step)), found.point, found.point + step)
 
 
 def projected_error(point: Array, gradient: Array) -> Array:
@@ -187,7 +243,7 @@ def projected_error(point: Array, gradient: Array) -> Array:
 def _advance(state: _State, problem: Scaled) -> _State:
     """One evaluation: a step tried and kept or refused, or the first look at a new tau."""
     eps = jnp.finfo(state.point.dtype).eps
-    step = _step(state.point, state.at.gradient, state.at.hessian, state.damping)
+    step = newton_step(state.point, state.at.gradient, state.at.hessian, state.damping)
     step = jnp.where(state.fresh, 0, step)
     point = state.point + step
     at = evaluate(point, problem, state.tau)
@@ -218,8 +274,18 @@ def _advance(state: _State, problem: Scaled) -> _State:
     )
 
 
-def _step(point: Array, gradient: Array, hessian: Array, damping: Array) -> Array:
-    """A damped Newton step within v >= 0: entries that would cross the bound stop at it, the others adapt."""
+def newton_step(point: Array, gradient: Array, hessian: Array, damping: Array) -> Array:
+    """A damped Newton step within v >= 0: entries that would cross the bound stop at it, the others adapt.
+
+    Args:
+      point: [m] float >= 0.
+      gradient: [m] float.
+      hessian: [m, m] float.
+      damping: [] float, added to the diagonal.
+
+    Returns:
+      [m] float, the change of the point.
+    """
     m = point.size
     eps = jnp.finfo(point.dtype).eps
     identity = jnp.eye(m, dtype=point.dtype)
@@ -246,26 +312,21 @@ def describe(lam: Array, samples: Samples, beta: Array) -> Array:
       beta: [] float > 0.
 
     Returns:
-      [4 + 2 m, N]: log mean exp, KL in nats, effective samples, mean reward, mean utilities [m] under pi_lam,
-      and under the reference [m].
+      [4 + m, N]: log mean exp, KL in nats, effective samples, mean reward, mean utilities [m] under pi_lam.
     """
-    m = lam.size
 
     def of(part: Samples) -> Array:
         r, g, base = loaded(part, lam.dtype)
         score = r + sum_constraints(lam, g)
         centre = jnp.max(jnp.where(jnp.isneginf(base), -jnp.inf, score), axis=1, keepdims=True)
         logits = jnp.where(jnp.isneginf(base), 0, (score - centre) / beta)
-        shifted = jnp.exp(logits + base)  # sums to at most 1; at least one term has the base's own weight
-        total = jnp.sum(shifted, axis=1, keepdims=True)
-        w = shifted / total
-        log_total = jnp.log(total[:, 0])
-        before = jnp.exp(base) * jnp.ones_like(r)
-        kl = jnp.sum(w * logits, axis=1) - log_total
-        tilted = [jnp.sum(w * g[j], axis=1) for j in range(m)]
-        reference = [jnp.sum(before * g[j], axis=1) for j in range(m)]
-        value = centre[:, 0] / beta + log_total
-        ess = 1 / jnp.sum(w * w, axis=1)
-        return jnp.stack([value, kl, ess, jnp.sum(w * r, axis=1), *tilted, *reference])
+        # Sums to at most 1; at least one term has the base's own weight. Held, or every sum takes exp anew.
+        w = jax.lax.optimization_barrier(jnp.exp(logits + base))
+        total = jnp.sum(w, axis=1)
+        log_total = jnp.log(total)
+        kl = jnp.sum(w * logits, axis=1) / total - log_total
+        ess = total * total / jnp.sum(w * w, axis=1)
+        means = [jnp.sum(w * x, axis=1) / total for x in (r, *g)]
+        return jnp.stack([centre[:, 0] / beta + log_total, kl, ess, *means])
 
     return by_chunks(of, samples)

@@ -170,6 +170,15 @@ def loaded(part: Samples, kind: DTypeLike) -> tuple[Array, list[Array], Array]:
     return scores[0], scores[1:], log_base(part, kind)
 
 
+def in_units(samples: Samples, kind: DTypeLike) -> Samples:
+    """Samples whose centres and units are applied once, where the table is small enough to be held again."""
+    n, k = samples.rewards.shape
+    if n * k * (1 + samples.utilities.shape[0]) > CHUNK_ELEMENTS:
+        return samples
+    r, g, _ = loaded(samples, kind)
+    return samples._replace(rewards=r, utilities=jnp.stack(g), centres=None, units=None)
+
+
 def over_prompts(columns: Array, samples: Samples) -> Array:
     """Weighted mean over prompts of the last axis: [..., N] -> [...]."""
     if samples.prompt_weights is None:

@@ -11,24 +11,26 @@ from jax.typing import ArrayLike, DTypeLike
 
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.newton import (
-    FIRST_TAU,
     Minimum,
     Scaled,
     describe,
     evaluate,
+    first_tau,
     is_solved,
+    last_step,
     newton,
     projected_error,
     scale,
+    thinned,
+    tolerances,
 )
 from alignjax.dual.samples import Samples, Summary, check_vector, gather, over_prompts, summarise_prompts
 from alignjax.errors import InputError
 
+_LBFGS_PROMPTS = 128  # it works on this many, evenly spread: its end is a start for Newton on all of them
 _LBFGS_ITERATIONS = 12
 _LBFGS_TOLERANCE = 1e-2  # of the projected gradient in scaled units; Newton converges from there
-_LBFGS_BOUND = (
-    1e3  # keeps an unbounded problem finite; Newton goes further or proves that there is no minimum
-)
+_LBFGS_BOUND = 30.0  # a minimum further out, or none at all, is left to Newton
 
 
 class Solution(NamedTuple):
@@ -183,7 +185,9 @@ def solve_samples(inputs: Inputs, beta: float | Array) -> Solution:
     ready = prepare(inputs, beta, "dual.solve")
     start = inputs.vectors.get("start")
     first = jnp.zeros_like(ready.margins) if start is None else start / ready.problem.unit
-    return summarise(ready, minimise(ready.problem, first))
+    near, iterations = neighbourhood(ready.problem, first)
+    solution, _ = finish(ready, near)
+    return solution._replace(iterations=solution.iterations + iterations)
 
 
 class Prepared(NamedTuple):
@@ -217,46 +221,86 @@ def prepare(inputs: Inputs, beta: float | Array, where: str) -> Prepared:
     return Prepared(samples, summary, margins, levels, kl_weight, scale(samples, summary, margins, kl_weight))
 
 
-def minimise(problem: Scaled, start: Array) -> Minimum:
-    """Both methods in turn, from `start` [m], scaled."""
-    near = _neighbourhood(problem, start)
-    found = newton(problem, near.point)
-    return found._replace(iterations=found.iterations + near.iterations)
+def finish(ready: Prepared, start: Array, tau: Array | None = None) -> tuple[Solution, Minimum]:
+    """Newton steps from `start` [m], scaled, and everything that the policy at their end has.
+
+    The summary needs a pass over the table, and its gradient shows how good the last step was; so that step
+    is taken without an evaluation of its own, and where it was not good enough the iteration goes on.
+
+    Args:
+      ready: the problem.
+      start: [m] float >= 0.
+      tau: [], the temperature to begin at, as for `newton`.
+
+    Returns:
+      The solution, and the same in scaled units: value and gradient there, the Hessian of a point nearby.
+    """
+    tight, loose = tolerances(start.dtype)
+    first = newton(ready.problem, start, tolerance=loose, tau=tau)
+    stepped = first._replace(point=last_step(first))
+
+    def again(state: tuple[Solution, Minimum]) -> tuple[Solution, Minimum]:
+        found = newton(ready.problem, state[1].point)
+        return summarise(ready, found._replace(iterations=found.iterations + state[1].iterations))
+
+    solution, end = summarise(ready, stepped)
+    enough = first.certified | (solution.error <= tight)
+    return jax.lax.cond(enough, lambda state: state, again, (solution, end))
 
 
-def summarise(ready: Prepared, found: Minimum) -> Solution:
-    """Everything that the tilted policy at the minimum has, in the units of the scores."""
-    samples, _, margins, levels, beta, problem = ready
-    m = margins.size
-    lam = found.point * problem.unit
-    columns = describe(lam, samples, beta)
+def summarise(ready: Prepared, found: Minimum) -> tuple[Solution, Minimum]:
+    """Everything that the tilted policy at a point has, in the units of the scores.
+
+    Args:
+      ready: the problem.
+      found: the point, and whether it is a proof that there is no minimum.
+
+    Returns:
+      The solution, and `found` with the value, gradient and error at its point.
+    """
+    samples, summary, margins, levels, beta, problem = ready
+    columns = describe(found.point, problem.samples, problem.tau)
     means = over_prompts(columns, samples)
-    utilities = means[4 : 4 + m]
-    gained = over_prompts(columns[4 : 4 + m] - columns[4 + m :], samples)
+    lam, big = found.point * problem.unit, beta / problem.tau
+    gained = means[4:] * problem.spread
     gradient = gained - margins
-    error = jnp.where(found.certified, projected_error(found.point, gradient / problem.spread), found.error)
-    return Solution(
+    reference = over_prompts(summary.mean, samples)
+    scaled = gradient / problem.spread
+    value = problem.tau * means[0] - jnp.dot(found.point, problem.margins)
+    error = jnp.where(found.certified, found.error, projected_error(found.point, scaled))
+    found = found._replace(error=error, at=found.at._replace(value=value, gradient=scaled))
+    solution = Solution(
         lam,
-        beta * means[0] - jnp.dot(lam, levels),
+        beta * means[0] + reference[0] - jnp.dot(lam, margins),
         gradient,
-        is_solved(found._replace(error=error)),
+        is_solved(found),
         found.certificate,
-        means[3],
-        utilities,
+        big * means[3] + reference[0],
+        gained + reference[1:],
         gained,
         means[1],
         columns[2],
         found.iterations,
         error,
     )
+    return solution, found
 
 
-def _neighbourhood(problem: Scaled, start: Array) -> Minimum:
-    """L-BFGS-B from `start` at a temperature where f is smooth; falls back to `start` where that fails."""
-    tau = jnp.maximum(problem.tau, FIRST_TAU)
+def neighbourhood(problem: Scaled, start: Array) -> tuple[Array, Array]:
+    """L-BFGS-B on some of the prompts, at a temperature where f is smooth.
+
+    Args:
+      problem: scaled.
+      start: [m] float >= 0, scaled.
+
+    Returns:
+      Where it ended, or `start` where it failed, [m], and the iterations, [] int32.
+    """
+    tau = first_tau(problem)
+    some = thinned(problem, _LBFGS_PROMPTS)
 
     def value_and_grad(point: Array) -> tuple[Array, Array]:
-        at = evaluate(point, problem, tau)
+        at = evaluate(point, some, tau)
         return at.value, at.gradient
 
     solver = jaxopt.LBFGSB(
@@ -273,11 +317,9 @@ def _neighbourhood(problem: Scaled, start: Array) -> Minimum:
     # jaxopt mixes ranks and types in its line search.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         point, state = solver.run(start, bounds=bounds)
-    before, after = evaluate(start, problem, tau).value, jnp.asarray(state.value)
-    better = jnp.all(jnp.isfinite(point)) & (after <= before)
-    zero = jnp.zeros_like(start)
-    iterations = jnp.asarray(state.iter_num).astype(jnp.int32)
-    return Minimum(jnp.where(better, point, start), state.error, iterations, jnp.asarray(False), zero)
+    before, after = evaluate(start, some, tau).value, jnp.asarray(state.value)
+    better = jnp.all(jnp.isfinite(point)) & (after <= before) & jnp.all(point < _LBFGS_BOUND)
+    return jnp.where(better, point, start), jnp.asarray(state.iter_num).astype(jnp.int32)
 
 
 def _reachable(inputs: Inputs, kind: DTypeLike) -> Array:

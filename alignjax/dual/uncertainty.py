@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.newton import Minimum, describe, is_solved, newton, reweighted
-from alignjax.dual.samples import Samples, gather, over_prompts, standard_errors
+from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
 from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
 from alignjax.errors import InputError
 
@@ -240,11 +240,10 @@ def _by_level(inputs: Inputs) -> bool:
     return inputs.vectors.get("levels") is not None
 
 
-def _means(lam: Array, samples: Samples, beta: Array) -> Array:
+def _means(lam: Array, ready: Prepared) -> Array:
     """Reward, KL and margins of every prompt under pi_lam: [2 + m, N]."""
-    m = samples.utilities.shape[0]
-    columns = describe(lam, samples, beta)
-    return jnp.concatenate([columns[3:4], columns[1:2], columns[4 : 4 + m] - columns[4 + m :]])
+    columns = describe(lam, ready.samples, ready.beta)
+    return jnp.concatenate([columns[3:4], columns[1:2], columns[4:] - ready.summary.mean[1:]])
 
 
 def _bootstrap(
@@ -253,7 +252,7 @@ def _bootstrap(
     ready = prepare(inputs, beta, "dual.bootstrap")
     samples, unit = ready.samples, ready.problem.unit
     n = samples.rewards.shape[0]
-    columns = _means(lam, samples, ready.beta)
+    columns = _means(lam, ready)
     outer = jnp.ones(n, columns.dtype) if samples.prompt_weights is None else samples.prompt_weights
 
     def one(key: Array) -> tuple[Array, Array, Array]:
@@ -283,7 +282,7 @@ def _bootstrap(
 
 def _bias(inputs: Inputs, beta: float | Array, lam: Array) -> Bias:
     ready = prepare(inputs, beta, "dual.finite_sample_bias")
-    whole = over_prompts(_means(lam, ready.samples, ready.beta), ready.samples)
+    whole = over_prompts(_means(lam, ready), ready.samples)
     shape = jnp.shape(inputs.rewards)
     present = jnp.ones(shape, bool) if inputs.mask is None else jnp.asarray(inputs.mask, bool)
     if inputs.importance is not None:
@@ -296,7 +295,7 @@ def _bias(inputs: Inputs, beta: float | Array, lam: Array) -> Bias:
         half = prepare(inputs._replace(mask=mask), beta, "dual.finite_sample_bias")
         end = newton(half.problem, lam / half.problem.unit)
         lams.append(jnp.where(is_solved(end), end.point * half.problem.unit, jnp.nan))
-        means.append(over_prompts(_means(lam, half.samples, half.beta), half.samples))
+        means.append(over_prompts(_means(lam, half), half.samples))
     change = (means[0] + means[1]) / 2 - whole
     return Bias((lams[0] + lams[1]) / 2 - lam, change[2:], change[0], change[1])
 
@@ -312,11 +311,12 @@ def _conservative(
     joined = gather(inputs.rewards, extra, *inputs[2:5], kind=kind, where="dual.solve_conservative")
     joined = joined._replace(utilities=jnp.concatenate([ready.samples.utilities, joined.utilities]))
 
+    before = summarise_prompts(joined, kind).mean[1:]
+    reference = jnp.zeros_like(before) if _by_level(inputs) else before
+
     def guard_at(point: Array) -> Array:
         weighted = jnp.concatenate([point * ready.problem.unit, jnp.zeros(extra.shape[2], kind)])
-        columns = describe(weighted, joined, ready.beta)
-        tilted, reference = columns[4 : 4 + weighted.size], columns[4 + weighted.size :]
-        values = tilted if _by_level(inputs) else tilted - reference
+        values = describe(weighted, joined, ready.beta)[4:] - reference
         ensemble = over_prompts(values[m:], joined).reshape(-1, m)
         among = jnp.sum(jnp.square(ensemble - jnp.mean(ensemble, axis=0, keepdims=True)), axis=0)
         among = among / max(ensemble.shape[0] - 1, 1)
@@ -343,7 +343,7 @@ def _conservative(
     first = newton(ready.problem, lam / ready.problem.unit)
     start = (first, jnp.zeros_like(ready.margins), jnp.asarray(jnp.inf, kind), jnp.zeros((), jnp.int32))
     found, guard, _, _ = jax.lax.while_loop(going_on, body, start)
-    solution = summarise(raised(guard), found)
+    solution, _ = summarise(raised(guard), found)
     return Conservative(solution, ready.margins, guard, solution.margins - guard_at(found.point))
 
 
