@@ -33,7 +33,7 @@ MAX_ITERATIONS = 300  # a usual problem takes 4 to 15
 _FIRST_TAU = 0.1  # of few prompts; the mean over many is smooth at a smaller one
 _FEW_PROMPTS = 16
 _TAU_FACTOR = 0.2
-_PATIENCE = 14  # steps without progress that end the iteration: rounding has been reached
+_PATIENCE = 20  # steps without progress that end the iteration: rounding has been reached
 _DAMPING = 1e-8  # at first: next to nothing, so that a start near the end is finished quadratically
 _FAR = 30.0  # an infeasible problem's multiplier, in scaled units along the certificate
 
@@ -253,7 +253,11 @@ def _advance(state: _State, problem: Scaled) -> _State:
     kept = state.fresh | (finite & ((slope <= 0) | (at.value <= state.at.value + rounding)))
     error = projected_error(point, at.gradient)
     gained = kept & ((error < 0.9 * state.best) | (at.value < state.at.value - 8 * rounding))
-    damping = jnp.where(kept, state.damping / 8, jnp.maximum(state.damping * 8, 1e-3 * jnp.trace(at.hessian)))
+    # A refused step was too long. On a flat piece the Hessian is next to 0 and does not say how long a step
+    # may be; the gradient then limits it to a thousand times the point's own size, and less from there.
+    least = 1e-3 * projected_error(state.point, state.at.gradient) / (1 + jnp.max(state.point))
+    raised = jnp.maximum(jnp.maximum(state.damping * 8, least), 1e-3 * jnp.trace(at.hessian))
+    damping = jnp.where(kept, state.damping / 8, raised)
     damping = jnp.where(state.fresh, state.damping, damping)
     cooler = kept & (state.tau > problem.tau) & ((error < 0.05) | (state.idle >= _PATIENCE - 2))
     # Rounding of the recession function must not be taken for a proof.

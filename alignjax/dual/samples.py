@@ -179,6 +179,17 @@ def in_units(samples: Samples, kind: DTypeLike) -> Samples:
     return samples._replace(rewards=r, utilities=jnp.stack(g), centres=None, units=None)
 
 
+def every(samples: Samples, first: int, step: int) -> Samples:
+    """Every `step`-th sample of each prompt from the `first` on; weights nan where a prompt has none left."""
+    base = samples.log_base
+    if base is not None:
+        base = base[:, first::step]
+        base = base - jax.nn.logsumexp(base, axis=1, keepdims=True)
+    return samples._replace(
+        rewards=samples.rewards[:, first::step], utilities=samples.utilities[:, :, first::step], log_base=base
+    )
+
+
 def over_prompts(columns: Array, samples: Samples) -> Array:
     """Weighted mean over prompts of the last axis: [..., N] -> [...]."""
     if samples.prompt_weights is None:

@@ -1,4 +1,4 @@
-"""How sure the answer is: intervals over prompts, the bias of finite K, and margins kept with confidence."""
+"""How sure the answer is: intervals over prompts, and margins kept with confidence."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from alignjax.dual.bias import corrected_means, prompt_means, shift_of_lam
 from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
-from alignjax.dual.newton import Minimum, describe, is_solved, newton, reweighted
+from alignjax.dual.newton import Minimum, describe, is_solved, newton, newton_step, reweighted
 from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
 from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
 from alignjax.errors import InputError
@@ -43,19 +44,6 @@ class Interval(NamedTuple):
     feasible_share: Array
 
 
-class Bias(NamedTuple):
-    """What finite K adds to an estimate, on average: subtract it for an estimate of more samples.
-
-    Attributes:
-      lam: [m], margins: [m], reward: [], kl: [] as in `Interval`.
-    """
-
-    lam: Array
-    margins: Array
-    reward: Array
-    kl: Array
-
-
 class Conservative(NamedTuple):
     """A multiplier whose margins hold with confidence and not only on average.
 
@@ -83,6 +71,7 @@ def bootstrap(
     levels: ArrayLike | None = None,
     num_resamples: int = 1000,
     confidence: float = 0.95,
+    correct_bias: bool = False,
     mask: ArrayLike | None = None,
     prompt_weights: ArrayLike | None = None,
     importance: ArrayLike | None = None,
@@ -98,13 +87,15 @@ def bootstrap(
       levels: [m] float.
       num_resamples: R.
       confidence: probability that an interval covers, in (0, 1).
+      correct_bias: take the bias of finite K off, as `finite_sample_bias` estimates it, with its own variance
+        over prompts. Then the intervals are of what would be found with many samples a prompt, and may not
+        hold the estimate itself.
       mask: [N, K] bool, True where a sample exists; None: all.
       prompt_weights: [N] float >= 0; None: equal.
       importance: [N, K] float >= 0, as in `objective`.
 
     Returns:
-      The intervals. They know of the prompts that were drawn, not of errors in the scores; the bias of finite
-      K is `finite_sample_bias`.
+      The intervals. They know of the prompts that were drawn, not of errors in the scores.
 
     Raises:
       InputError: as in `solve`; num_resamples below 1; confidence outside (0, 1).
@@ -120,57 +111,13 @@ def bootstrap(
     if is_traced(key, inputs, beta):
         inputs = floats(inputs)
         lam = solve_samples(inputs, beta).lam
-        return _bootstrap(key, inputs, beta, lam, num_resamples, confidence)
+        return _bootstrap(key, inputs, beta, lam, num_resamples, confidence, correct_bias)
     inputs, beta = checked(inputs, "dual.bootstrap"), check_beta(beta, "dual.bootstrap")
     with on_host():
         key = jax.device_put(key, jax.devices("cpu")[0])
         lam = solve_jit(inputs, beta).lam
-        found = _bootstrap_jit(key, inputs, beta, lam, num_resamples, confidence)
+        found = _bootstrap_jit(key, inputs, beta, lam, num_resamples, confidence, correct_bias)
         return jax.tree.map(np.asarray, found)
-
-
-def finite_sample_bias(
-    rewards: ArrayLike,
-    utilities: ArrayLike,
-    *,
-    beta: float | Array,
-    margins: ArrayLike | None = None,
-    levels: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    prompt_weights: ArrayLike | None = None,
-    importance: ArrayLike | None = None,
-) -> Bias:
-    """Bias of the estimates by K samples a prompt, from the two halves of every prompt's samples.
-
-        bias = (estimate by K / 2, mean of the halves) - (estimate by K)
-
-    since a bias of c / K is c / K larger at K / 2. A prompt with one sample counts whole in both halves.
-
-    Args:
-      rewards: [N, K] float, K >= 2.
-      utilities: [N, K, m] float; higher is safer.
-      beta: KL weight > 0, in the units of `rewards` per nat.
-      margins: [m] float; exactly one of this and levels.
-      levels: [m] float.
-      mask: [N, K] bool, True where a sample exists; None: all.
-      prompt_weights: [N] float >= 0; None: equal.
-      importance: [N, K] float >= 0, as in `objective`.
-
-    Returns:
-      The biases; that of lam is nan where half of the samples cannot meet the margins.
-
-    Raises:
-      InputError: as in `solve`.
-    """
-    where = "dual.finite_sample_bias"
-    vectors = margins_or_levels(margins, levels, where)
-    inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, vectors)
-    if is_traced(inputs, beta):
-        inputs = floats(inputs)
-        return _bias(inputs, beta, solve_samples(inputs, beta).lam)
-    inputs, beta = checked(inputs, where), check_beta(beta, where)
-    with on_host():
-        return jax.tree.map(np.asarray, _bias_jit(inputs, beta, solve_jit(inputs, beta).lam))
 
 
 def solve_conservative(
@@ -240,19 +187,22 @@ def _by_level(inputs: Inputs) -> bool:
     return inputs.vectors.get("levels") is not None
 
 
-def _means(lam: Array, ready: Prepared) -> Array:
-    """Reward, KL and margins of every prompt under pi_lam: [2 + m, N]."""
-    columns = describe(lam, ready.samples, ready.beta)
-    return jnp.concatenate([columns[3:4], columns[1:2], columns[4:] - ready.summary.mean[1:]])
-
-
 def _bootstrap(
-    key: Array, inputs: Inputs, beta: float | Array, lam: Array, num_resamples: int, confidence: float
+    key: Array,
+    inputs: Inputs,
+    beta: float | Array,
+    lam: Array,
+    num_resamples: int,
+    confidence: float,
+    correct_bias: bool,
 ) -> Interval:
     ready = prepare(inputs, beta, "dual.bootstrap")
     samples, unit = ready.samples, ready.problem.unit
     n = samples.rewards.shape[0]
-    columns = _means(lam, ready)
+    columns = corrected_means(lam, ready) if correct_bias else prompt_means(lam, ready)
+    bend = shift = None
+    if correct_bias:
+        bend, shift = shift_of_lam(lam / unit, ready)
     outer = jnp.ones(n, columns.dtype) if samples.prompt_weights is None else samples.prompt_weights
 
     def one(key: Array) -> tuple[Array, Array, Array]:
@@ -261,7 +211,11 @@ def _bootstrap(
         weights = weights / jnp.sum(weights)
         margins = ready.levels - ready.summary.mean[1:] @ weights if _by_level(inputs) else ready.margins
         end = newton(reweighted(ready.problem, weights, margins), lam / unit)
-        return jnp.where(is_solved(end), end.point, jnp.inf) * unit, columns @ weights, is_solved(end)
+        point = end.point
+        if bend is not None and shift is not None:
+            none = jnp.zeros((), point.dtype)
+            point = point + newton_step(point, shift @ weights, bend, none)
+        return jnp.where(is_solved(end), point, jnp.inf) * unit, columns @ weights, is_solved(end)
 
     lams, means, solved = jax.lax.map(one, jax.random.split(key, num_resamples))
     tail = (1 - confidence) / 2
@@ -278,26 +232,6 @@ def _bootstrap(
         bounds(means[:, 1]),
         jnp.mean(solved.astype(columns.dtype)),
     )
-
-
-def _bias(inputs: Inputs, beta: float | Array, lam: Array) -> Bias:
-    ready = prepare(inputs, beta, "dual.finite_sample_bias")
-    whole = over_prompts(_means(lam, ready), ready.samples)
-    shape = jnp.shape(inputs.rewards)
-    present = jnp.ones(shape, bool) if inputs.mask is None else jnp.asarray(inputs.mask, bool)
-    if inputs.importance is not None:
-        present = present & (jnp.asarray(inputs.importance) > 0)
-    number = jnp.cumsum(present, axis=1)
-    single = number[:, -1:] < 2
-    lams, means = [], []
-    for parity in (0, 1):
-        mask = present & (single | (number % 2 == parity))
-        half = prepare(inputs._replace(mask=mask), beta, "dual.finite_sample_bias")
-        end = newton(half.problem, lam / half.problem.unit)
-        lams.append(jnp.where(is_solved(end), end.point * half.problem.unit, jnp.nan))
-        means.append(over_prompts(_means(lam, half), half.samples))
-    change = (means[0] + means[1]) / 2 - whole
-    return Bias((lams[0] + lams[1]) / 2 - lam, change[2:], change[0], change[1])
 
 
 def _conservative(
@@ -347,6 +281,5 @@ def _conservative(
     return Conservative(solution, ready.margins, guard, solution.margins - guard_at(found.point))
 
 
-_bootstrap_jit = jax.jit(_bootstrap, static_argnums=(4, 5))
-_bias_jit = jax.jit(_bias)
+_bootstrap_jit = jax.jit(_bootstrap, static_argnums=(4, 5, 6))
 _conservative_jit = jax.jit(_conservative, static_argnums=4)

@@ -118,14 +118,15 @@ def _ends(interval: Mapping[str, float] | None) -> str:
 
 
 def _bias(found: Mapping[str, Any]) -> str:
-    """What the halves of the samples say."""
+    """What the halves and quarters of the samples say."""
     bias = found["bias"]
     parts = [f"margin of {name} {value:+.2g}" for name, value in bias["margins"].items()]
     if bias["lam"] is None:
-        parts.append("half of the samples cannot meet the margins")
+        parts.append("none of lambda found")
     else:
         parts += [f"lambda of {name} {value:+.2g}" for name, value in bias["lam"].items()]
-    return "estimated bias: " + ", ".join(parts)
+    corrected = (found["intervals"] or {}).get("bias_corrected")
+    return "estimated bias " + ", ".join(parts) + ("; taken off the intervals" if corrected else "")
 
 
 def _prompts(prompts: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from alignjax.scores.table import ScoreTable
 
 NEAR_LIMIT = 0.9  # of the largest multiple that can be met; above it lambda and its interval grow fast
 _CURVE_POINTS = 61
+CORRECTED_FROM = 8  # samples a prompt; of fewer, halves and quarters say nothing of what many would show
 _SHOWN_PROMPTS = 3
 
 
@@ -88,7 +89,8 @@ def answer(
         solution, raised = dual.solve(rewards, utilities, beta=beta, margins=margins, mask=mask), margins
     if bool(solution.feasible) and num_resamples:
         given: dict[str, Any] = {"beta": beta, "margins": raised, "mask": mask}
-        resampling = {"num_resamples": num_resamples, "confidence": confidence}
+        resampling: dict[str, Any] = {"num_resamples": num_resamples, "confidence": confidence}
+        resampling["correct_bias"] = rewards.shape[1] >= CORRECTED_FROM
         interval = dual.bootstrap(jax.random.key(seed), rewards, utilities, **given, **resampling)
         if rewards.shape[1] > 1:
             bias = dual.finite_sample_bias(rewards, utilities, **given)
@@ -229,7 +231,10 @@ def _intervals(found: Answer) -> dict[str, Any] | None:
         return {name: {"low": end(a), "high": end(b)} for name, a, b in rows}
 
     shown = {name: ends(getattr(found.interval, name)) for name in ("lam", "margins", "reward", "kl")}
-    return shown | {"feasible_share": float(found.interval.feasible_share)}
+    return shown | {
+        "feasible_share": float(found.interval.feasible_share),
+        "bias_corrected": found.table.rewards.shape[1] >= CORRECTED_FROM,
+    }
 
 
 def _bias(found: Answer) -> dict[str, Any] | None:

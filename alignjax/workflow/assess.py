@@ -9,18 +9,17 @@ from alignjax.data.tokenize import Template, TokenizedResponse, tokenize_prompts
 from alignjax.data.worlds import Enumeration
 from alignjax.data.worlds import enumerable as tree
 from alignjax.errors import InputError
-from alignjax.scores.implicit import implicit_scores
 from alignjax.stages import read_json, write_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import calibration_draws, read_calibration
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
+from alignjax.workflow.scorers import Scorer, score_responses
 from alignjax.workflow.scoring import (
     Policy,
+    ResponseLogps,
     Responses,
     draw,
-    response_logps,
-    response_scores,
     tokenizer_of,
     write_npz,
     write_responses,
@@ -49,18 +48,26 @@ def evaluate(
     context: Context,
     preferences: Preferences,
     template: Template,
-    reference: Policy,
-    scorers: Mapping[str, Policy],
-    aligned: Policy,
+    scorers: Mapping[str, Scorer],
+    policies: Mapping[str, Policy],
+    logps: ResponseLogps,
 ) -> None:
-    """Writes evaluation.json, evaluation_samples.jsonl's parts and the scores for the histograms."""
-    policies = {"reference": reference, **scorers, "aligned": aligned}
+    """Writes evaluation.json, the samples of every policy and the scores for the histograms.
+
+    Args:
+      context: the run.
+      preferences: its prompts for evaluation.
+      template: how a prompt is shown.
+      scorers: by dimension, the reward first.
+      policies: by name; "reference" first.
+      logps: shared with the scorers.
+    """
     world = context.world
     if world is not None and world.enumeration is not None:
-        means = _exact(context, world.enumeration, template, reference, scorers, policies)
+        means = _exact(context, world.enumeration, template, scorers, policies, logps)
     else:
         means = {
-            name: _sampled(context, preferences, template, reference, scorers, policy)
+            name: _sampled(context, preferences, template, scorers, policies["reference"], policy, logps)
             for name, policy in policies.items()
         }
     write_json(context.workdir / "evaluation.json", _record(context, means))
@@ -71,17 +78,18 @@ def _sampled(
     context: Context,
     preferences: Preferences,
     template: Template,
+    scorers: Mapping[str, Scorer],
     reference: Policy,
-    scorers: Mapping[str, Policy],
     policy: Policy,
+    logps: ResponseLogps,
 ) -> Means:
     """Means over responses sampled from the policy itself on prompts that no training has seen."""
     config = context.config
     drawn = draw(context, policy, template, preferences.eval_prompts, config.evaluation)
     folder = context.workdir / "evaluation_samples"
     write_responses(folder / f"{policy.name}.jsonl", drawn, {"policy": policy.name})
-    scores, ref = response_scores(context, reference, scorers, drawn, config.beta_pre)
-    own = ref if policy is reference else response_logps(context, policy, drawn)
+    scores = score_responses(scorers, drawn)
+    own, ref = logps.of(policy, drawn), logps.of(reference, drawn)
     truth = None
     if context.world is not None:
         world = context.world
@@ -94,18 +102,16 @@ def _exact(
     context: Context,
     world: Enumeration,
     template: Template,
-    reference: Policy,
-    scorers: Mapping[str, Policy],
+    scorers: Mapping[str, Scorer],
     policies: Mapping[str, Policy],
+    logps: ResponseLogps,
 ) -> dict[str, Means]:
     """Sums over every response of every prompt."""
     config = context.config
-    listed = _all_responses(world, template, reference)
-    logps = {name: response_logps(context, policy, listed) for name, policy in policies.items()}
-    ref = logps["reference"]
-    scores = np.stack(
-        [implicit_scores(logps[name], ref, beta_pre=config.beta_pre) for name in scorers], axis=-1
-    )
+    listed = _all_responses(world, template, policies["reference"])
+    found = {name: logps.of(policy, listed) for name, policy in policies.items()}
+    ref = found["reference"]
+    scores = score_responses(scorers, listed)
     truth = world.scores
     margins = np.array([c.margin if c.margin is not None else np.nan for c in config.constraints.values()])
     optimum = None
@@ -113,7 +119,7 @@ def _exact(
         optimum = tree.exact_dual(ref, truth, beta=config.beta, margins=margins.tolist()).log_policy
     rng = np.random.default_rng(context.seed("histogram"))
     means = {}
-    for name, values in logps.items():
+    for name, values in found.items():
         weights = np.exp(values)
         shown = np.stack([rng.choice(len(w), size=256, p=w / w.sum()) for w in weights])
         means[name] = Means(

@@ -17,7 +17,7 @@ from alignjax.stages import read_json, write_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scoring import Policy, pair_scores
+from alignjax.workflow.scorers import Scorer, score_pairs
 
 FRONTIER_POINTS = 61
 
@@ -25,8 +25,7 @@ FRONTIER_POINTS = 61
 def calibrate(
     context: Context,
     preferences: Preferences,
-    reference: Policy,
-    policies: Mapping[str, Policy],
+    scorers: Mapping[str, Scorer],
     raw: np.ndarray,
 ) -> None:
     """Fits held-out labels on score differences; writes calibration.json and, of the raw scores, scores.npz.
@@ -34,8 +33,7 @@ def calibrate(
     Args:
       context: the run.
       preferences: with held-out pairs of every dimension.
-      reference: pi_ref.
-      policies: pre-aligned policies by dimension, the reward first.
+      scorers: by dimension, the reward first.
       raw: [N, K, 1+m] scores of the reference's samples.
 
     Raises:
@@ -45,7 +43,7 @@ def calibrate(
     differences, labels, groups = [], [], []
     for name in config.dimensions:
         held = preferences.dimensions[name].held_out
-        scores = pair_scores(context, reference, policies, held.tokens, config.beta_pre)
+        scores = score_pairs(scorers, held.tokens, held.texts)
         differences.append(scores[:, 0] - scores[:, 1])
         labels.append(held.labels.astype(np.float64))
         groups.append(held.groups)

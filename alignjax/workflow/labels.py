@@ -13,12 +13,10 @@ from alignjax.stages import read_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration
 from alignjax.workflow.preferences import Preferences, prompt_key
-from alignjax.workflow.scoring import Policy, pair_scores
+from alignjax.workflow.scorers import Scorer, score_pairs
 
 
-def relabel(
-    context: Context, preferences: Preferences, reference: Policy, scorers: Mapping[str, Policy]
-) -> None:
+def relabel(context: Context, preferences: Preferences, scorers: Mapping[str, Scorer]) -> None:
     """Writes labels.jsonl: every pair with P(chosen preferred) under s = r + <lambda*, g>.
 
     The scores are calibrated, so that s is in the logits of the labels. `config.raw_labels` drops beta_pre as
@@ -26,7 +24,7 @@ def relabel(
     """
     config = context.config
     lam = np.array(list(read_json(context.workdir / "dual.json")["lam"].values()))
-    raw = pair_scores(context, reference, scorers, preferences.align, config.beta_pre)
+    raw = score_pairs(scorers, preferences.align, preferences.align_pairs)
     calibrated = raw @ read_calibration(context.workdir).matrix.T  # [n, 2, 1+m]
     total = calibrated[..., 0] + calibrated[..., 1:] @ lam
     if config.raw_labels:

@@ -25,11 +25,13 @@ class Labelled(NamedTuple):
       tokens: n pairs.
       labels: [n] float32 in [0, 1].
       groups: [n] int64, equal where the prompt is equal.
+      texts: the same n pairs as text.
     """
 
     tokens: list[TokenizedPair]
     labels: np.ndarray
     groups: np.ndarray
+    texts: list[PreferencePair]
 
 
 class Dimension(NamedTuple):
@@ -175,7 +177,7 @@ def _tokenize(
     counts.update({"pairs": len(tokens), **cut._asdict()})
     labels = [0.5 if name is None else pair.labels[name] for pair in pairs]
     groups = [zlib.crc32(prompt_key(pair.prompt).encode()) for pair in pairs]
-    return Labelled(tokens, np.array(labels, np.float32), np.array(groups, np.int64))
+    return Labelled(tokens, np.array(labels, np.float32), np.array(groups, np.int64), list(pairs))
 
 
 def _prompts(context: Context, raw: Raw) -> tuple[list[Prompt], list[Prompt]]:

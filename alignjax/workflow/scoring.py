@@ -19,7 +19,6 @@ from alignjax.models import Lora, Model
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import sample
 from alignjax.runtime.metrics import progress
-from alignjax.scores.implicit import implicit_scores
 from alignjax.workflow.context import Context
 
 if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
@@ -54,6 +53,24 @@ class Responses(NamedTuple):
     prompts: list[Prompt]
     texts: list[list[str]]
     tokens: list[list[TokenizedResponse]]
+
+
+class ResponseLogps:
+    """Log-probabilities of the responses at hand, [N, K] float64, each policy's computed once."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._drawn: Responses | None = None
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def of(self, policy: Policy, drawn: Responses) -> np.ndarray:
+        """Those of `drawn` under a policy; forgets the responses it was asked about before."""
+        if drawn is not self._drawn:
+            self._drawn, self._known = drawn, {}
+        key = policy.name, policy.fingerprint
+        if key not in self._known:
+            self._known[key] = response_logps(self._context, policy, drawn)
+        return self._known[key]
 
 
 def tokenizer_of(model: Model) -> "PreTrainedTokenizerBase":
@@ -107,22 +124,6 @@ def _known_logps(context: Context, policy: Policy) -> dict[str, np.ndarray]:
         return dict(zip(stored["pairs"].tolist(), stored["logps"], strict=True))
 
 
-def pair_scores(
-    context: Context,
-    reference: Policy,
-    policies: Mapping[str, Policy],
-    tokens: Sequence[TokenizedPair],
-    beta_pre: float,
-) -> np.ndarray:
-    """Implicit scores of both responses of every pair: [n, 2, 1+m] float64, dimensions in the order given."""
-    ref = pair_logps(context, reference, tokens)
-    scores = [
-        implicit_scores(pair_logps(context, policy, tokens), ref, beta_pre=beta_pre)
-        for policy in policies.values()
-    ]
-    return np.stack(scores, axis=-1)
-
-
 def draw(
     context: Context,
     policy: Policy,
@@ -152,22 +153,6 @@ def draw(
     ]
     texts = [[str(tokenizer.decode(r.response_ids, skip_special_tokens=True)) for r in row] for row in tokens]
     return Responses(prompts, texts, tokens)
-
-
-def response_scores(
-    context: Context, reference: Policy, policies: Mapping[str, Policy], responses: Responses, beta_pre: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Implicit scores and log-probabilities of sampled responses.
-
-    Returns:
-      scores [N, K, 1+m] float64 and reference log-probabilities [N, K] float64.
-    """
-    ref = response_logps(context, reference, responses)
-    scores = [
-        implicit_scores(response_logps(context, policy, responses), ref, beta_pre=beta_pre)
-        for policy in policies.values()
-    ]
-    return np.stack(scores, axis=-1), ref
 
 
 def response_logps(context: Context, policy: Policy, responses: Responses) -> np.ndarray:

@@ -75,32 +75,32 @@ def test_equal_keys_equal_intervals_and_traced_equals_plain(x64, make_problem):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), traced, one)
 
 
-def test_bias_is_what_halving_changes(make_problem):
-    rewards, utilities = make_problem(7, n=40, k=9)
-    mask = np.ones((40, 9), bool)
-    mask[:5, 8], mask[0, 1:] = False, False  # ragged; prompt 0 has one sample, which both halves keep
-    found = finite_sample_bias(rewards, utilities, beta=0.8, margins=ASKED, mask=mask)
-    number = np.cumsum(mask, axis=1)
-    whole = solve(rewards, utilities, beta=0.8, margins=ASKED, mask=mask)
+def test_corrected_intervals_are_bootstrapped_from_corrected_estimates(make_problem):
+    """Margins: the corrected means of the prompts, resampled. lambda*: every resample's, less its bias."""
+    rewards, utilities = make_problem(8, n=40, k=24)
+    key = jax.random.key(3)
+    given = {"beta": 0.8, "margins": ASKED}
+    found = bootstrap(key, rewards, utilities, **given, num_resamples=25, confidence=0.8, correct_bias=True)
+    lam = solve(rewards, utilities, **given).lam
+    rows = resamples(key, 40, 25)
     lams, margins = [], []
-    for parity in (0, 1):
-        half = mask & ((number % 2 == parity) | (np.arange(40) == 0)[:, None])
-        lams.append(solve(rewards, utilities, beta=0.8, margins=ASKED, mask=half).lam)
-        point = frontier(rewards, utilities, beta=0.8, lams=whole.lam[None], mask=half)
-        margins.append(point.margins[0])
-    np.testing.assert_allclose(found.lam, np.mean(lams, axis=0) - whole.lam, rtol=1e-6)
-    np.testing.assert_allclose(found.margins, np.mean(margins, axis=0) - whole.margins, rtol=1e-7)
-
-
-def test_bias_corrects_in_the_right_direction():
-    """r = 0, g normal with variance 1, beta 1: lambda* of a margin b is b. Few samples overstate it."""
-    rng = np.random.default_rng(0)
-    utilities = rng.normal(size=(2000, 32, 1))
-    rewards = np.zeros(utilities.shape[:2])
-    found = solve(rewards, utilities, beta=1.0, margins=np.array([0.5]))
-    bias = finite_sample_bias(rewards, utilities, beta=1.0, margins=np.array([0.5]))
-    assert found.lam[0] > 0.515 and bias.lam[0] > 0 > bias.margins[0]
-    assert abs(found.lam[0] - bias.lam[0] - 0.5) < 0.4 * (found.lam[0] - 0.5)
+    for chosen in rows:
+        part = rewards[chosen], utilities[chosen]
+        bias = finite_sample_bias(*part, **given)
+        lams.append(solve(*part, **given).lam - bias.lam)
+        at = frontier(*part, beta=0.8, lams=lam[None]).margins[0]
+        halves = [frontier(part[0][:, i::2], part[1][:, i::2], beta=0.8, lams=lam[None]) for i in range(2)]
+        quarters = [frontier(part[0][:, i::4], part[1][:, i::4], beta=0.8, lams=lam[None]) for i in range(4)]
+        reference = part[1].mean(axis=(0, 1))
+        two, four = (
+            np.mean([p.expected_utilities[0] for p in q], axis=0) - reference for q in (halves, quarters)
+        )
+        margins.append((8 * at - 6 * two + four) / 3)
+    ends = functools.partial(np.quantile, q=[0.1, 0.9], axis=0, method="nearest")
+    np.testing.assert_allclose(np.stack(found.margins), ends(np.array(margins)), rtol=1e-8)
+    np.testing.assert_allclose(
+        np.stack(found.lam), ends(np.array(lams)), rtol=0.02
+    )  # first order in the bias
 
 
 def test_guard_is_z_standard_errors_at_the_multiplier(make_problem):
@@ -165,8 +165,6 @@ def test_errors(make_problem):
         bootstrap(jax.random.key(0), *problem, beta=1.0, margins=ASKED, confidence=1.0)
     with pytest.raises(InputError, match="^dual.bootstrap: both of margins and levels given"):
         bootstrap(jax.random.key(0), *problem, beta=1.0, margins=ASKED, levels=ASKED)
-    with pytest.raises(InputError, match="^dual.finite_sample_bias: neither of margins and levels given"):
-        finite_sample_bias(*problem, beta=1.0)
     with pytest.raises(InputError, match="^dual.solve_conservative: confidence is 0.5, must lie between"):
         solve_conservative(*problem, beta=1.0, margins=ASKED, confidence=0.5)
     with pytest.raises(InputError, match=r"^dual.solve_conservative: utilities has shape \(6, 8\)"):

@@ -1,0 +1,184 @@
+"""The stages that both methods are made of, each run once and kept."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax.config import TrainingSettings, to_mapping
+from alignjax.data.tokenize import Template
+from alignjax.stages import write_json
+from alignjax.workflow import assess, dualize, labels, preferences, scoring, training
+from alignjax.workflow.context import Context
+from alignjax.workflow.preferences import Preferences
+from alignjax.workflow.scorers import Scorer, score_responses
+from alignjax.workflow.scoring import Policy, ResponseLogps, Responses
+from alignjax.workflow.training import LabelledPairs
+
+
+class Start(NamedTuple):
+    """What every later stage needs: the reference policy, how prompts are shown, and the labelled pairs."""
+
+    reference: Policy
+    template: Template
+    data: Preferences
+
+
+def part(context: Context, *fields: str) -> dict[str, Any]:
+    """The settings that a stage depends on: the seed and these fields of the configuration."""
+    settings = to_mapping(context.config)
+    return {"seed": context.config.seed, **{field: settings[field] for field in fields}}
+
+
+def prepare(context: Context) -> Start:
+    """The reference policy (an embedded world's is trained) and the preference data, counted."""
+    config, stages, world = context.config, context.stages, context.world
+    files = {"files": context.digests}
+    stages.run(
+        "reference",
+        lambda: training.train_reference(context, world) if world is not None else None,
+        settings=part(context, "reference", "reference_examples", "model")
+        | {"world": config.data.world}
+        | files,
+        outputs=["reference"] if world is not None else [],
+    )
+    model = training.load_reference(context)
+    reference = Policy("reference", model, None, stages.fingerprints["reference"])
+    template = preferences.template_of(context, scoring.tokenizer_of(model))
+    data = preferences.load(context, scoring.tokenizer_of(model), template)
+    stages.run(
+        "data",
+        lambda: write_json(context.workdir / "data.json", data.counts),
+        settings=part(context, "data", "model") | {"dimensions": list(config.dimensions)} | files,
+        inputs=["reference"],
+        outputs=["data.json"],
+    )
+    for name, counts in data.counts.items():
+        context.say(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
+    return Start(reference, template, data)
+
+
+def prealign(context: Context, start: Start, name: str) -> Policy:
+    """PeCAN: the policy aligned with the labels of one dimension alone."""
+    train, held_out = start.data.dimensions[name]
+    context.stages.run(
+        name,
+        lambda: training.train_dpo(
+            context,
+            name,
+            start.reference,
+            LabelledPairs(train.tokens, train.labels),
+            LabelledPairs(held_out.tokens, held_out.labels),
+            context.config.prealign,
+            beta=context.config.beta_pre,
+        ),
+        settings=part(context, "prealign", "lora", "beta_pre"),
+        inputs=["data"],
+        outputs=[f"{name}/best"],
+    )
+    return training.load_policy(context, name, start.reference, name)
+
+
+def sample(context: Context, start: Start) -> Responses:
+    """K responses of the reference to each of N prompts: samples.jsonl."""
+    path, prompts = context.workdir / "samples.jsonl", start.data.train_prompts
+
+    def work() -> None:
+        drawn = scoring.draw(context, start.reference, start.template, prompts, context.config.sampling)
+        scoring.write_responses(path, drawn, {})
+
+    context.stages.run(
+        "samples", work, settings=part(context, "sampling"), inputs=["data"], outputs=["samples.jsonl"]
+    )
+    return scoring.read_responses(path, context, start.reference, start.template, prompts)
+
+
+def score(
+    context: Context, drawn: Responses, scorers: Mapping[str, Scorer], inputs: Sequence[str]
+) -> np.ndarray:
+    """Raw scores of the samples by every dimension, [N, K, 1+m] float64: scores_raw.npz."""
+    path = context.workdir / "scores_raw.npz"
+    context.stages.run(
+        "scores",
+        lambda: scoring.write_npz(path, scores=score_responses(scorers, drawn)),
+        settings=part(context),
+        inputs=["samples", *inputs],
+        outputs=["scores_raw.npz"],
+    )
+    with np.load(path) as stored:
+        return stored["scores"]
+
+
+def calibrate(context: Context, start: Start, scorers: Mapping[str, Scorer], raw: np.ndarray) -> None:
+    """The scores in the logits of held-out labels: calibration.json, scores.npz."""
+    context.stages.run(
+        "calibration",
+        lambda: dualize.calibrate(context, start.data, scorers, raw),
+        settings=part(context, "calibrate", "calibration", "accept_uninformative"),
+        inputs=["scores"],
+        outputs=["calibration.json", "scores.npz"],
+    )
+
+
+def solve(context: Context, raw: np.ndarray) -> None:
+    """The multiplier and what it promises: dual.json."""
+    context.stages.run(
+        "dual",
+        lambda: dualize.dualize(context, raw),
+        settings=part(context, "constraints", "lam", "beta", "bootstrap"),
+        inputs=["calibration"],
+        outputs=["dual.json"],
+    )
+
+
+def relabel(context: Context, start: Start, scorers: Mapping[str, Scorer]) -> np.ndarray:
+    """P(chosen preferred) under s = r + <lambda*, g> of every pair, [n] float32: labels.jsonl."""
+    context.stages.run(
+        "labels",
+        lambda: labels.relabel(context, start.data, scorers),
+        settings=part(context, "hard_labels", "raw_labels"),
+        inputs=["dual"],
+        outputs=["labels.jsonl"],
+    )
+    return labels.read_labels(context.workdir)
+
+
+def align(
+    context: Context, start: Start, given: np.ndarray, *, stage: str = "policy", name: str = "aligned"
+) -> Policy:
+    """One DPO from the reference to the labels [n]; `stage` is the folder of its checkpoints."""
+    settings: TrainingSettings = context.config.align
+    context.stages.run(
+        stage,
+        lambda: training.train_dpo(
+            context,
+            stage,
+            start.reference,
+            LabelledPairs(start.data.align, given),
+            None,
+            settings,
+            beta=context.config.beta,
+        ),
+        settings=part(context, "align", "lora", "beta"),
+        inputs=["labels"],
+        outputs=[f"{stage}/best"],
+    )
+    return training.load_policy(context, stage, start.reference, name)
+
+
+def evaluate(
+    context: Context,
+    start: Start,
+    scorers: Mapping[str, Scorer],
+    policies: Mapping[str, Policy],
+    logps: ResponseLogps,
+    inputs: Sequence[str] = ("policy",),
+) -> None:
+    """What every policy reaches beside what was promised: evaluation.json."""
+    context.stages.run(
+        "evaluation",
+        lambda: assess.evaluate(context, start.data, start.template, scorers, policies, logps),
+        settings=part(context, "evaluation", "bootstrap"),
+        inputs=inputs,
+        outputs=["evaluation.json", "evaluation_scores.npz"],
+    )
