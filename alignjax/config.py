@@ -11,11 +11,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from alignjax.config_checks import check
 from alignjax.errors import InputError
-from alignjax.models.lora import TARGETS
-
-METHODS = ("pecan",)
-WORLDS = ("assistant", "enumerable")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +67,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """One optax run: used for the embedded reference, pre-alignment and final alignment."""
+    """One optax run: the embedded reference, pre-alignment, score models, the final alignment."""
 
     learning_rate: float = 1e-3
     batch_size: int = 64
@@ -110,6 +107,39 @@ class ConstraintSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """Where MoCAN has the score of one dimension from: one of the three, or none: it is trained here."""
+
+    path: str | None = None  # folder of a score model: Safe-RLHF's layout, or one label of a classifier
+    function: str = ""  # module:function of (prompts, responses) -> scores, higher is better or safer
+    exact: bool = False  # an embedded world's true score
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreModelSettings:
+    """How score models are trained, beside `score_training`."""
+
+    regularizer: float = 0.0  # of the squared scores
+    centering: float = 0.0  # of the squared sum of a pair's scores
+
+
+@dataclasses.dataclass(frozen=True)
+class RelabelSettings:
+    """Which pairs the final alignment is trained on."""
+
+    pairs: str = "preferences"  # preferences: those of the data; samples: drawn from the reference's samples
+    pairs_per_prompt: int = 8  # of samples
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineSettings:
+    """Policies trained beside the aligned one, to compare with."""
+
+    single: bool = False  # the reward alone, and each constraint's score alone
+    lams: tuple[float, ...] = ()  # multipliers, as the published protocol fixes them
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -120,13 +150,18 @@ class Config:
     data: DataSettings
     reference: TrainingSettings
     reference_examples: int
-    prealign: TrainingSettings
     align: TrainingSettings
     sampling: SamplingSettings
     evaluation: SamplingSettings
     constraints: Mapping[str, ConstraintSettings]
     beta: float
-    beta_pre: float
+    prealign: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)  # PeCAN
+    beta_pre: float = 0.5  # PeCAN: KL weight of pre-alignment
+    scores: Mapping[str, ScoreSettings] = dataclasses.field(default_factory=dict)  # MoCAN, by dimension
+    score_training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)  # MoCAN
+    score_model: ScoreModelSettings = dataclasses.field(default_factory=ScoreModelSettings)
+    relabel: RelabelSettings = dataclasses.field(default_factory=RelabelSettings)
+    baselines: BaselineSettings = dataclasses.field(default_factory=BaselineSettings)
     lam: float | None = None
     calibrate: bool = True
     calibration: str = "joint"  # joint: labels on all scores; slope: each on its own
@@ -141,6 +176,15 @@ class Config:
     def dimensions(self) -> tuple[str, ...]:
         """The reward first, then every constraint."""
         return ("reward", *self.constraints)
+
+    def baseline_weights(self) -> dict[str, list[float]]:
+        """Weights [1+m] of the scores that every baseline is aligned to, by its name."""
+        size = len(self.dimensions)
+        weights = {}
+        if self.baselines.single:
+            for i, name in enumerate(self.dimensions):
+                weights[name] = [float(i == j) for j in range(size)]
+        return weights | {f"lambda={lam:g}": [1.0] + [lam] * (size - 1) for lam in self.baselines.lams}
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
@@ -157,7 +201,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
         combination.
     """
     config = _build(Config, values, "config")
-    _check(config)
+    check(config)
     return config
 
 
@@ -209,167 +253,3 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise InputError(f"{where}: is {value!r}, must be a finite number.")
     return value
-
-
-def _require(condition: bool, where: str, value: Any, rule: str) -> None:
-    if not condition:
-        raise InputError(f"config.{where}: is {value!r}, {rule}")
-
-
-def _check(config: Config) -> None:
-    _require(config.method in METHODS, "method", config.method, f"must be one of {', '.join(METHODS)}.")
-    for name in ("beta", "beta_pre"):
-        value = getattr(config, name)
-        _require(value > 0, name, value, "must be greater than 0: it is a KL weight.")
-    _require(config.seed >= 0, "seed", config.seed, "must be at least 0.")
-    _require(config.bootstrap >= 100, "bootstrap", config.bootstrap, "must be at least 100 resamples.")
-    _require(config.ref_batch_size > 0, "ref_batch_size", config.ref_batch_size, "must be at least 1.")
-    _require(config.shown_samples >= 0, "shown_samples", config.shown_samples, "must be at least 0.")
-    _require(
-        config.hard_labels >= 0, "hard_labels", config.hard_labels, "must be 0 (soft) or a number of draws."
-    )
-    _require(
-        config.calibration in ("joint", "slope"), "calibration", config.calibration, "must be joint or slope."
-    )
-    _check_constraints(config)
-    _check_data(config)
-    _check_model(config)
-    for name in ("reference", "prealign", "align"):
-        _check_training(name, getattr(config, name))
-    for name in ("sampling", "evaluation"):
-        _check_sampling(name, getattr(config, name))
-
-
-def _check_constraints(config: Config) -> None:
-    _require(
-        bool(config.constraints), "constraints", {}, 'is empty; ask for one, as {"safety": {"margin": 1.0}}.'
-    )
-    _require(
-        "reward" not in config.constraints, "constraints.reward", "reward", "is the objective's own name."
-    )
-    for name, constraint in config.constraints.items():
-        _require(
-            name.isidentifier() and name not in ("reference", "aligned"),
-            f"constraints.{name}",
-            name,
-            "must be a word of letters, digits and underscores, other than reference and aligned.",
-        )
-        given = [k for k in ("margin", "level", "fraction") if getattr(constraint, k) is not None]
-        if len(given) != 1 and config.lam is None:
-            problem = "give " + (
-                " or ".join(given) + ", not both; set all but one to None" if given else "one of"
-            )
-            tail = "." if given else " margin, level, fraction."
-            raise InputError(f"config.constraints.{name}: {problem}{tail}")
-        if constraint.fraction is not None:
-            _require(
-                0 < constraint.fraction < 1,
-                f"constraints.{name}.fraction",
-                constraint.fraction,
-                "must lie between 0 and 1: it is a share of the largest reachable margin.",
-            )
-    if config.lam is not None:
-        _require(config.lam >= 0, "lam", config.lam, "must be at least 0: it multiplies a utility.")
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    _require(data.labels in ("draws", "exact"), "data.labels", data.labels, "must be draws or exact.")
-    _require(
-        0 < data.held_out_fraction < 1,
-        "data.held_out_fraction",
-        data.held_out_fraction,
-        "must lie in (0, 1).",
-    )
-    _require(data.num_buckets >= 1, "data.num_buckets", data.num_buckets, "must be at least 1.")
-    if data.world is not None:
-        _require(
-            data.world in WORLDS, "data.world", data.world, f"must be one of {', '.join(WORLDS)}, or None."
-        )
-        _require(data.num_pairs >= 2, "data.num_pairs", data.num_pairs, "must be at least 2.")
-        least = config.reference.batch_size
-        _require(config.reference_examples >= least, "reference_examples", config.reference_examples,
-                 f"must fill a batch ({least}): a world's reference is trained on them.")  # fmt: skip
-        _require(data.num_held_out >= 2, "data.num_held_out", data.num_held_out, "must be at least 2.")
-        _require(set(config.constraints) == {"safety"}, "constraints", set(config.constraints),
-                 "an embedded world knows one constraint, safety.")  # fmt: skip
-        _require(not data.sources, "data.sources", set(data.sources), "give a world or sources, not both.")
-        return
-    for field in ("max_train_pairs", "max_held_out_pairs"):
-        value = getattr(data, field)
-        _require(value is None or value >= 2, f"data.{field}", value, "must be at least 2, or None for all.")
-    for name in config.dimensions:
-        if name not in data.sources or not data.sources[name].path:
-            raise InputError(
-                f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs."
-            )
-    extra = set(data.sources) - set(config.dimensions)
-    _require(
-        not extra,
-        "data.sources",
-        sorted(extra),
-        "names no dimension: reward and the constraints are dimensions.",
-    )
-
-
-def _check_model(config: Config) -> None:
-    model = config.model
-    _require(
-        model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype, "must be float32 or bfloat16."
-    )
-    _require(
-        0 < model.max_prompt_length < model.max_length,
-        "model.max_prompt_length",
-        model.max_prompt_length,
-        f"must be positive and below model.max_length ({model.max_length}).",
-    )
-    _require(
-        not model.template or "{prompt}" in model.template,
-        "model.template",
-        model.template,
-        "must contain {prompt}, or be empty for the tokenizer's chat template.",
-    )
-    if config.data.world is None and not model.path:
-        raise InputError("config.model.path: is missing; name a Hugging Face folder or a .gguf file.")
-    if config.data.world is not None and model.path:
-        raise InputError("config.model.path: an embedded world trains its own reference; set it to None.")
-    lora = config.lora
-    _require(lora.rank >= 0, "lora.rank", lora.rank, "must be at least 1, or 0 for full fine-tuning.")
-    _require(0 <= lora.dropout < 1, "lora.dropout", lora.dropout, "must lie in [0, 1).")
-    _require(
-        lora.alpha > 0, "lora.alpha", lora.alpha, "must be greater than 0: alpha / rank scales the adapter."
-    )
-    known = bool(lora.targets) and set(lora.targets) <= set(TARGETS)
-    _require(known, "lora.targets", lora.targets, f"must be some of {', '.join(TARGETS)}.")
-
-
-def _check_training(name: str, settings: TrainingSettings) -> None:
-    for field in ("learning_rate", "epochs", "batch_size", "accumulate", "evals", "log_every", "clip_norm"):
-        value = getattr(settings, field)
-        _require(value > 0, f"{name}.{field}", value, "must be greater than 0.")
-    _require(
-        settings.judge_by in ("calibrated_loss", "loss"),
-        f"{name}.judge_by",
-        settings.judge_by,
-        "must be calibrated_loss or loss.",
-    )
-    for field in ("patience", "checkpoint_every"):
-        value = getattr(settings, field)
-        _require(value is None or value > 0, f"{name}.{field}", value, "must be greater than 0, or None.")
-    for field in ("warmup_steps", "weight_decay"):
-        value = getattr(settings, field)
-        _require(value >= 0, f"{name}.{field}", value, "must be at least 0.")
-    _require(
-        settings.schedule in ("cosine", "linear", "constant"),
-        f"{name}.schedule",
-        settings.schedule,
-        "must be cosine, linear or constant.",
-    )
-
-
-def _check_sampling(name: str, settings: SamplingSettings) -> None:
-    for field in ("num_prompts", "num_samples", "max_new_tokens", "temperature"):
-        value = getattr(settings, field)
-        _require(value > 0, f"{name}.{field}", value, "must be greater than 0.")
-    _require(settings.num_samples >= 2, f"{name}.num_samples", settings.num_samples, "must be at least 2.")
-    _require(0 < settings.top_p <= 1, f"{name}.top_p", settings.top_p, "must lie in (0, 1].")

@@ -42,5 +42,5 @@ def pecan(context: Context) -> str:
 
     # 6. Align once, 7. audit, and tell.
     policies = {"reference": start.reference, **policies, "aligned": steps.align(context, start, labels)}
-    steps.evaluate(context, start, scorers, policies, logps)
+    steps.evaluate(context, start, scorers, policies, logps, ["policy"])
     return present.present(context, start.data)

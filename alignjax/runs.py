@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from alignjax import pecan
 from alignjax.config import Config, from_mapping, to_mapping
 from alignjax.errors import InputError
+from alignjax.mocan import mocan
+from alignjax.pecan import pecan
 from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages, read_json, write_json
 from alignjax.workflow.context import Context
@@ -29,7 +30,8 @@ def run(config: Config, workdir: Path) -> str:
             f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
         ) from None
     with MetricsWriter(workdir) as metrics:
-        return pecan.pecan(Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say))
+        context = Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say)
+        return {"pecan": pecan, "mocan": mocan}[config.method](context)
 
 
 def read_config(workdir: Path) -> Config:

@@ -17,149 +17,30 @@
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-# A ConfigDict's attributes have no types: what sets them takes the config as Any.
-PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
+from alignjax import presets
+
+PRESETS = presets.PRESETS
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
     """The configuration of one preset; `None` fields are typed placeholders for the command line."""
     if preset not in PRESETS:
         raise ValueError(f"configs/pecan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
-    config: Any = _shared()
-    {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(preset, _published)(config)
-    if preset == "llama3-8b":
-        config.model.template = ""  # the model's own chat template
-    return config
-
-
-def _shared() -> ConfigDict:
-    config: Any = ConfigDict({"method": "pecan", "seed": 0})
-    # Exactly one of the three. A margin is in the units of the (calibrated) scores: logits of the labels.
-    config.constraints = {"safety": _constraint()}
-    config.lam = placeholder(float)  # a number fixes the multiplier and skips the solve
-    config.beta = 0.5  # KL weight of the dual AND of the final DPO
-    config.beta_pre = 0.5  # KL weight of pre-alignment
-    config.calibrate = True  # fit the scores to held-out labels before they are believed
-    config.calibration = "joint"
-    config.accept_uninformative = False
-    config.hard_labels = 0  # 1: one Bernoulli draw a pair, as published
+    config: Any = presets.shared("pecan")
+    config.prealign = presets.training()
     config.raw_labels = False  # True: the authors' labels, log-ratios without beta_pre
-    config.bootstrap = 1000
-    config.ref_batch_size = 128
-    config.shown_samples = 6
-    config.model = ConfigDict({"dtype": "float32", "remat": False, "template": ""})
-    config.model.path = placeholder(str)
-    config.model.max_length, config.model.max_prompt_length = 512, 256
-    config.lora = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
-    config.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
-    config.data = ConfigDict(
-        {"labels": "draws", "num_pairs": 1000, "num_held_out": 0, "held_out_fraction": 0.2}
-    )
-    config.data.num_buckets = 3  # batch shapes; each is compiled once
-    config.data.world = placeholder(str)
-    config.data.max_train_pairs = placeholder(int)
-    config.data.max_held_out_pairs = placeholder(int)
-    config.data.sources = {}
-    config.reference_examples = 0
-    for name in ("reference", "prealign", "align"):
-        config[name] = _training()
-    for name in ("sampling", "evaluation"):
-        config[name] = {
-            "num_prompts": 64,
-            "num_samples": 16,
-            "max_new_tokens": 128,
-            "temperature": 1.0,
-            "top_p": 1.0,
-        }
+    if preset == "tiny":
+        presets.assistant(config)
+        config.prealign.update({"batch_size": 64, "epochs": 4.0, "learning_rate": 3e-3, "patience": 4})
+    elif preset == "enumerable":
+        presets.enumerable(config)
+        config.prealign.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
+    elif preset == "smollm2-135m":
+        presets.smollm2(config)
+        config.prealign.update(presets.small_steps())
+    else:
+        presets.published(config, preset)
+        config.prealign.update(presets.published_steps())
+    config.beta_pre = config.beta  # KL weight of pre-alignment
     return config
-
-
-def _constraint() -> ConfigDict:
-    return ConfigDict({name: placeholder(float) for name in ("margin", "level", "fraction")})
-
-
-def _training() -> ConfigDict:
-    training: Any = ConfigDict({"learning_rate": 1e-3, "batch_size": 64, "epochs": 1.0, "schedule": "cosine"})
-    training.update({"warmup_steps": 20, "weight_decay": 0.0, "clip_norm": 1.0, "accumulate": 1})
-    training.update({"evals": 10, "log_every": 20})
-    training.judge_by = "calibrated_loss"  # held-out loss with its scale fitted; "loss": as it is
-    training.patience = placeholder(int)  # held-out evaluations without progress before a run stops
-    training.checkpoint_every = placeholder(int)  # steps between states that a killed run goes on from
-    return training
-
-
-def _tiny(config: Any) -> None:
-    config.data.world = "assistant"
-    config.data.num_buckets = 1
-    config.constraints.safety.margin = 1.0
-    config.data.num_pairs, config.data.num_held_out = 4000, 2000
-    config.model.max_length, config.model.max_prompt_length = 48, 16
-    config.reference_examples = 8000
-    config.lora.rank, config.lora.alpha = 16, 32.0
-    config.reference.update({"batch_size": 64, "epochs": 3.0, "learning_rate": 3e-3})
-    config.prealign.update({"batch_size": 64, "epochs": 4.0, "learning_rate": 3e-3, "patience": 4})
-    config.align.update({"batch_size": 64, "epochs": 5.0, "learning_rate": 3e-3})
-    config.sampling.update({"num_prompts": 200, "num_samples": 32, "max_new_tokens": 20})
-    config.evaluation.update({"num_prompts": 115, "num_samples": 32, "max_new_tokens": 20})
-
-
-def _enumerable(config: Any) -> None:
-    config.data.world = "enumerable"
-    config.data.num_buckets = 1
-    config.constraints.safety.margin = 1.0
-    config.data.num_pairs, config.data.num_held_out = 20000, 8000
-    # Two symbols ask, four answer: the list of responses is complete at exactly these lengths.
-    config.model.max_length, config.model.max_prompt_length = 6, 2
-    config.reference_examples = 8000
-    config.lora.rank, config.lora.alpha = 32, 64.0
-    config.reference.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
-    config.prealign.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
-    config.align.update({"batch_size": 256, "epochs": 24.0, "learning_rate": 3e-3})
-    config.sampling.update({"num_prompts": 8, "num_samples": 4096, "max_new_tokens": 4})
-    config.evaluation.update({"num_prompts": 8, "num_samples": 64, "max_new_tokens": 4})
-
-
-def _smollm2(config: Any) -> None:
-    _sources(config)
-    # Of the largest reachable margin: units are unknown before the scores.
-    config.constraints.safety.fraction = 0.3
-    config.beta = config.beta_pre = 0.1
-    config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
-    config.ref_batch_size = 8
-    # An hour on two cores holds some hundred pairs; those held out decide whether a slope is known at all.
-    config.data.held_out_fraction = 0.4
-    config.data.max_train_pairs, config.data.max_held_out_pairs = 96, 300
-    for name in ("prealign", "align"):
-        config[name].update(
-            {"batch_size": 4, "learning_rate": 5e-4, "warmup_steps": 6, "evals": 2, "log_every": 5}
-        )
-    config.sampling.update({"num_prompts": 40, "num_samples": 8, "max_new_tokens": 40})
-    config.evaluation.update({"num_prompts": 24, "num_samples": 4, "max_new_tokens": 40})
-
-
-def _published(config: Any) -> None:
-    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up, 3 epochs."""
-    _sources(config)
-    config.constraints.safety.fraction = 0.5
-    config.beta = config.beta_pre = 0.1
-    config.model.update({"dtype": "bfloat16", "remat": True, "max_length": 512, "max_prompt_length": 256})
-    config.model.template = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
-    config.lora.dropout = 0.05
-    config.ref_batch_size = 8
-    config.data.held_out_fraction = 0.1
-    for name in ("prealign", "align"):
-        config[name].update({"batch_size": 2, "accumulate": 8, "epochs": 3.0, "learning_rate": 5e-4})
-        config[name].update({"warmup_steps": 100, "weight_decay": 0.05})
-    config.sampling.update({"num_prompts": 1000, "num_samples": 128, "max_new_tokens": 256, "top_p": 0.9})
-    config.evaluation.update({"num_prompts": 200, "num_samples": 8, "max_new_tokens": 256})
-
-
-def _sources(config: Any) -> None:
-    for name in ("reward", "safety"):
-        source: Any = ConfigDict(
-            {"path": "", "prompt": "prompt", "chosen": "chosen", "rejected": "rejected", "label": ""}
-        )
-        source.data_dir, source.limit = placeholder(str), placeholder(int)
-        config.data.sources[name] = source

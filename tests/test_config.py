@@ -24,9 +24,10 @@ def tiny() -> ConfigDict:
     return load("pecan").get_config("tiny")
 
 
+@pytest.mark.parametrize("method", ["pecan", "mocan"])
 @pytest.mark.parametrize("preset", load("pecan").PRESETS)
-def test_every_preset_is_accepted_once_its_files_are_named(preset):
-    config = load("pecan").get_config(preset)
+def test_every_preset_is_accepted_once_its_files_are_named(method, preset):
+    config = load(method).get_config(preset)
     if config.data.world is None:
         config.model.path = "model"
         for source in config.data.sources.values():
@@ -36,17 +37,19 @@ def test_every_preset_is_accepted_once_its_files_are_named(preset):
     assert from_mapping(to_mapping(built)) == built
 
 
-def test_published_preset_has_the_published_numbers():
-    config = load("pecan").get_config("alpaca-7b")
+@pytest.mark.parametrize("method", ["pecan", "mocan"])
+def test_published_preset_has_the_published_numbers(method):
+    config = load(method).get_config("alpaca-7b")
     assert (config.lora.rank, config.lora.alpha, config.lora.dropout) == (8, 16.0, 0.05)
     assert (config.align.learning_rate, config.align.epochs, config.align.warmup_steps) == (5e-4, 3.0, 100)
     assert config.align.batch_size * config.align.accumulate == 16
     assert config.model.template.endswith("ASSISTANT:")
 
 
-def test_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="no preset 'big'"):
-        load("pecan").get_config("big")
+@pytest.mark.parametrize("method", ["pecan", "mocan"])
+def test_unknown_preset_is_refused(method):
+    with pytest.raises(ValueError, match=f"configs/{method}.py: no preset 'big'"):
+        load(method).get_config("big")
 
 
 # A ConfigDict's attributes have no types, so these take Any.
@@ -118,6 +121,58 @@ def test_wrong_types_are_refused_by_name(field, value, message):
     with pytest.raises(InputError) as caught:
         from_mapping(values)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c.scores.safety.update(function="f"),
+            "config.scores.safety.function: is 'f', must be module",
+        ),
+        (
+            lambda c: c.scores.safety.update(function="m:f", exact=True),
+            "config.scores.safety: is ['function', 'exact'], give at most one of",
+        ),
+        (lambda c: c.scores.update(harm={"exact": True}), "config.scores: is ['harm'], names no dimension"),
+        (
+            lambda c: c.relabel.update(pairs="all"),
+            "config.relabel.pairs: is 'all', must be preferences or samples",
+        ),
+        (lambda c: c.relabel.update(pairs_per_prompt=0), "config.relabel.pairs_per_prompt: is 0"),
+        (
+            lambda c: c.baselines.update(lams=(1.0, -1.0)),
+            "config.baselines.lams[1]: is -1.0, must be at least 0",
+        ),
+        (lambda c: c.score_model.update(centering=-1.0), "config.score_model.centering: is -1.0"),
+        (lambda c: c.score_training.update(epochs=0.0), "config.score_training.epochs: is 0.0"),
+    ],
+)
+def test_impossible_values_of_mocan_are_refused_by_name(change, message):
+    config = load("mocan").get_config("tiny")
+    with config.unlocked():
+        change(config)
+    with pytest.raises(InputError) as caught:
+        from_mapping(config.to_dict())
+    assert message in str(caught.value)
+
+
+def test_an_exact_score_needs_a_world():
+    config = load("mocan").get_config("smollm2-135m")
+    config.model.path, config.scores.safety.exact = "model", True
+    with pytest.raises(InputError, match=r"config.scores.safety.exact: is True, needs an embedded world"):
+        from_mapping(config.to_dict())
+
+
+def test_weights_of_baselines():
+    config = load("mocan").get_config("tiny")
+    config.baselines.single, config.baselines.lams = True, (0.5, 2.0)
+    assert from_mapping(config.to_dict()).baseline_weights() == {
+        "reward": [1.0, 0.0],
+        "safety": [0.0, 1.0],
+        "lambda=0.5": [1.0, 0.5],
+        "lambda=2": [1.0, 2.0],
+    }
 
 
 def test_a_source_is_needed_for_every_dimension():

@@ -7,6 +7,8 @@ the loss of the pair as it stands with that of the pair turned round:
     loss(h, p) = p loss(h, 1) + (1 - p) loss(-h, 1)         h = chosen_logratio - rejected_logratio
 
 so a soft label is the expectation of the loss over drawn labels.
+
+The losses of score models, `bradley_terry` and `cost`, take the scores themselves in place of log-ratios.
 """
 
 from __future__ import annotations
@@ -159,6 +161,85 @@ def hinge(
     """
     z = beta * (chosen_logratio - rejected_logratio)
     return label * jax.nn.relu(1.0 - z) + (1.0 - label) * jax.nn.relu(1.0 + z)
+
+
+def bradley_terry(
+    chosen: Array,
+    rejected: Array,
+    *,
+    label: Array | float = 1.0,
+    regularizer: float = 0.0,
+    centering: float = 0.0,
+) -> Array:
+    """Loss of a reward model: log-likelihood of Bradley-Terry labels, hard or soft.
+
+        loss = -(p log sigma(d) + (1 - p) log sigma(-d)) + regularizer (c^2 + r^2) + centering (c + r)^2
+
+    with c = chosen, r = rejected, d = c - r. Labels determine the difference alone; either of the last two
+    terms determines the rest: the first keeps scores small, the second keeps a pair's mean near 0.
+
+    Args:
+      chosen: [B] float32, score of the chosen response; higher is better.
+      rejected: [B] float32, score of the rejected response.
+      label: [B] float32 or scalar in [0, 1], p, the probability that chosen is preferred.
+      regularizer: weight >= 0 of the squares of the scores.
+      centering: weight >= 0 of the square of their sum.
+
+    Returns:
+      [B] float32, nats; log 2 where both scores are 0.
+
+    Reference: Bradley and Terry 1952; the first term on magnitudes as in the code of Dai et al. 2023 (Safe
+    RLHF), arXiv 2310.12773; centering: Eisenstein et al. 2023, arXiv 2312.09244, as TRL's
+    center_rewards_coefficient.
+    """
+    # The DPO loss is this one on implicit rewards.
+    loss = dpo(chosen, rejected, beta=1.0, label=label)
+    loss += regularizer * (jnp.square(chosen) + jnp.square(rejected))
+    return loss + centering * jnp.square(chosen + rejected)
+
+
+def cost(
+    chosen_cost: Array,
+    rejected_cost: Array,
+    *,
+    chosen_sign: Array | float = 0.0,
+    rejected_sign: Array | float = 0.0,
+    label: Array | float = 1.0,
+    regularizer: float = 0.0,
+    centering: float = 0.0,
+) -> Array:
+    """Loss of a cost model: the safer response costs less, and unsafe ones cost more than 0.
+
+        loss = bradley_terry(-c, -r) - log sigma(s_c c) - log sigma(s_r r)
+
+    with c = chosen_cost, r = rejected_cost; a term whose sign is unknown is left out. Where no sign is known
+    only differences of costs are learned, and their zero means nothing.
+
+    Args:
+      chosen_cost: [B] float32, cost of the chosen, that is the safer response; higher is more harmful.
+      rejected_cost: [B] float32, cost of the rejected, the more harmful one.
+      chosen_sign: [B] float32 or scalar, s_c: +1 where the response is unsafe, -1 where it is safe, 0 or nan
+        where that is unknown.
+      rejected_sign: [B] float32 or scalar, s_r, likewise.
+      label: [B] float32 or scalar in [0, 1], p, the probability that chosen is the safer one.
+      regularizer: as in `bradley_terry`.
+      centering: as in `bradley_terry`; it pulls against the signs of pairs that are both safe or both unsafe.
+
+    Returns:
+      [B] float32, nats.
+
+    Reference: Dai et al. 2023 (Safe RLHF), arXiv 2310.12773, the loss of the cost model.
+    """
+    pair = bradley_terry(
+        -chosen_cost, -rejected_cost, label=label, regularizer=regularizer, centering=centering
+    )
+    return pair + _sign_loss(chosen_cost, chosen_sign) + _sign_loss(rejected_cost, rejected_sign)
+
+
+def _sign_loss(costs: Array, sign: Array | float) -> Array:
+    """-log sigma(sign cost), and 0 where the sign is 0 or nan: [B] -> [B]."""
+    sign = jnp.where(jnp.isnan(sign), 0.0, sign)
+    return jnp.where(sign != 0, -jax.nn.log_sigmoid(sign * costs), 0.0)
 
 
 def sft(logps: Array, lengths: Array) -> Array:

@@ -26,7 +26,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from alignjax.alignment import losses
 from alignjax.data.batches import Array as BatchArray
 from alignjax.data.batches import PairBatch, ResponseBatch, Rows
-from alignjax.models import DecoderConfig, Lora, Model
+from alignjax.models import (
+    DecoderConfig,
+    Lora,
+    Model,
+    ScoreModel,
+    as_utility,
+    identity_normalizer,
+    pair_scores,
+)
+from alignjax.models.score_model import Kind
 from alignjax.policy.logps import completion_logps, pair_logps
 
 Tree = Any
@@ -252,6 +261,79 @@ def sft_loss_fn(config: DecoderConfig, adapter: AdapterSettings | None) -> LossF
         return loss, {"logps": losses.weighted_mean(logps, rows), "weight": jnp.sum(tokens)}
 
     return loss_fn
+
+
+def score_loss_fn(
+    config: DecoderConfig,
+    adapter: AdapterSettings | None,
+    *,
+    kind: Kind,
+    regularizer: float = 0.0,
+    centering: float = 0.0,
+) -> LossFn:
+    """Loss of a score model on a PairBatch whose labels are P(chosen preferred).
+
+    A reward model is trained by `losses.bradley_terry`, a cost model by `losses.cost` on the same pairs,
+    where preferred means safer, with the signs that the batch has. Scores are not normalized while they are
+    learned.
+
+    Args:
+      config: the decoder.
+      adapter: settings of the adapters in `trainable` = {"lora", "head"}, where `frozen` are the decoder's
+        parameters; None: `trainable` = {"decoder", "head"} and `frozen` None.
+      kind: "reward" or "cost".
+      regularizer: weight >= 0 of the squares of the scores.
+      centering: weight >= 0 of the square of their sum.
+
+    Returns:
+      A loss function; metrics rewards/chosen, rewards/rejected, rewards/margins (their difference),
+      rewards/accuracies (share of pairs whose scores agree with the likelier label; with hard labels TRL's),
+      rewards/mean, rewards/min, rewards/max (over both responses of the rows that count; evaluation averages
+      the extremes of its batches). A cost model's are utilities, minus its costs: higher is always better.
+    """
+
+    def loss_fn(trainable: Tree, frozen: Tree, batch: PairBatch, key: Array | None) -> tuple[Array, Metrics]:
+        body = trainable["decoder" if adapter is None else "lora"]
+        policy, lora = _policy(config, adapter, body, frozen)
+        params = {"decoder": policy.params, "head": trainable["head"]}
+        model = ScoreModel(params=params, normalizer=identity_normalizer(), config=config, kind=kind)
+        scores = pair_scores(model, batch, lora=lora, dropout_key=_dropout_key(adapter, key))
+        labels, weights = jnp.asarray(batch.labels), jnp.asarray(batch.weights)
+        # Cleared before the loss, as in `dpo_loss_fn`.
+        real = weights > 0
+        chosen, rejected = (jnp.where(real, x, 0.0) for x in scores)
+        options = {"label": labels, "regularizer": regularizer, "centering": centering}
+        if kind == "reward":
+            values = losses.bradley_terry(chosen, rejected, **options)
+        else:
+            signs = {"chosen_sign": batch.chosen_sign, "rejected_sign": batch.rejected_sign}
+            known = {name: jnp.asarray(sign) for name, sign in signs.items() if sign is not None}
+            values = losses.cost(chosen, rejected, **known, **options)
+        utilities = as_utility(kind, chosen), as_utility(kind, rejected)
+        return losses.weighted_mean(values, weights), _score_metrics(*utilities, labels, weights)
+
+    return loss_fn
+
+
+def _score_metrics(chosen: Array, rejected: Array, labels: Array, weights: Array) -> Metrics:
+    """Metrics of `score_loss_fn` from scores of which higher is better, all [B]."""
+    real, margins = weights > 0, chosen - rejected
+    per_pair = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": margins,
+        "rewards/accuracies": jnp.where(labels >= 0.5, margins > 0, margins < 0).astype(jnp.float32),
+        "rewards/mean": 0.5 * (chosen + rejected),
+    }
+    metrics = {name: losses.weighted_mean(v, weights) for name, v in per_pair.items()}
+    # 0 where no row counts, as of a mean: infinity times the weight 0 would make a sum of evaluation nan.
+    some = jnp.any(real)
+    lowest = jnp.min(jnp.where(real, jnp.minimum(chosen, rejected), jnp.inf))
+    highest = jnp.max(jnp.where(real, jnp.maximum(chosen, rejected), -jnp.inf))
+    metrics["rewards/min"] = jnp.where(some, lowest, 0.0)
+    metrics["rewards/max"] = jnp.where(some, highest, 0.0)
+    metrics["weight"] = jnp.sum(weights)
+    return metrics
 
 
 def count_tokens(batch: Batch) -> Array:

@@ -71,6 +71,9 @@ class PairBatch(NamedTuple):
       ref_rejected: [B] float32, the same of the rejected one.
       weights: [B] float32, 1 for a row, 0 for padding.
       indices: [B] int32, place of the row in the data; 0 in padding.
+      chosen_sign: [B] float32, +1 where the chosen response is unsafe, -1 where it is safe, 0 where that is
+        unknown; None: unknown of all. Read by the loss of cost models alone.
+      rejected_sign: [B] float32, the same of the rejected one.
     """
 
     rows: Rows
@@ -79,6 +82,8 @@ class PairBatch(NamedTuple):
     ref_rejected: Array
     weights: Array
     indices: Array
+    chosen_sign: Array | None = None
+    rejected_sign: Array | None = None
 
 
 def response_lengths(responses: Sequence[TokenizedResponse]) -> np.ndarray:
@@ -172,6 +177,8 @@ def pair_batches(
     labels: np.ndarray | None = None,
     ref_chosen: np.ndarray | None = None,
     ref_rejected: np.ndarray | None = None,
+    chosen_sign: np.ndarray | None = None,
+    rejected_sign: np.ndarray | None = None,
     seed: int = 0,
     epoch: int = 0,
     shuffle: bool = False,
@@ -191,6 +198,8 @@ def pair_batches(
       ref_chosen: [n] float, log-probabilities of the chosen responses under the reference; None: nan, so that
         a loss that needs them fails instead of training against a wrong reference.
       ref_rejected: [n] float, likewise.
+      chosen_sign: [n] float, +1 unsafe, -1 safe, 0 unknown; None: the batches have none.
+      rejected_sign: [n] float, likewise.
       seed: >= 0.
       epoch: >= 0.
       shuffle: False: the given order within each bucket, short rows first.
@@ -208,6 +217,9 @@ def pair_batches(
         "ref_chosen": _column(ref_chosen, n, np.nan, "ref_chosen"),
         "ref_rejected": _column(ref_rejected, n, np.nan, "ref_rejected"),
     }
+    for name, signs in (("chosen_sign", chosen_sign), ("rejected_sign", rejected_sign)):
+        if signs is not None:
+            columns[name] = _column(signs, n, 0.0, name)
 
     def make(bucket: Bucket, indices: np.ndarray) -> PairBatch:
         rows = make_pair_rows([pairs[i] for i in indices], bucket, batch_size)

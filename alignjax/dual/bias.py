@@ -14,8 +14,8 @@ from alignjax.dual.samples import Samples, every, over_prompts
 from alignjax.dual.solve import Prepared, prepare, solve_jit, solve_samples
 
 _QUARTERS_FROM = 16  # samples a prompt; below it a quarter holds too few
-# Newton's method on the corrected gradient with the plain Hessian: the correction may make the slope up to 8/3
-# as large, and steps of this share still converge.
+# Newton's method on the corrected gradient with the plain Hessian: the correction may make the slope up to
+# 8/3 as large, and steps of this share still converge.
 _STEPS, _SHARE = 12, 0.6
 
 

@@ -1,4 +1,4 @@
-"""The decoder, LoRA adapters, and reading and writing of Hugging Face and GGUF weights."""
+"""The decoder, LoRA adapters, score models, and reading and writing of Hugging Face and GGUF weights."""
 
 from alignjax.models.config import DecoderConfig, RopeScaling, config_from_hf, config_to_hf
 from alignjax.models.decoder import (
@@ -15,6 +15,17 @@ from alignjax.models.decoder import (
 from alignjax.models.huggingface import load_adapter, load_pretrained, save_adapter, save_pretrained
 from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora
 from alignjax.models.model import Model
+from alignjax.models.score_model import (
+    ScoreModel,
+    as_utility,
+    body_config,
+    identity_normalizer,
+    init_score_model,
+    load_score_model,
+    pair_scores,
+    response_scores,
+    save_score_model,
+)
 
 __all__ = [
     "DecoderConfig",
@@ -23,21 +34,30 @@ __all__ = [
     "Model",
     "PromptCache",
     "RopeScaling",
+    "ScoreModel",
+    "as_utility",
+    "body_config",
     "config_from_hf",
     "config_to_hf",
     "decode_step",
     "empty_cache",
     "hidden_states",
+    "identity_normalizer",
     "init_lora",
     "init_params",
+    "init_score_model",
     "is_neutral",
     "load_adapter",
     "load_pretrained",
+    "load_score_model",
     "logical_axes",
     "lora_axes",
     "merge_lora",
+    "pair_scores",
     "prefill",
+    "response_scores",
     "save_adapter",
     "save_pretrained",
+    "save_score_model",
     "unembed",
 ]

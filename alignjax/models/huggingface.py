@@ -25,7 +25,7 @@ from alignjax.models.model import Model
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import HF_PROJECTIONS, assemble, check_tensors, disassemble, slots
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ADAPTER_NAME = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.([\w.]+)\.lora_([AB])\.weight")
 
@@ -52,15 +52,15 @@ def load_pretrained(path: str | Path, *, dtype: str = "float32", remat: bool = F
         if path.suffix != ".gguf":
             raise InputError(f"{path}: not a model; give a Hugging Face model folder or a .gguf file.")
         return load_gguf(path, dtype=dtype, remat=remat)
-    config = config_from_hf(_read_json(path / "config.json"), where=str(path / "config.json"))
+    config = config_from_hf(read_json(path / "config.json"), where=str(path / "config.json"))
     config = dataclasses.replace(config, dtype=dtype, remat=remat)
     generation = path / "generation_config.json"
     if generation.is_file():
-        config = _with_generation_ends(config, _read_json(generation), str(generation))
+        config = _with_generation_ends(config, read_json(generation), str(generation))
     tokenizer = load_tokenizer(path)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size, str(path))
-    with _open_weights(path) as (shapes, read):
+    with open_weights(path) as (shapes, read):
         _check_tied_head(config, shapes, read, path)
         params = assemble(
             slots(config), shapes, read, dtype=dtype, ignore=lambda n: _redundant(config, n), where=str(path)
@@ -77,12 +77,12 @@ def save_pretrained(model: Model, path: str | Path) -> None:
       model: tensors are written in the dtype of its parameters.
       path: the folder; made if absent.
     """
-    with _atomic_folder(Path(path)) as folder:
+    with atomic_folder(Path(path)) as folder:
         stored = str(model.params["embedding"].dtype)
         fields = config_to_hf(model.config) | {"torch_dtype": stored}
-        _write_json(folder / "config.json", fields)
+        write_json(folder / "config.json", fields)
         # transformers refuses a file that does not say which framework's layout it has.
-        save_file(dict(disassemble(model.config, model.params)), folder / _WEIGHTS, metadata={"format": "pt"})
+        save_file(dict(disassemble(model.config, model.params)), folder / WEIGHTS, metadata={"format": "pt"})
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(str(folder))
 
@@ -124,8 +124,8 @@ def save_adapter(
         "use_rslora": False,
         "use_dora": False,
     }
-    with _atomic_folder(Path(path)) as folder:
-        _write_json(folder / _ADAPTER_CONFIG, fields)
+    with atomic_folder(Path(path)) as folder:
+        write_json(folder / _ADAPTER_CONFIG, fields)
         save_file(tensors, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
@@ -143,7 +143,7 @@ def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
       InputError: a missing file, a kind of adapter that is not plain LoRA, or tensors that do not fit.
     """
     path = Path(path)
-    fields = _read_json(path / _ADAPTER_CONFIG)
+    fields = read_json(path / _ADAPTER_CONFIG)
     where = str(path / _ADAPTER_CONFIG)
     if fields.get("peft_type") != "LORA":
         raise InputError(f'{where}: peft_type is {fields.get("peft_type")!r}; only "LORA" is supported.')
@@ -225,18 +225,18 @@ def _check_tied_head(config: DecoderConfig, shapes: Any, read: Any, path: Path) 
 
 
 @contextmanager
-def _open_weights(path: Path) -> Iterator[Any]:
+def open_weights(path: Path) -> Iterator[Any]:
     """(shapes, read) over model.safetensors or all files of the index."""
-    if (path / _WEIGHTS).is_file():
-        files = [path / _WEIGHTS]
+    if (path / WEIGHTS).is_file():
+        files = [path / WEIGHTS]
     elif (path / _INDEX).is_file():
-        index = _read_json(path / _INDEX)
+        index = read_json(path / _INDEX)
         if not isinstance(index.get("weight_map"), dict):
             raise InputError(f'{path / _INDEX}: "weight_map" is missing; download the index again.')
         files = [path / name for name in sorted(set(index["weight_map"].values()))]
     else:
         raise InputError(
-            f"{path}: neither {_WEIGHTS} nor {_INDEX} is there; weights in other formats have to be "
+            f"{path}: neither {WEIGHTS} nor {_INDEX} is there; weights in other formats have to be "
             "converted to safetensors."
         )
     with _open_safetensors(files) as opened:
@@ -262,7 +262,7 @@ def _open_safetensors(files: list[Path]) -> Iterator[Any]:
 
 
 @contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` whose files take their place there when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
@@ -283,7 +283,8 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; an InputError where there is none."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; a Hugging Face folder must have it.")
     try:
@@ -295,5 +296,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     return fields
 
 
-def _write_json(file: Path, fields: dict[str, Any]) -> None:
+def write_json(file: Path, fields: dict[str, Any]) -> None:
+    """Writes the object with sorted keys, so that equal objects give equal bytes."""
     file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

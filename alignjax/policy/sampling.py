@@ -62,6 +62,8 @@ def sample(
     lora: Lora | None = None,
     prompt_batch_size: int | None = None,
     progress: Callable[[int], Any] | None = None,
+    places: Sequence[int] | None = None,
+    keep: Callable[[list[int], Samples], Any] | None = None,
 ) -> Samples:
     """Draws K responses to every prompt, token by token, until EOS or `max_new_tokens`.
 
@@ -81,12 +83,16 @@ def sample(
       lora: adapters; None: the base model.
       prompt_batch_size: prompts computed together; None: as many as make about 128 continuations.
       progress: called with the number of prompts done since the last call.
+      places: each prompt's place in the list that `prompts` are a part of, N ints; None: 0 to N - 1. The
+        rest of a list is then drawn as with the whole of it.
+      keep: called after every batch with its rows of `prompts` and their samples, so as to write them down.
 
     Returns:
       The samples, in the order of the prompts.
 
     Raises:
-      InputError: an option out of its range, an empty prompt, or an id outside the vocabulary.
+      InputError: an option out of its range, places that are not as many as the prompts, an empty prompt, or
+        an id outside the vocabulary.
 
     Reference: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
     """
@@ -99,7 +105,10 @@ def sample(
     if not 0.0 < top_p <= 1.0:
         raise InputError(f"sample: top_p is {top_p}; it must be above 0 and at most 1.")
     draw = _Draw(num_samples, max_new_tokens, end_ids(model), greedy=False, nucleus=top_p < 1.0)
-    return _run(key, model, prompts, draw, (temperature, top_p), lora, prompt_batch_size, progress)
+    if places is not None and len(places) != len(prompts):
+        raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
+    warp = temperature, top_p
+    return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, places, keep)
 
 
 def greedy(
@@ -141,6 +150,8 @@ def _run(
     lora: Lora | None,
     prompt_batch_size: int | None,
     progress: Callable[[int], Any] | None,
+    places: Sequence[int] | None = None,
+    keep: Callable[[list[int], Samples], Any] | None = None,
 ) -> Samples:
     """Groups the prompts by padded length, runs each group in batches of one shape, restores the order."""
     if draw.max_new_tokens < 1:
@@ -162,21 +173,24 @@ def _run(
     for length, members in sorted(groups.items()):
         size = min(most, 1 << (len(members) - 1).bit_length())  # a power of two, for few programs
         for start in range(0, len(members), size):
-            places = members[start : start + size]
+            rows = members[start : start + size]
             # The last batch is filled up with its first prompt: one shape, and rows that end like real ones.
-            filled = places + places[:1] * (size - len(places))
+            filled = rows + rows[:1] * (size - len(rows))
             tokens = np.zeros((size, length), np.int32)
             for row, i in enumerate(filled):
                 tokens[row, : len(prompts[i])] = prompts[i]
             lengths = np.array([len(prompts[i]) for i in filled], np.int32)
-            index = np.array(filled, np.int32)
+            index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
             found = _generate(
                 model.config, draw, model.params, lora, key, tokens, lengths, index, temperature, top_p
             )
-            for whole, part in zip(result, found, strict=True):
-                whole[places] = np.asarray(part)[: len(places)]
+            part = Samples(*(np.asarray(x)[: len(rows)] for x in found))
+            for whole, some in zip(result, part, strict=True):
+                whole[rows] = some
+            if keep is not None:
+                keep(rows, part)
             if progress is not None:
-                progress(len(places))
+                progress(len(rows))
     return result
 
 

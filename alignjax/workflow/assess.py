@@ -70,6 +70,8 @@ def evaluate(
             name: _sampled(context, preferences, template, scorers, policies["reference"], policy, logps)
             for name, policy in policies.items()
         }
+    for name in policies:
+        context.cache("evaluation", "jsonl", name).unlink(missing_ok=True)
     write_json(context.workdir / "evaluation.json", _record(context, means))
     write_npz(context.workdir / "evaluation_scores.npz", **{name: m.scatter for name, m in means.items()})
 
@@ -85,7 +87,8 @@ def _sampled(
 ) -> Means:
     """Means over responses sampled from the policy itself on prompts that no training has seen."""
     config = context.config
-    drawn = draw(context, policy, template, preferences.eval_prompts, config.evaluation)
+    part = context.cache("evaluation", "jsonl", policy.name)
+    drawn = draw(context, policy, template, preferences.eval_prompts, config.evaluation, part)
     folder = context.workdir / "evaluation_samples"
     write_responses(folder / f"{policy.name}.jsonl", drawn, {"policy": policy.name})
     scores = score_responses(scorers, drawn)

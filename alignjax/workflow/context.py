@@ -45,6 +45,14 @@ class Context:
         """The random key of one purpose."""
         return jax.random.key(self.seed(purpose))
 
+    def cache(self, stage: str, ending: str = "", *more: str) -> Path:
+        """Where a stage keeps what an interrupted run goes on from.
+
+        Under the stage's fingerprint: what other settings left behind is never gone on with.
+        """
+        name = "-".join((stage, *more, self.stages.fingerprints[stage][:16]))
+        return self.workdir / "cache" / (f"{name}.{ending}" if ending else name)
+
     def buckets(self, lengths: np.ndarray) -> tuple[Bucket, ...]:
         """Shapes of batches for rows of these lengths, [n, 2] tokens and targets.
 
@@ -71,6 +79,7 @@ class Context:
         """What the files that the run reads are, by content: model and data sets."""
         config = self.config
         files = {f"data.sources.{name}": source.path for name, source in config.data.sources.items()}
+        files |= {f"scores.{name}": source.path for name, source in config.scores.items() if source.path}
         if config.model.path:
             files["model"] = config.model.path
         # A TFDS name is no file; its builder covers the content of what it prepared.

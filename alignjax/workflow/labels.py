@@ -14,6 +14,7 @@ from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration
 from alignjax.workflow.preferences import Preferences, prompt_key
 from alignjax.workflow.scorers import Scorer, score_pairs
+from alignjax.workflow.scoring import write_npz
 
 
 def relabel(context: Context, preferences: Preferences, scorers: Mapping[str, Scorer]) -> None:
@@ -26,6 +27,7 @@ def relabel(context: Context, preferences: Preferences, scorers: Mapping[str, Sc
     lam = np.array(list(read_json(context.workdir / "dual.json")["lam"].values()))
     raw = score_pairs(scorers, preferences.align, preferences.align_pairs)
     calibrated = raw @ read_calibration(context.workdir).matrix.T  # [n, 2, 1+m]
+    write_npz(context.workdir / "pair_scores.npz", scores=calibrated)
     total = calibrated[..., 0] + calibrated[..., 1:] @ lam
     if config.raw_labels:
         total = total / config.beta_pre
@@ -40,7 +42,8 @@ def relabel(context: Context, preferences: Preferences, scorers: Mapping[str, Sc
         "labels", 0, {"labels/entropy": bits, **{f"labels/flip_rate/{k}": v for k, v in flips.items()}}
     )
     shown = ", ".join(f"{name} {rate:.1%}" for name, rate in flips.items())
-    context.say(f"  labels turned over against the people's: {shown}; mean entropy {bits:.3f} nats")
+    against = f"labels turned over against the people's: {shown}; " if flips else ""
+    context.say(f"  {len(labels)} pairs; {against}mean entropy {bits:.3f} nats")
     lines = [
         json.dumps(
             {"prompt": prompt_key(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected, "label": p}
@@ -48,6 +51,20 @@ def relabel(context: Context, preferences: Preferences, scorers: Mapping[str, Sc
         for pair, p in zip(preferences.align_pairs, np.asarray(labels, np.float64).tolist(), strict=True)
     ]
     write_text(context.workdir / "labels.jsonl", "\n".join(lines) + "\n")
+
+
+def labels_of(workdir: Path, weights: np.ndarray) -> np.ndarray:
+    """P(chosen preferred) under another combination of the scores of the same pairs, [n] float32.
+
+        p = sigma(<w, s(chosen) - s(rejected)>),   s calibrated, the reward first
+
+    Args:
+      workdir: the run's folder, whose pairs `relabel` has scored.
+      weights: [1+m] float, w.
+    """
+    with np.load(workdir / "pair_scores.npz") as stored:
+        total = jnp.asarray(stored["scores"] @ weights, jnp.float32)
+    return np.asarray(soft_labels(total[:, 0], total[:, 1]))
 
 
 def flip_rates(labels: np.ndarray, human: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from alignjax.data.split import split_by_prompt
 from alignjax.data.tokenize import Template, TokenizedPair, template_for, tokenize_pairs
 from alignjax.errors import InputError
 from alignjax.workflow.context import Context
+from alignjax.workflow.scoring import Responses
 
 if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
@@ -88,6 +89,30 @@ def load(context: Context, tokenizer: "PreTrainedTokenizerBase", template: Templ
     align = _tokenize(context, tokenizer, template, align_pairs, None, counts.setdefault("align", {})).tokens
     train_prompts, eval_prompts = _prompts(context, raw)
     return Preferences(dimensions, align, align_pairs, human, train_prompts, eval_prompts, counts)
+
+
+def pairs_of_samples(
+    preferences: Preferences, drawn: Responses, most: int, rng: np.random.Generator
+) -> Preferences:
+    """The same with other pairs to align on: different responses to one prompt, at most so many a prompt.
+
+    Raises:
+      InputError: no prompt has two different responses.
+    """
+    texts, tokens = [], []
+    for prompt, responses, ids in zip(drawn.prompts, drawn.texts, drawn.tokens, strict=True):
+        order = rng.permutation(len(responses)).tolist()
+        kept = 0
+        for i, j in zip(order[0::2], order[1::2], strict=False):
+            if kept == most or responses[i] == responses[j]:
+                continue
+            kept += 1
+            texts.append(PreferencePair(prompt, responses[i], responses[j], {}, f"samples, {i} and {j}"))
+            tokens.append(TokenizedPair(ids[i].prompt_ids, ids[i].response_ids, ids[j].response_ids))
+    if not tokens:
+        raise InputError("samples: no prompt has two different responses; raise temperature or num_samples.")
+    counts = preferences.counts | {"pairs of samples": {"pairs": len(tokens)}}
+    return dataclasses.replace(preferences, align=tokens, align_pairs=texts, human={}, counts=counts)
 
 
 def template_of(context: Context, tokenizer: "PreTrainedTokenizerBase") -> Template:

@@ -1,14 +1,21 @@
 """Where the score of a dimension comes from: a pre-aligned policy, a score model, a function, the truth."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from alignjax.data.records import PreferencePair
+from alignjax.data.batches import pair_lengths, response_lengths
+from alignjax.data.records import PreferencePair, Prompt
 from alignjax.data.tokenize import TokenizedPair
+from alignjax.data.worlds import World
+from alignjax.errors import InputError
+from alignjax.models import Lora, ScoreModel, as_utility
+from alignjax.runtime.metrics import progress
 from alignjax.scores.implicit import implicit_scores
+from alignjax.scores.learned import learned_pair_scores, learned_scores
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy, ResponseLogps, Responses, pair_logps
 
@@ -50,6 +57,113 @@ class ImplicitScorer:
         """As `Scorer.responses`."""
         own, ref = (self.logps.of(p, drawn) for p in (self.policy, self.reference))
         return np.asarray(implicit_scores(own, ref, beta_pre=self.context.config.beta_pre), np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedScorer:
+    """A score model's reward, or minus its cost.
+
+    Attributes:
+      context: the run.
+      name: of the dimension.
+      model: reward or cost model.
+      lora: its adapters, or None.
+    """
+
+    context: Context
+    name: str
+    model: ScoreModel
+    lora: Lora | None
+
+    def pairs(self, tokens: Sequence[TokenizedPair], texts: Sequence[PreferencePair]) -> np.ndarray:
+        """As `Scorer.pairs`; the texts are not read."""
+        with progress(len(tokens), f"{self.name} of pairs", unit="pair") as bar:
+            found = learned_pair_scores(
+                self.model,
+                tokens,
+                lora=self.lora,
+                batch_size=self.context.config.ref_batch_size,
+                buckets=self.context.buckets(pair_lengths(tokens)),
+                progress=bar.update,
+            )
+        return np.asarray(as_utility(self.model.kind, found), np.float64)
+
+    def responses(self, drawn: Responses) -> np.ndarray:
+        """As `Scorer.responses`."""
+        flat = [response for row in drawn.tokens for response in row]
+        with progress(len(flat), f"{self.name} of responses", unit="response") as bar:
+            found = learned_scores(
+                self.model,
+                flat,
+                lora=self.lora,
+                batch_size=self.context.config.ref_batch_size,
+                buckets=self.context.buckets(response_lengths(flat)),
+                progress=bar.update,
+            )
+        return np.asarray(as_utility(self.model.kind, found), np.float64).reshape(len(drawn.tokens), -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionScorer:
+    """Any function of texts; higher is better, higher is safer.
+
+    Attributes:
+      name: of the function, for messages.
+      function: (prompts, responses), lists of equal length -> as many floats. It is called with the responses
+        to one prompt at a time.
+    """
+
+    name: str
+    function: Callable[[list[str], list[str]], Any]
+
+    def pairs(self, tokens: Sequence[TokenizedPair], texts: Sequence[PreferencePair]) -> np.ndarray:
+        """As `Scorer.pairs`; the tokens are not read."""
+        return np.stack([self._call(i, p.prompt, [p.chosen, p.rejected]) for i, p in enumerate(texts)])
+
+    def responses(self, drawn: Responses) -> np.ndarray:
+        """As `Scorer.responses`."""
+        rows = zip(drawn.prompts, drawn.texts, strict=True)
+        return np.stack([self._call(i, prompt, texts) for i, (prompt, texts) in enumerate(rows)])
+
+    def _call(self, place: int, prompt: Prompt, texts: list[str]) -> np.ndarray:
+        shown = prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt)
+        where = f"{self.name}: prompt {place} ({shown[:60]!r})"
+        try:
+            found = np.asarray(self.function([shown] * len(texts), list(texts)), np.float64)
+        except Exception as error:  # the user's own code: whatever it raises is about the scores
+            raise InputError(f"{where}: raised {type(error).__name__}: {error}") from error
+        if found.shape != (len(texts),):
+            raise InputError(f"{where}: gave {found.shape} scores for {len(texts)} responses; give one each.")
+        if not np.isfinite(found).all():
+            bad = int(np.argmin(np.isfinite(found)))
+            raise InputError(f"{where}: gave {found[bad]} for response {bad}; a score must be finite.")
+        return found
+
+
+def true_scorer(world: World, dimension: int) -> FunctionScorer:
+    """An embedded world's own score."""
+
+    def of(prompts: list[str], responses: list[str]) -> np.ndarray:
+        return world.true_scores(prompts[0], responses)[:, dimension]
+
+    return FunctionScorer(f"the true {world.dimensions[dimension]}", of)
+
+
+def function_scorer(path: str, field: str) -> FunctionScorer:
+    """The function that a configuration names as module:function.
+
+    Raises:
+      InputError: it cannot be imported, or is no function.
+    """
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{field}: {path} cannot be imported ({reason}); is it on PYTHONPATH?") from error
+    if not callable(function):
+        raise InputError(f"{field}: {path} is no function.")
+    return FunctionScorer(path, function)
 
 
 def score_pairs(

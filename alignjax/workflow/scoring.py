@@ -17,7 +17,7 @@ from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, t
 from alignjax.errors import InputError
 from alignjax.models import Lora, Model
 from alignjax.policy import logps as policy_logps
-from alignjax.policy.sampling import sample
+from alignjax.policy.sampling import Samples, sample
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
 
@@ -130,29 +130,68 @@ def draw(
     template: Template,
     prompts: Sequence[Prompt],
     settings: SamplingSettings,
+    part: Path,
 ) -> Responses:
-    """Samples a policy on the first `num_prompts` prompts."""
+    """Samples a policy on the first `num_prompts` prompts.
+
+    Args:
+      context: the run.
+      policy: whom to sample.
+      template: how a prompt is shown.
+      prompts: as many as are wanted, or more.
+      settings: of sampling.
+      part: where finished prompts are kept while others are drawn. A run that was stopped goes on with those
+        that are missing, and draws what it would have drawn.
+    """
     tokenizer = tokenizer_of(policy.model)
     prompts = list(prompts[: settings.num_prompts])
     ids = _prompt_ids(context, policy, template, prompts)
-    with progress(len(ids), f"sample {policy.name}", unit="prompt") as bar:
-        drawn = sample(
-            context.key(f"sample {policy.name}"),
-            policy.model,
-            ids,
-            num_samples=settings.num_samples,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            lora=policy.lora,
-            progress=bar.update,
-        )
+    done = _kept_draws(part)
+    missing = [i for i in range(len(ids)) if i not in done]
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        progress(len(ids), f"sample {policy.name}", unit="prompt") as bar,
+        open(part, "a", encoding="utf-8") as file,
+    ):
+        bar.update(len(done))
+
+        def keep(rows: list[int], found: Samples) -> None:
+            for row, tokens, lengths in zip(rows, found.tokens, found.lengths, strict=True):
+                place = missing[row]
+                done[place] = [t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)]
+                file.write(json.dumps({"prompt_id": place, "responses": done[place]}) + "\n")
+            file.flush()
+
+        if missing:
+            sample(
+                context.key(f"sample {policy.name}"),
+                policy.model,
+                [ids[i] for i in missing],
+                num_samples=settings.num_samples,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                lora=policy.lora,
+                progress=bar.update,
+                places=missing,
+                keep=keep,
+            )
     tokens = [
-        [TokenizedResponse(p, np.asarray(t[:n], np.int32)) for t, n in zip(rows, lengths, strict=True)]
-        for p, rows, lengths in zip(ids, np.asarray(drawn.tokens), np.asarray(drawn.lengths), strict=True)
+        [TokenizedResponse(prompt, np.asarray(row, np.int32)) for row in done[i]]
+        for i, prompt in enumerate(ids)
     ]
     texts = [[str(tokenizer.decode(r.response_ids, skip_special_tokens=True)) for r in row] for row in tokens]
     return Responses(prompts, texts, tokens)
+
+
+def _kept_draws(part: Path) -> dict[int, list[list[int]]]:
+    """Finished prompts of an interrupted run: place -> K responses. A line that was cut short is dropped."""
+    if not part.exists():
+        return {}
+    whole = part.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
+    write_text(part, whole + "\n" if whole else "")
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return {row["prompt_id"]: row["responses"] for row in rows}
 
 
 def response_logps(context: Context, policy: Policy, responses: Responses) -> np.ndarray:

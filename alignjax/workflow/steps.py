@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.config import TrainingSettings, to_mapping
+from alignjax.config import ScoreSettings, TrainingSettings, to_mapping
 from alignjax.data.tokenize import Template
+from alignjax.models import load_score_model as load_folder
 from alignjax.stages import write_json
-from alignjax.workflow import assess, dualize, labels, preferences, scoring, training
+from alignjax.workflow import assess, dualize, labels, preferences, score_models, scoring, training
 from alignjax.workflow.context import Context
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scorers import Scorer, score_responses
+from alignjax.workflow.scorers import LearnedScorer, Scorer, function_scorer, score_responses, true_scorer
 from alignjax.workflow.scoring import Policy, ResponseLogps, Responses
 from alignjax.workflow.training import LabelledPairs
 
@@ -84,8 +85,10 @@ def sample(context: Context, start: Start) -> Responses:
     path, prompts = context.workdir / "samples.jsonl", start.data.train_prompts
 
     def work() -> None:
-        drawn = scoring.draw(context, start.reference, start.template, prompts, context.config.sampling)
+        part = context.cache("samples", "jsonl")
+        drawn = scoring.draw(context, start.reference, start.template, prompts, context.config.sampling, part)
         scoring.write_responses(path, drawn, {})
+        part.unlink()
 
     context.stages.run(
         "samples", work, settings=part(context, "sampling"), inputs=["data"], outputs=["samples.jsonl"]
@@ -101,7 +104,7 @@ def score(
     context.stages.run(
         "scores",
         lambda: scoring.write_npz(path, scores=score_responses(scorers, drawn)),
-        settings=part(context),
+        settings=part(context, "scores") | {"files": context.digests},
         inputs=["samples", *inputs],
         outputs=["scores_raw.npz"],
     )
@@ -131,14 +134,46 @@ def solve(context: Context, raw: np.ndarray) -> None:
     )
 
 
+def scorer(context: Context, start: Start, name: str) -> Scorer:
+    """MoCAN: the score of one dimension, from where the configuration has it; None of them: trained here."""
+    config, world = context.config, context.world
+    source = config.scores.get(name, ScoreSettings())
+    if source.exact and world is not None:
+        return true_scorer(world, config.dimensions.index(name))
+    if source.function:
+        return function_scorer(source.function, f"config.scores.{name}.function")
+    if source.path:
+        model = load_folder(source.path, dtype=config.model.dtype)
+        return LearnedScorer(context, name, model, None)
+    reference, data = start.reference, start.data.dimensions[name]
+    context.stages.run(
+        name,
+        lambda: score_models.train_score_model(context, name, reference, data),
+        settings=part(context, "score_training", "score_model", "lora"),
+        inputs=["data"],
+        outputs=[f"{name}/best"],
+    )
+    return LearnedScorer(context, name, *score_models.load_score_model(context, name, reference))
+
+
+def with_pairs(context: Context, start: Start, drawn: Responses) -> Start:
+    """MoCAN: the pairs to align on: those of the data, or pairs of the reference's own samples."""
+    settings = context.config.relabel
+    if settings.pairs == "preferences":
+        return start
+    rng = np.random.default_rng(context.seed("pairs of samples"))
+    data = preferences.pairs_of_samples(start.data, drawn, settings.pairs_per_prompt, rng)
+    return start._replace(data=data)
+
+
 def relabel(context: Context, start: Start, scorers: Mapping[str, Scorer]) -> np.ndarray:
     """P(chosen preferred) under s = r + <lambda*, g> of every pair, [n] float32: labels.jsonl."""
     context.stages.run(
         "labels",
         lambda: labels.relabel(context, start.data, scorers),
-        settings=part(context, "hard_labels", "raw_labels"),
+        settings=part(context, "hard_labels", "raw_labels", "relabel"),
         inputs=["dual"],
-        outputs=["labels.jsonl"],
+        outputs=["labels.jsonl", "pair_scores.npz"],
     )
     return labels.read_labels(context.workdir)
 
@@ -166,13 +201,22 @@ def align(
     return training.load_policy(context, stage, start.reference, name)
 
 
+def baselines(context: Context, start: Start) -> dict[str, Policy]:
+    """MoCAN: policies aligned to single scores and to fixed multipliers, on the same pairs."""
+    trained = {}
+    for name, weights in context.config.baseline_weights().items():
+        given = labels.labels_of(context.workdir, np.array(weights))
+        trained[name] = align(context, start, given, stage=f"baselines/{name}", name=name)
+    return trained
+
+
 def evaluate(
     context: Context,
     start: Start,
     scorers: Mapping[str, Scorer],
     policies: Mapping[str, Policy],
     logps: ResponseLogps,
-    inputs: Sequence[str] = ("policy",),
+    inputs: Sequence[str],
 ) -> None:
     """What every policy reaches beside what was promised: evaluation.json."""
     context.stages.run(

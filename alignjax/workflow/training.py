@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from alignjax.models import (
     DecoderConfig,
     Lora,
     Model,
+    ScoreModel,
     config_from_hf,
     init_lora,
     init_params,
@@ -62,10 +63,11 @@ def dpo_steps(
     decoder: DecoderConfig, adapter: AdapterSettings | None, beta: float, optimizer: OptimizerSettings
 ) -> Steps:
     """Train step of DPO."""
-    return _steps(dpo_loss_fn(decoder, adapter, beta=beta, loss=losses.dpo), optimizer)
+    return steps_of(dpo_loss_fn(decoder, adapter, beta=beta, loss=losses.dpo), optimizer)
 
 
-def _steps(loss_fn: LossFn, optimizer: OptimizerSettings) -> Steps:
+def steps_of(loss_fn: LossFn, optimizer: OptimizerSettings) -> Steps:
+    """Train step of any loss."""
     tx, schedule = make_optimizer(optimizer)
     return Steps(tx, make_train_step(loss_fn, tx, schedule))
 
@@ -105,11 +107,11 @@ def train_reference(context: Context, world: World) -> None:
     decoder = config_from_hf(dict(world.decoder_fields))
     params = init_params(context.key("reference"), decoder)
     make_epoch = _response_epochs(context, tokens, config.reference.batch_size)
-    optimizer = _optimizer(config.reference, len(make_epoch(0)))
-    result = _fit(
+    optimizer = optimizer_of(config.reference, len(make_epoch(0)))
+    result = fit_stage(
         context,
         "reference",
-        _steps(sft_loss_fn(decoder, None), optimizer),
+        steps_of(sft_loss_fn(decoder, None), optimizer),
         optimizer,
         trainable=params,
         frozen=None,
@@ -143,14 +145,14 @@ def train_dpo(
       beta: KL weight > 0.
     """
     config, model = context.config, reference.model
-    trainable, frozen, adapter = _start(context, stage, model)
+    trainable, frozen, adapter = start_of(context, stage, model)
     make_epoch = _pair_epochs(context, stage, reference, train, settings.batch_size)
-    optimizer = _optimizer(settings, len(make_epoch(0)))
+    optimizer = optimizer_of(settings, len(make_epoch(0)))
     judged: list[np.ndarray] = []
     evaluate = (
         None if held_out is None else _held_out_metrics(context, stage, reference, held_out, beta, judged)
     )
-    result = _fit(
+    result = fit_stage(
         context,
         stage,
         dpo_steps(model.config, adapter, beta, optimizer),
@@ -162,19 +164,24 @@ def train_dpo(
         evaluate=evaluate,
         check=check_first_dpo_step(tolerance=1e-3 if config.model.dtype == "float32" else 5e-2),
     )
-    metadata = {"best_step": result.best_step, "steps": result.steps, "stopped_early": result.stopped_early}
-    save_tree(context.workdir / stage / "best", result.trainable, metadata)
-    save_tree(context.workdir / stage / "last", result.state.trainable, metadata)
+    save_result(context, stage, result)
     steps = [record["step"] for record in result.history if "eval_loss" in record]
     if held_out is not None and result.best_step in steps:  # a resumed run may have kept an earlier one
         kept = _policy(context, stage, reference, result.trainable, stage)
         remember_pair_logps(context, kept, held_out.tokens, judged[steps.index(result.best_step)])
+
+
+def save_result(context: Context, stage: str, result: FitResult) -> None:
+    """Saves what was trained as `stage`/best and /last."""
+    metadata = {"best_step": result.best_step, "steps": result.steps, "stopped_early": result.stopped_early}
+    save_tree(context.workdir / stage / "best", result.trainable, metadata)
+    save_tree(context.workdir / stage / "last", result.state.trainable, metadata)
     context.say(f"  {stage}: step {result.best_step} of {result.steps} kept")
 
 
 def load_policy(context: Context, stage: str, reference: Policy, name: str) -> Policy:
     """A policy that `train_dpo` saved, on the reference's own weights where it is an adapter."""
-    like, _, _ = _start(context, stage, reference.model)
+    like, _, _ = start_of(context, stage, reference.model)
     trainable, _ = restore_tree(context.workdir / stage / "best", like)
     return _policy(context, stage, reference, trainable, name)
 
@@ -187,7 +194,9 @@ def _policy(context: Context, stage: str, reference: Policy, trainable: Any, nam
     return Policy(name, reference.model, Lora(trainable, settings.alpha / settings.rank, 0.0), fingerprint)
 
 
-def _start(context: Context, stage: str, model: Model) -> tuple[Any, Any, AdapterSettings | None]:
+def start_of(
+    context: Context, stage: str, model: Model | ScoreModel
+) -> tuple[Any, Any, AdapterSettings | None]:
     """What is trained, what is not, and how the one sits on the other."""
     settings: LoraSettings = context.config.lora
     if settings.rank == 0:
@@ -203,7 +212,8 @@ def _start(context: Context, stage: str, model: Model) -> tuple[Any, Any, Adapte
     return lora.params, model.params, AdapterSettings(lora.scale, lora.dropout)
 
 
-def _optimizer(settings: TrainingSettings, per_epoch: int) -> OptimizerSettings:
+def optimizer_of(settings: TrainingSettings, per_epoch: int) -> OptimizerSettings:
+    """The optimizer of a run of so many batches an epoch."""
     updates = max(1, round(settings.epochs * per_epoch / settings.accumulate))
     return OptimizerSettings(
         learning_rate=settings.learning_rate,
@@ -216,7 +226,7 @@ def _optimizer(settings: TrainingSettings, per_epoch: int) -> OptimizerSettings:
     )
 
 
-def _fit(
+def fit_stage(
     context: Context,
     stage: str,
     steps: Steps,
@@ -229,9 +239,9 @@ def _fit(
     evaluate: Callable[[Any], dict[str, float]] | None,
     check: Callable[[str, dict[str, float]], None] | None,
 ) -> FitResult:
+    """One optax run under a stage's name: metrics, progress bar, checkpoints to go on from."""
     num_steps = optimizer.num_steps
-    # Under the stage's fingerprint: what other settings left behind is never gone on with.
-    folder = context.workdir / "cache" / f"{stage}-{context.stages.fingerprints[stage][:16]}"
+    folder = context.cache(stage)
     kept = contextlib.nullcontext() if settings.checkpoint_every is None else Checkpoints(folder)
     with kept as checkpoints, progress(num_steps, stage) as bar:
         result = fit(
@@ -265,17 +275,27 @@ def _pair_epochs(
     context: Context, stage: str, reference: Policy, pairs: LabelledPairs, batch_size: int
 ) -> Callable[[int], Any]:
     ref = pair_logps(context, reference, pairs.tokens)
-    buckets = context.buckets(pair_lengths(pairs.tokens))
+    columns = {"labels": pairs.labels, "ref_chosen": ref[:, 0], "ref_rejected": ref[:, 1]}
+    return labelled_epochs(context, stage, pairs.tokens, batch_size, columns)
+
+
+def labelled_epochs(
+    context: Context,
+    stage: str,
+    tokens: Sequence[TokenizedPair],
+    batch_size: int,
+    columns: Mapping[str, np.ndarray],
+) -> Callable[[int], Any]:
+    """Epoch number -> its batches of pairs, shuffled; `columns` are other arrays of `pair_batches`, [n]."""
+    buckets = context.buckets(pair_lengths(tokens))
     seed = context.seed(f"order {stage}")
 
     @functools.lru_cache(maxsize=2)
     def make_epoch(epoch: int) -> Any:
         return pair_batches(
-            pairs.tokens,
-            labels=pairs.labels,
-            ref_chosen=ref[:, 0],
-            ref_rejected=ref[:, 1],
-            batch_size=min(batch_size, len(pairs.tokens)),
+            tokens,
+            **columns,
+            batch_size=min(batch_size, len(tokens)),
             buckets=buckets,
             seed=seed,
             epoch=epoch,

@@ -1,6 +1,7 @@
-"""Small configurations of PeCAN, and what a run says."""
+"""Small configurations of both methods, and what a run says."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 import alignjax
 from alignjax.config import Config, from_mapping
 
-_CONFIG = Path(alignjax.__file__).parents[1] / "configs" / "pecan.py"
+_CONFIGS = Path(alignjax.__file__).parents[1] / "configs"
 
 
 # A ConfigDict's attributes have no types, so a preset is Any.
-def load_preset(preset: str) -> Any:
-    spec = importlib.util.spec_from_file_location("pecan_config", _CONFIG)
+def load_preset(preset: str, method: str = "pecan") -> Any:
+    spec = importlib.util.spec_from_file_location(f"{method}_config", _CONFIGS / f"{method}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -24,7 +25,7 @@ def load_preset(preset: str) -> Any:
 def shrink(config: Any) -> None:
     """A few steps of everything."""
     config.bootstrap, config.lora.rank, config.lora.alpha = 100, 2, 4.0
-    for name in ("reference", "prealign", "align"):
+    for name in ("reference", "align", "prealign" if "prealign" in config else "score_training"):
         config[name].update({"epochs": 1.0, "batch_size": 32, "evals": 2, "log_every": 1, "warmup_steps": 0})
     for name in ("sampling", "evaluation"):
         config[name].update({"num_prompts": 8, "num_samples": 4, "max_new_tokens": 8})
@@ -42,6 +43,22 @@ def tiny_config():
         config.constraints.safety.margin = None
         config.constraints.safety.update(asked)
         config.lam, config.seed = lam, seed
+        return from_mapping(config.to_dict())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mocan_config():
+    """mocan_config(margin=0.02, change=lambda config: ...) is MoCAN's preset tiny, shrunken."""
+
+    def make(*, margin: float = 0.02, change: Callable[[Any], None] = lambda config: None) -> Config:
+        config = load_preset("tiny", "mocan")
+        shrink(config)
+        config.data.num_pairs, config.data.num_held_out, config.reference_examples = 96, 96, 320
+        config.constraints.safety.margin = margin
+        config.baselines.single, config.baselines.lams = False, (0.5,)
+        change(config)
         return from_mapping(config.to_dict())
 
     return make

@@ -148,6 +148,26 @@ def test_draws_do_not_depend_on_the_batch(model):
     assert len({tuple(row) for row in whole.tokens[1]}) > 1  # samples of one prompt differ
 
 
+def test_the_rest_of_a_list_is_drawn_as_with_the_whole_of_it(model):
+    options: dict[str, Any] = {"num_samples": 3, "max_new_tokens": 6}
+    whole = sample(jax.random.key(3), model, PROMPTS, **options)
+    kept = {}
+    rest = sample(
+        jax.random.key(3),
+        model,
+        [PROMPTS[3], PROMPTS[1]],
+        places=[3, 1],
+        prompt_batch_size=1,
+        keep=lambda rows, found: kept.update({row: found for row in rows}),
+        **options,
+    )
+    np.testing.assert_array_equal(rest.tokens, whole.tokens[[3, 1]])
+    assert sorted(kept) == [0, 1]
+    np.testing.assert_array_equal(kept[1].tokens, whole.tokens[[1]])
+    with pytest.raises(InputError, match="^sample: 1 places for 4 prompts; give one each"):
+        sample(jax.random.key(3), model, PROMPTS, places=[0], **options)
+
+
 def test_progress_and_one_token(model):
     done = []
     drawn = sample(

@@ -1,0 +1,183 @@
+"""Scores that reward and cost models give, and how well the probabilities they imply are calibrated."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.data.batches import (
+    Bucket,
+    PairBatch,
+    ResponseBatch,
+    choose_buckets,
+    pair_batches,
+    pair_lengths,
+    response_batches,
+    response_lengths,
+)
+from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
+from alignjax.errors import InputError
+from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
+
+_Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
+
+
+def learned_scores(
+    model: ScoreModel,
+    responses: Sequence[TokenizedResponse],
+    *,
+    lora: Lora | None = None,
+    batch_size: int,
+    buckets: Sequence[Bucket] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """Scores of any number of responses, in batches of a few fixed shapes.
+
+    Args:
+      model: a reward or a cost model; costs are given as costs, see `models.as_utility`.
+      responses: n responses with their prompts.
+      lora: adapters; None: the base model.
+      batch_size: rows a batch, >= 1.
+      buckets: shapes of the rows; None: chosen from the lengths.
+      progress: called with the number of responses done since the last call.
+
+    Returns:
+      [n] float32, in the order given.
+
+    Raises:
+      InputError: an empty prompt, a response longer than every bucket, batch_size < 1, or a score that is not
+        finite.
+    """
+    _check_batch_size(batch_size, "learned_scores")
+    result = np.full((len(responses), 1), np.nan, np.float32)
+    if responses:
+        buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
+        batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
+        model = model.replace(tokenizer=None)  # no part of the compiled program
+        _score(batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress)
+    _check_finite(result, "learned_scores", "response")
+    return result[:, 0]
+
+
+def learned_pair_scores(
+    model: ScoreModel,
+    pairs: Sequence[TokenizedPair],
+    *,
+    lora: Lora | None = None,
+    batch_size: int,
+    buckets: Sequence[Bucket] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """Scores of both responses of any number of pairs, whose prompts are read once.
+
+    Args:
+      model: a reward or a cost model; costs are given as costs, see `models.as_utility`.
+      pairs: n pairs.
+      lora: adapters; None: the base model.
+      batch_size: rows a batch, >= 1.
+      buckets: shapes of the rows; None: chosen from the lengths.
+      progress: called with the number of pairs done since the last call.
+
+    Returns:
+      [n, 2] float32, chosen and rejected, in the order given.
+
+    Raises:
+      InputError: as in `learned_scores`.
+    """
+    _check_batch_size(batch_size, "learned_pair_scores")
+    result = np.full((len(pairs), 2), np.nan, np.float32)
+    if pairs:
+        buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
+        batches = pair_batches(pairs, batch_size=min(batch_size, len(pairs)), buckets=buckets)
+        model = model.replace(tokenizer=None)
+        _score(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress)
+    _check_finite(result, "learned_pair_scores", "pair")
+    return result
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
+    """How far stated probabilities are from observed frequencies.
+
+        ECE = sum_b n_b / n | mean of p in bin b - mean of y in bin b |
+
+    over bins of equal width on [0, 1]. Give each pair in one order, drawn at random or fixed by the data: in
+    an order that the label decides every y is 1.
+
+    Args:
+      probabilities: [n] float in [0, 1], p; of a pair sigma(s(first) - s(second)).
+      labels: [n] float in [0, 1], y, hard or soft.
+      bins: >= 1.
+
+    Returns:
+      In [0, 1]; 0 is calibrated.
+
+    Raises:
+      InputError: shapes that do not fit, no pairs, numbers outside [0, 1], or bins < 1.
+
+    Reference: Naeini, Cooper, Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian
+    binning", the expected calibration error.
+    """
+    p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
+    if p.ndim != 1 or p.shape != y.shape or not p.size:
+        raise InputError(
+            f"expected_calibration_error: probabilities {p.shape} and labels {y.shape} must both be [n], "
+            "with n >= 1."
+        )
+    if bins < 1:
+        raise InputError(f"expected_calibration_error: bins is {bins}; it must be at least 1.")
+    for name, values in (("probability", p), ("label", y)):
+        wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))  # nan is wrong as well
+        if wrong.size:
+            raise InputError(
+                f"expected_calibration_error: {name} {wrong[0]} is {values[wrong[0]]}; must be in [0, 1]."
+            )
+    places = np.minimum((p * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(places, p - y)).sum() / p.size)
+
+
+# The compiled forms, once for each shape of batch; columns are the responses of a row.
+_response_scores_jit = jax.jit(lambda model, lora, batch: response_scores(model, batch, lora=lora)[:, None])
+_pair_scores_jit = jax.jit(lambda model, lora, batch: jnp.stack(pair_scores(model, batch, lora=lora), axis=1))
+
+
+def _score(
+    batches: Iterable[_Batch],
+    compute: Callable[[_Batch], jax.Array],
+    result: np.ndarray,
+    progress: Callable[[int], Any] | None,
+) -> None:
+    """Writes the scores of every real row into its place in `result`."""
+
+    def collect(batch: _Batch, values: jax.Array) -> None:
+        real = np.asarray(batch.weights) > 0
+        result[np.asarray(batch.indices)[real]] = np.asarray(values)[real]
+        if progress is not None:
+            progress(int(real.sum()))
+
+    waiting: tuple[_Batch, jax.Array] | None = None
+    for batch in batches:
+        # The device works on this batch while the one before it is collected and the next one is made.
+        values = compute(batch)
+        if waiting is not None:
+            collect(*waiting)
+        waiting = (batch, values)
+    if waiting is not None:
+        collect(*waiting)
+
+
+def _check_batch_size(batch_size: int, where: str) -> None:
+    if batch_size < 1:
+        raise InputError(f"{where}: batch_size is {batch_size}; it must be at least 1.")
+
+
+def _check_finite(scores: np.ndarray, where: str, what: str) -> None:
+    """Names the first row of scores [n, S] that is not finite; one response's nan reaches its whole row."""
+    wrong = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if wrong.size:
+        shown = ", ".join(str(score) for score in scores[wrong[0]])
+        raise InputError(
+            f"{where}: {what} {wrong[0]} scores {shown}; check the weights and the normalizer of the score "
+            "model, or compute in float32 where it is bfloat16."
+        )

@@ -1,0 +1,122 @@
+"""Score models of one dimension: trained here on its labelled pairs, or read from a folder."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from alignjax.alignment.held_out import preference_metrics
+from alignjax.alignment.optimizer import OptimizerSettings
+from alignjax.alignment.step import AdapterSettings, score_loss_fn
+from alignjax.data.batches import pair_lengths
+from alignjax.models import DecoderConfig, Lora, ScoreModel, as_utility, init_score_model
+from alignjax.models.score_model import Kind
+from alignjax.runtime.checkpoint import restore_tree
+from alignjax.scores.learned import expected_calibration_error, learned_pair_scores
+from alignjax.workflow import training
+from alignjax.workflow.context import Context
+from alignjax.workflow.preferences import Dimension, Labelled
+from alignjax.workflow.scoring import Policy
+
+
+@functools.lru_cache(maxsize=4)
+def score_steps(
+    decoder: DecoderConfig,
+    adapter: AdapterSettings | None,
+    kind: Kind,
+    regularizer: float,
+    centering: float,
+    optimizer: OptimizerSettings,
+) -> training.Steps:
+    """Train step of a score model; equal settings share it."""
+    loss_fn = score_loss_fn(decoder, adapter, kind=kind, regularizer=regularizer, centering=centering)
+    return training.steps_of(loss_fn, optimizer)
+
+
+def kind_of(name: str) -> Kind:
+    """A constraint's model is a cost: high where a response is harmful."""
+    return "reward" if name == "reward" else "cost"
+
+
+def train_score_model(context: Context, name: str, reference: Policy, data: Dimension) -> None:
+    """Trains head and adapters (or all weights) on the pairs of one dimension; saves NAME/best, NAME/last.
+
+    Args:
+      context: the run.
+      name: of the dimension, the folder and the stage.
+      reference: its body is where the score model begins.
+      data: pairs to learn from, and pairs that choose the best step.
+    """
+    settings, extra = context.config.score_training, context.config.score_model
+    trainable, frozen, adapter, model = _start(context, name, reference)
+    make_epoch = training.labelled_epochs(
+        context, name, data.train.tokens, settings.batch_size, {"labels": data.train.labels}
+    )
+    optimizer = training.optimizer_of(settings, len(make_epoch(0)))
+    result = training.fit_stage(
+        context,
+        name,
+        score_steps(model.config, adapter, model.kind, extra.regularizer, extra.centering, optimizer),
+        optimizer,
+        trainable=trainable,
+        frozen=frozen,
+        make_epoch=make_epoch,
+        settings=settings,
+        evaluate=_held_out_metrics(context, model, adapter, data.held_out),
+        check=None,
+    )
+    training.save_result(context, name, result)
+
+
+def load_score_model(context: Context, name: str, reference: Policy) -> tuple[ScoreModel, Lora | None]:
+    """The score model that `train_score_model` saved, on the reference's own body where it has adapters."""
+    like, _, adapter, model = _start(context, name, reference)
+    trainable, _ = restore_tree(context.workdir / name / "best", like)
+    return _assembled(model, adapter, trainable)
+
+
+def _start(
+    context: Context, name: str, reference: Policy
+) -> tuple[Any, Any, AdapterSettings | None, ScoreModel]:
+    """What is trained, what is not, how the one sits on the other, and the model before training."""
+    model = init_score_model(context.key(f"score head {name}"), reference.model, kind=kind_of(name))
+    body, frozen, adapter = training.start_of(context, name, model)
+    if adapter is None:
+        return model.params, None, None, model
+    return {"lora": body, "head": model.params["head"]}, frozen["decoder"], adapter, model
+
+
+def _assembled(
+    model: ScoreModel, adapter: AdapterSettings | None, trainable: Any
+) -> tuple[ScoreModel, Lora | None]:
+    if adapter is None:
+        return model.replace(params=trainable), None
+    whole = model.replace(params={**model.params, "head": trainable["head"]})
+    return whole, Lora(trainable["lora"], adapter.scale, 0.0)
+
+
+def _held_out_metrics(
+    context: Context, model: ScoreModel, adapter: AdapterSettings | None, pairs: Labelled
+) -> Callable[[Any], dict[str, float]]:
+    """Trainable -> what the held-out pairs say of the scores."""
+    buckets = context.buckets(pair_lengths(pairs.tokens))
+
+    def evaluate(trainable: Any) -> dict[str, float]:
+        whole, lora = _assembled(model, adapter, trainable)
+        found = learned_pair_scores(
+            whole, pairs.tokens, lora=lora, batch_size=context.config.ref_batch_size, buckets=buckets
+        )
+        scores = as_utility(model.kind, found)
+        metrics = preference_metrics(scores, np.zeros_like(scores), pairs.labels, beta=1.0)
+        metrics = {key: value for key, value in metrics.items() if not key.startswith("logps/")}
+        metrics |= {"rewards/mean": float(scores.mean())}
+        metrics |= {"rewards/min": float(scores.min()), "rewards/max": float(scores.max())}
+        stated = 1.0 / (1.0 + np.exp(-np.clip(scores[:, 0] - scores[:, 1], -500, 500).astype(np.float64)))
+        # Hard labels of files are all 1: half of the pairs are turned over, or every frequency would be 1.
+        turned = np.arange(len(stated)) % 2 == 1
+        stated = np.where(turned, 1 - stated, stated)
+        observed = np.where(turned, 1 - pairs.labels, pairs.labels)
+        return metrics | {"calibration_error": expected_calibration_error(stated, observed)}
+
+    return evaluate

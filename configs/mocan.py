@@ -1,0 +1,70 @@
+"""MoCAN: safety and helpfulness from models that score responses.
+
+    python -m alignjax.train --config=configs/mocan.py                the embedded world `assistant`
+    python -m alignjax.train --config=configs/mocan.py:enumerable     exact scores, every response listed
+    python -m alignjax.train --config=configs/mocan.py:smollm2-135m \
+        --config.model.path=SmolLM2-135M-Instruct.Q4_1.gguf \
+        --config.data.sources.reward.path=helpful.jsonl --config.data.sources.safety.path=safe.jsonl
+
+A score model of yours: --config.scores.reward.path=FOLDER (Safe-RLHF's layout, or a classifier of one label);
+any function: --config.scores.safety.function=module:function, higher is safer.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from alignjax import presets
+
+PRESETS = presets.PRESETS
+
+
+def get_config(preset: str = "tiny") -> ConfigDict:
+    """The configuration of one preset; `None` fields are typed placeholders for the command line."""
+    if preset not in PRESETS:
+        raise ValueError(f"configs/mocan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    config: Any = presets.shared("mocan")
+    config.calibration = "slope"  # every score model has its own labels
+    config.scores = {"reward": _source(), "safety": _source()}
+    config.score_training = presets.training()
+    config.score_model = ConfigDict({"regularizer": 0.0, "centering": 0.0})
+    config.relabel = ConfigDict({"pairs": "preferences", "pairs_per_prompt": 8})  # or "samples"
+    config.baselines = ConfigDict({"single": False, "lams": ()})
+    {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(
+        preset, lambda config: _published(config, preset)
+    )(config)
+    return config
+
+
+def _source() -> ConfigDict:
+    source: Any = ConfigDict({"function": "", "exact": False})
+    source.path = placeholder(str)
+    return source
+
+
+def _tiny(config: Any) -> None:
+    presets.assistant(config)
+    config.score_training.update({"batch_size": 64, "epochs": 2.0, "learning_rate": 3e-3, "patience": 4})
+    config.align.update({"epochs": 2.0})
+    config.baselines.single = True
+    config.baselines.lams = (0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def _enumerable(config: Any) -> None:
+    presets.enumerable(config)
+    for source in config.scores.values():
+        source.exact = True
+    config.calibrate = False
+    config.data.labels = "exact"
+
+
+def _smollm2(config: Any) -> None:
+    presets.smollm2(config)
+    config.score_training.update(presets.small_steps())
+
+
+def _published(config: Any, preset: str) -> None:
+    presets.published(config, preset)
+    config.score_training.update(presets.published_steps())
+    config.baselines.lams = (0.1, 0.35, 0.5, 0.75, 0.9, 1.25, 2.0)  # as published, beside the solved one

@@ -1,0 +1,196 @@
+"""MoCAN from samples to policy through the public door, on the embedded worlds, a few steps of everything."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from alignjax import runs
+from alignjax.data import worlds
+from alignjax.errors import InputError
+from alignjax.workflow import scoring
+
+STAGES = """
+reference data samples reward safety scores calibration dual labels baselines/lambda=0.5 policy evaluation
+""".split()
+ARTEFACTS = """
+config.json run.json metrics.jsonl data.json reward/best reward/last safety/best safety/last samples.jsonl
+scores.npz calibration.json dual.json labels.jsonl baselines/lambda=0.5/best policy/best evaluation.json
+report.html figures
+""".split()
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, mocan_config):
+    """Folder of one finished run; read it, copy it, never write to it."""
+    workdir = tmp_path_factory.mktemp("mocan") / "run"
+    runs.run(mocan_config(), workdir)
+    return workdir
+
+
+def test_the_folder_has_every_artefact_and_every_stage_is_done(whole):
+    assert [name for name in ARTEFACTS if not (whole / name).exists()] == []
+    stages = load(whole / "run.json")["stages"]
+    assert list(stages) == STAGES and {record["status"] for record in stages.values()} == {"done"}
+
+
+def test_policies_are_audited_beside_the_promise(whole):
+    record = load(whole / "evaluation.json")
+    assert list(record["policies"]) == ["reference", "lambda=0.5", "aligned"]
+    assert record["policies"]["reference"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
+    for policy in record["policies"].values():
+        assert {"reward", "kl", "utilities", "margins", "true_reward", "true_margins"} <= set(policy)
+
+
+def test_score_models_log_what_held_out_pairs_say(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    held = [line for line in lines if line["stage"] == "safety" and "eval_loss" in line]
+    assert held and all(0 <= line["eval_calibration_error"] <= 1 for line in held)
+    assert all(
+        line["eval_rewards/min"] <= line["eval_rewards/mean"] <= line["eval_rewards/max"] for line in held
+    )
+
+
+def test_finished_stages_are_kept_and_baselines_come_alone(
+    whole, tmp_path, mocan_config, capsys, stages_done
+):
+    """Other multipliers to compare with: no score model, no samples and no dual again."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+
+    def more(config):
+        config.baselines.single = True
+
+    runs.run(mocan_config(change=more), copy)
+    assert stages_done(capsys.readouterr().out) == ["baselines/reward", "baselines/safety", "evaluation"]
+
+
+def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, mocan_config, monkeypatch):
+    """Stopped after two of eight prompts, in the middle of writing the third: the same samples."""
+    real = scoring.sample
+    batches = []
+
+    def dying(*args, keep, **options):
+        def counted(rows, found):
+            keep(rows, found)
+            batches.append(len(rows))
+            raise KeyboardInterrupt
+
+        return real(*args, keep=counted, prompt_batch_size=2, **options)
+
+    monkeypatch.setattr(scoring, "sample", dying)
+    workdir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(mocan_config(), workdir)
+    [part] = (workdir / "cache").glob("samples-*.jsonl")
+    assert len(part.read_text().splitlines()) == 2
+    with open(part, "a") as file:
+        file.write('{"prompt_id": 7, "resp')
+
+    def rest(*args, keep, places, **options):
+        batches.append(len(places))
+        return real(*args, keep=keep, places=places, **options)
+
+    monkeypatch.setattr(scoring, "sample", rest)
+    runs.run(mocan_config(), workdir)
+    assert batches[:2] == [2, 6]
+    for name in ("samples.jsonl", "dual.json", "evaluation.json"):
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+    assert not list((workdir / "cache").glob("*.jsonl"))
+
+
+def test_pairs_of_the_samples_need_no_preferences(whole, tmp_path, mocan_config, capsys, stages_done):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+
+    def own(config):
+        config.relabel.update({"pairs": "samples", "pairs_per_prompt": 1})
+
+    runs.run(mocan_config(change=own), copy)
+    done = stages_done(capsys.readouterr().out)
+    assert done == ["labels", "baselines/lambda=0.5", "policy", "evaluation"]
+    pairs = [json.loads(line) for line in (copy / "labels.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (copy / "samples.jsonl").read_text().splitlines()]
+    drawn = {(row["prompt"], row["response"]) for row in samples}
+    assert 0 < len(pairs) <= 8
+    for pair in pairs:
+        assert pair["chosen"] != pair["rejected"] and 0 < pair["label"] < 1
+        assert {(pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])} <= drawn
+
+
+def test_a_function_scores_what_it_is_given(whole, tmp_path, mocan_config, monkeypatch):
+    """Safety by a function of the texts: the number of words, negative; the score table holds just that."""
+    (tmp_path / "my_scores.py").write_text(
+        "def brevity(prompts, responses):\n    return [-len(text.split()) for text in responses]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = shutil.copytree(whole, tmp_path / "copy")
+
+    def function(config):
+        config.calibrate = False
+        config.scores.safety.function = "my_scores:brevity"
+
+    runs.run(mocan_config(change=function), copy)
+    samples = [json.loads(line) for line in (copy / "samples.jsonl").read_text().splitlines()]
+    expected = np.array([-len(row["response"].split()) for row in samples]).reshape(8, 4)
+    with np.load(copy / "scores.npz") as table:
+        np.testing.assert_array_equal(table["utilities"][..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(prompts, responses):\n    raise RuntimeError('no card')\n", "raised RuntimeError: no card"),
+        ("def f(prompts, responses):\n    return [1.0]\n", r"gave \(1,\) scores for 4 responses"),
+        ("def f(prompts, responses):\n    return [0.0, 1.0, float('nan'), 0.0]\n", "gave nan for response 2"),
+        ("f = 3\n", r"config.scores.safety.function: broken:f is no function"),
+        ("import nowhere_at_all\n", r"config.scores.safety.function: broken:f cannot be imported"),
+    ],
+)
+def test_a_broken_function_is_named(whole, tmp_path, mocan_config, monkeypatch, code, message):
+    (tmp_path / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "broken", raising=False)
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    with pytest.raises(InputError, match=message):
+        runs.run(mocan_config(change=lambda c: c.scores.safety.update(function="broken:f")), copy)
+
+
+def test_exact_scores_are_the_worlds_own(tmp_path, mocan_config):
+    """No score model at all: the table's scores are the true ones of every sampled response."""
+
+    def exact(config):
+        config.calibrate, config.baselines.lams = False, ()
+        for source in config.scores.values():
+            source.exact = True
+
+    runs.run(mocan_config(change=exact), tmp_path / "run")
+    assert not (tmp_path / "run" / "safety").exists()
+    world = worlds.world_for("assistant")
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    expected = [world.true_scores(row["prompt"], [row["response"]])[0] for row in samples]
+    with np.load(tmp_path / "run" / "scores.npz") as table:
+        np.testing.assert_allclose(table["rewards"].ravel(), np.array(expected)[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(table["utilities"].ravel(), np.array(expected)[:, 1], rtol=1e-6)
+
+
+def test_the_enumerable_world_audits_by_exact_sums(tmp_path, mocan_config):
+    def exact(config):
+        config.calibrate, config.baselines.lams = False, ()
+        config.data.world, config.data.labels = "enumerable", "exact"
+        config.model.update({"max_length": 6, "max_prompt_length": 2})
+        for source in config.scores.values():
+            source.exact = True
+        for name in ("sampling", "evaluation"):
+            config[name].update({"num_samples": 64, "max_new_tokens": 4})
+
+    runs.run(mocan_config(margin=0.2, change=exact), tmp_path / "run")
+    aligned = load(tmp_path / "run" / "evaluation.json")["policies"]["aligned"]
+    # Exact scores are the truth, so that both audits are the same sums.
+    assert aligned["margins"]["safety"]["mean"] == pytest.approx(
+        aligned["true_margins"]["safety"]["mean"], abs=1e-6
+    )
+    assert aligned["kl_from_optimum"]["mean"] > 0
