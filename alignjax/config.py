@@ -132,6 +132,16 @@ class RelabelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class RoundSettings:
+    """Multi-shot (MoCAN): measure the policy, correct the multiplier by what it misses, align again."""
+
+    count: int = 1  # 1: one shot
+    step: float | None = (
+        None  # eta of lam - eta (achieved - asked); None: by the slope of the predicted margin
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class BaselineSettings:
     """Policies trained beside the aligned one, to compare with."""
 
@@ -161,6 +171,7 @@ class Config:
     score_training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)  # MoCAN
     score_model: ScoreModelSettings = dataclasses.field(default_factory=ScoreModelSettings)
     relabel: RelabelSettings = dataclasses.field(default_factory=RelabelSettings)
+    rounds: RoundSettings = dataclasses.field(default_factory=RoundSettings)
     baselines: BaselineSettings = dataclasses.field(default_factory=BaselineSettings)
     lam: float | None = None
     calibrate: bool = True

@@ -112,6 +112,21 @@ def _check_scores(config: "Config") -> None:
     _require(
         pairs.pairs_per_prompt >= 1, "relabel.pairs_per_prompt", pairs.pairs_per_prompt, "must be at least 1."
     )
+    _require(
+        config.rounds.count >= 1,
+        "rounds.count",
+        config.rounds.count,
+        "must be at least 1, which is one shot.",
+    )
+    step = config.rounds.step
+    _require(step is None or step > 0, "rounds.step", step, "must be greater than 0, or None.")
+    without = [name for name, c in config.constraints.items() if c.margin == c.level == c.fraction]
+    _require(
+        config.rounds.count == 1 or not without,
+        "rounds.count",
+        config.rounds.count,
+        f"needs to know what is asked of {', '.join(without)}; give a margin, level or fraction.",
+    )
     for i, lam in enumerate(config.baselines.lams):
         _require(lam >= 0, f"baselines.lams[{i}]", lam, "must be at least 0: it multiplies a utility.")
 

@@ -7,11 +7,12 @@ Huang et al. 2024, arXiv 2405.19544, algorithm MoCAN, with the calibration of do
   3. calibrate:   r, g        <-  logits of held-out labels
   4. dualize:     lambda*     <-  argmin over lambda >= 0 of D(lambda)
   5. relabel:     p           <-  sigma(s(y0) - s(y1)),  s = r + <lambda*, g>,  pairs of data or samples
-  6. align:       pi          <-  DPO(pi_ref, p), once; baselines the same way at other multipliers
+  6. align:       pi          <-  DPO(pi_ref, p), once; baselines the same way at other multipliers;
+                  with config.rounds again, at multipliers corrected by what was achieved
   7. evaluate:    promised against delivered
 """
 
-from alignjax.workflow import present, steps
+from alignjax.workflow import present, rounds, steps
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import ResponseLogps
 
@@ -39,7 +40,12 @@ def mocan(context: Context) -> str:
 
     # 6. Align once, 7. audit beside the baselines, and tell.
     policies = {"reference": start.reference, **steps.baselines(context, start)}
-    policies["aligned"] = steps.align(context, start, labels)
-    stages = ["policy", *(f"baselines/{name}" for name in context.config.baseline_weights())]
+    first = steps.align(context, start, labels)
+    last = rounds.refine(context, start, scorers, first)
+    policies |= {} if last is first else {"one-shot": first._replace(name="one-shot")}
+    policies["aligned"] = last
+    stages = [
+        name for name in context.stages.fingerprints if name.startswith(("policy", "baselines", "rounds"))
+    ]
     steps.evaluate(context, start, scorers, policies, ResponseLogps(context), stages)
     return present.present(context, start.data)

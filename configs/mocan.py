@@ -30,6 +30,8 @@ def get_config(preset: str = "tiny") -> ConfigDict:
     config.score_training = presets.training()
     config.score_model = ConfigDict({"regularizer": 0.0, "centering": 0.0})
     config.relabel = ConfigDict({"pairs": "preferences", "pairs_per_prompt": 8})  # or "samples"
+    config.rounds = ConfigDict({"count": 1})  # 2 or more: multi-shot
+    config.rounds.step = placeholder(float)  # eta; None: by the slope of the predicted margin
     config.baselines = ConfigDict({"single": False, "lams": ()})
     {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(
         preset, lambda config: _published(config, preset)

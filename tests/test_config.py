@@ -144,6 +144,8 @@ def test_wrong_types_are_refused_by_name(field, value, message):
             lambda c: c.baselines.update(lams=(1.0, -1.0)),
             "config.baselines.lams[1]: is -1.0, must be at least 0",
         ),
+        (lambda c: c.rounds.update(count=0), "config.rounds.count: is 0, must be at least 1"),
+        (lambda c: c.rounds.update(step=-1.0), "config.rounds.step: is -1.0, must be greater than 0"),
         (lambda c: c.score_model.update(centering=-1.0), "config.score_model.centering: is -1.0"),
         (lambda c: c.score_training.update(epochs=0.0), "config.score_training.epochs: is 0.0"),
     ],

@@ -132,6 +132,7 @@ def train_dpo(
     settings: TrainingSettings,
     *,
     beta: float,
+    begin: Policy | None = None,
 ) -> None:
     """Trains a policy from the reference by DPO; saves it in the run's folder as `stage`/best and /last.
 
@@ -143,12 +144,16 @@ def train_dpo(
       held_out: pairs that choose the best step; None: the last step is the best.
       settings: the optax run.
       beta: KL weight > 0.
+      begin: a trained policy to begin at; None: the reference, which stays what the policy is held to.
     """
     config, model = context.config, reference.model
     trainable, frozen, adapter = start_of(context, stage, model)
+    if begin is not None:
+        trainable = begin.model.params if begin.lora is None else begin.lora.params
     make_epoch = _pair_epochs(context, stage, reference, train, settings.batch_size)
     optimizer = optimizer_of(settings, len(make_epoch(0)))
     judged: list[np.ndarray] = []
+    exact = config.model.dtype == "float32"
     evaluate = (
         None if held_out is None else _held_out_metrics(context, stage, reference, held_out, beta, judged)
     )
@@ -162,7 +167,7 @@ def train_dpo(
         make_epoch=make_epoch,
         settings=settings,
         evaluate=evaluate,
-        check=check_first_dpo_step(tolerance=1e-3 if config.model.dtype == "float32" else 5e-2),
+        check=None if begin is not None else check_first_dpo_step(tolerance=1e-3 if exact else 5e-2),
     )
     save_result(context, stage, result)
     steps = [record["step"] for record in result.history if "eval_loss" in record]

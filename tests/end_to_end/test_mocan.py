@@ -103,6 +103,25 @@ def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, moca
     assert not list((workdir / "cache").glob("*.jsonl"))
 
 
+def test_a_second_round_steps_the_multiplier_and_aligns_again(
+    whole, tmp_path, mocan_config, capsys, stages_done
+):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+
+    def two(config):
+        config.rounds.count, config.rounds.step = 2, 0.7
+
+    runs.run(mocan_config(change=two), copy)
+    done = stages_done(capsys.readouterr().out)
+    assert done == ["rounds/1.json", "rounds/2", "rounds/2.json", "evaluation"]
+    one, two_ = (load(copy / "rounds" / f"{n}.json") for n in (1, 2))
+    stepped = one["lam"]["safety"] - 0.7 * (one["achieved"]["safety"] - one["asked"]["safety"])
+    assert two_["lam"]["safety"] == pytest.approx(max(0.0, stepped))
+    assert two_["lam"]["safety"] != one["lam"]["safety"] == load(copy / "dual.json")["lam"]["safety"]
+    record = load(copy / "evaluation.json")["policies"]
+    assert list(record) == ["reference", "lambda=0.5", "one-shot", "aligned"]
+
+
 def test_pairs_of_the_samples_need_no_preferences(whole, tmp_path, mocan_config, capsys, stages_done):
     copy = shutil.copytree(whole, tmp_path / "copy")
 
