@@ -195,7 +195,7 @@ def problems(count: int) -> None:
         errors = {
             "float64": _distance(np.asarray(found.lam), rewards, utilities, margins, beta),
             "float32 scores": _distance(
-                dual.solve(small[0], small[1], beta=beta, margins=wide[2]).lam,
+                np.asarray(dual.solve(small[0], small[1], beta=beta, margins=wide[2]).lam),
                 wide[0],
                 wide[1],
                 wide[2],

@@ -88,7 +88,8 @@ def solve(
 
     Called plainly it checks the values and works in float64 on the host's CPU, whatever the type of the
     scores, and returns float64 numpy arrays. Inside a caller's jit or vmap it keeps the caller's type; the
-    error it can reach is then about 1e-12 in float64 and 1e-6 in float32. The iteration ends where the
+    error it can reach is then about 1e-12 in float64 and 1e-6 in float32, which cannot resolve a beta below
+    1e-4 of the spread of the rewards. The iteration ends where the
     projected gradient, relative to the spread of the utilities, is below that, or where rounding allows no
     progress.
 
