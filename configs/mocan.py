@@ -48,7 +48,9 @@ def _source() -> ConfigDict:
 def _tiny(config: Any) -> None:
     presets.assistant(config)
     config.score_training.update({"batch_size": 64, "epochs": 2.0, "learning_rate": 3e-3, "patience": 4})
+    config.score_training.evals = 4
     config.align.update({"epochs": 2.0})
+    config.evaluation.num_samples = 24  # of nine policies
     config.baselines.single = True
     config.baselines.lams = (0.5, 1.0, 1.5, 2.0, 3.0)
 
