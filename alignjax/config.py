@@ -129,6 +129,7 @@ class RelabelSettings:
 
     pairs: str = "preferences"  # preferences: those of the data; samples: drawn from the reference's samples
     pairs_per_prompt: int = 8  # of samples
+    max_pairs: int | None = None  # in all, drawn by seed; None: every pair
 
 
 @dataclasses.dataclass(frozen=True)

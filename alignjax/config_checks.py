@@ -112,6 +112,8 @@ def _check_scores(config: "Config") -> None:
     _require(
         pairs.pairs_per_prompt >= 1, "relabel.pairs_per_prompt", pairs.pairs_per_prompt, "must be at least 1."
     )
+    most = pairs.max_pairs
+    _require(most is None or most >= 2, "relabel.max_pairs", most, "must be at least 2, or None for all.")
     _require(
         config.rounds.count >= 1,
         "rounds.count",

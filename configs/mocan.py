@@ -30,6 +30,7 @@ def get_config(preset: str = "tiny") -> ConfigDict:
     config.score_training = presets.training()
     config.score_model = ConfigDict({"regularizer": 0.0, "centering": 0.0})
     config.relabel = ConfigDict({"pairs": "preferences", "pairs_per_prompt": 8})  # or "samples"
+    config.relabel.max_pairs = placeholder(int)
     config.rounds = ConfigDict({"count": 1})  # 2 or more: multi-shot
     config.rounds.step = placeholder(float)  # eta; None: by the slope of the predicted margin
     config.baselines = ConfigDict({"single": False, "lams": ()})
@@ -65,7 +66,12 @@ def _enumerable(config: Any) -> None:
 
 def _smollm2(config: Any) -> None:
     presets.smollm2(config)
-    config.score_training.update(presets.small_steps())
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 1500, 500
+    config.data.held_out_fraction = 0.25
+    config.relabel.max_pairs = 96
+    config.score_training.update(
+        {"batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 10, "evals": 3, "log_every": 10}
+    )
 
 
 def _published(config: Any, preset: str) -> None:

@@ -18,6 +18,7 @@ from alignjax.workflow.context import Context
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
 from alignjax.workflow.scorers import Scorer, score_pairs
+from alignjax.workflow.scoring import write_npz
 
 FRONTIER_POINTS = 61
 
@@ -30,6 +31,8 @@ def calibrate(
 ) -> None:
     """Fits held-out labels on score differences; writes calibration.json and, of the raw scores, scores.npz.
 
+    held_out_scores.npz keeps what was fitted: NAME [n, 2, 1+m], NAME_labels [n] and NAME_groups [n].
+
     Args:
       context: the run.
       preferences: with held-out pairs of every dimension.
@@ -41,12 +44,15 @@ def calibrate(
     """
     config = context.config
     differences, labels, groups = [], [], []
+    kept: dict[str, np.ndarray] = {}
     for name in config.dimensions:
         held = preferences.dimensions[name].held_out
         scores = score_pairs(scorers, held.tokens, held.texts)
         differences.append(scores[:, 0] - scores[:, 1])
         labels.append(held.labels.astype(np.float64))
         groups.append(held.groups)
+        kept |= {name: scores, f"{name}_labels": held.labels, f"{name}_groups": held.groups}
+    write_npz(context.workdir / "held_out_scores.npz", **kept)
     kind = config.calibration if config.calibrate else "none"
     # In a world whose prompts are all there are, pairs of one prompt are independent draws.
     clustered = None if context.population else groups

@@ -115,6 +115,20 @@ def pairs_of_samples(
     return dataclasses.replace(preferences, align=tokens, align_pairs=texts, human={}, counts=counts)
 
 
+def at_most(preferences: Preferences, most: int | None, seed: int) -> Preferences:
+    """The same with so many of the pairs to align on, drawn by seed; None keeps all."""
+    places = _places(len(preferences.align), most, seed)
+    if len(places) == len(preferences.align):
+        return preferences
+    return dataclasses.replace(
+        preferences,
+        align=[preferences.align[i] for i in places],
+        align_pairs=[preferences.align_pairs[i] for i in places],
+        human={name: labels[places] for name, labels in preferences.human.items()},
+        counts=preferences.counts | {"aligned on": {"pairs": len(places)}},
+    )
+
+
 def template_of(context: Context, tokenizer: "PreTrainedTokenizerBase") -> Template:
     """The configured template, else the world's, else the tokenizer's own."""
     if context.config.model.template:
@@ -160,10 +174,14 @@ def _labels(source: SourceSettings, name: str) -> str | dict[str, str]:
 
 
 def _subset(pairs: Sequence[PreferencePair], most: int | None, seed: int) -> list[PreferencePair]:
-    if most is None or len(pairs) <= most:
-        return list(pairs)
-    chosen = np.random.default_rng(seed).choice(len(pairs), size=most, replace=False)
-    return [pairs[i] for i in sorted(chosen)]
+    return [pairs[i] for i in _places(len(pairs), most, seed)]
+
+
+def _places(count: int, most: int | None, seed: int) -> list[int]:
+    """So many of `count` places, drawn by seed, in order; None: all."""
+    if most is None or count <= most:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, size=most, replace=False).tolist())
 
 
 def _union(

@@ -119,7 +119,7 @@ def calibrate(context: Context, start: Start, scorers: Mapping[str, Scorer], raw
         lambda: dualize.calibrate(context, start.data, scorers, raw),
         settings=part(context, "calibrate", "calibration", "accept_uninformative"),
         inputs=["scores"],
-        outputs=["calibration.json", "scores.npz"],
+        outputs=["calibration.json", "held_out_scores.npz", "scores.npz"],
     )
 
 
@@ -158,11 +158,11 @@ def scorer(context: Context, start: Start, name: str) -> Scorer:
 
 def with_pairs(context: Context, start: Start, drawn: Responses) -> Start:
     """MoCAN: the pairs to align on: those of the data, or pairs of the reference's own samples."""
-    settings = context.config.relabel
-    if settings.pairs == "preferences":
-        return start
-    rng = np.random.default_rng(context.seed("pairs of samples"))
-    data = preferences.pairs_of_samples(start.data, drawn, settings.pairs_per_prompt, rng)
+    settings, data = context.config.relabel, start.data
+    if settings.pairs == "samples":
+        rng = np.random.default_rng(context.seed("pairs of samples"))
+        data = preferences.pairs_of_samples(data, drawn, settings.pairs_per_prompt, rng)
+    data = preferences.at_most(data, settings.max_pairs, context.seed("pairs to align on"))
     return start._replace(data=data)
 
 
