@@ -14,7 +14,7 @@ from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import calibration_draws, read_calibration
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scorers import Scorer, score_responses
+from alignjax.workflow.scorers import Scorer, TableScorer, require_scores, score_responses
 from alignjax.workflow.scoring import (
     Policy,
     ResponseLogps,
@@ -66,6 +66,9 @@ def evaluate(
     if world is not None and world.enumeration is not None:
         means = _exact(context, world.enumeration, template, scorers, policies, logps)
     else:
+        if any(isinstance(scorer, TableScorer) for scorer in scorers.values()):
+            drawn = [_drawn(context, preferences, template, policy) for policy in policies.values()]
+            require_scores(scorers, context.workdir / "unscored.jsonl", drawn=drawn)
         means = {
             name: _sampled(context, preferences, template, scorers, policies["reference"], policy, logps)
             for name, policy in policies.items()
@@ -86,9 +89,7 @@ def _sampled(
     logps: ResponseLogps,
 ) -> Means:
     """Means over responses sampled from the policy itself on prompts that no training has seen."""
-    config = context.config
-    part = context.cache("evaluation", "jsonl", policy.name)
-    drawn = draw(context, policy, template, preferences.eval_prompts, config.evaluation, part)
+    drawn = _drawn(context, preferences, template, policy)
     folder = context.workdir / "evaluation_samples"
     write_responses(folder / f"{policy.name}.jsonl", drawn, {"policy": policy.name})
     scores = score_responses(scorers, drawn)
@@ -99,6 +100,12 @@ def _sampled(
         pairs = zip(drawn.prompts, drawn.texts, strict=True)
         truth = np.stack([world.true_scores(str(prompt), texts).mean(axis=0) for prompt, texts in pairs])
     return Means(scores.mean(axis=1), (own - ref).mean(axis=1), truth, scores)
+
+
+def _drawn(context: Context, preferences: Preferences, template: Template, policy: Policy) -> Responses:
+    """Responses of a policy to the evaluation prompts; what was drawn before is not drawn again."""
+    part = context.cache("evaluation", "jsonl", policy.name)
+    return draw(context, policy, template, preferences.eval_prompts, context.config.evaluation, part)
 
 
 def _exact(
@@ -112,6 +119,7 @@ def _exact(
     """Sums over every response of every prompt."""
     config = context.config
     listed = _all_responses(world, template, policies["reference"])
+    require_scores(scorers, context.workdir / "unscored.jsonl", drawn=[listed])
     found = {name: logps.of(policy, listed) for name, policy in policies.items()}
     ref = found["reference"]
     scores = score_responses(scorers, listed)
