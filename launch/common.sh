@@ -174,9 +174,10 @@ runtime_version() {
 
 # refuse_existing KIND: deletes nothing that was there before.
 refuse_existing() {
-  local names=''
+  local names='' listed
   ask names '' gcloud compute tpus "$1" list --zone="$zone" --project="$project" --format='value(name.basename())'
-  if contains "$name" $names; then fail "--name=$name exists in $zone already; choose another or delete it."; fi
+  mapfile -t listed <<<"$names"
+  if contains "$name" "${listed[@]}"; then fail "--name=$name exists in $zone already; choose another or delete it."; fi
 }
 
 # on_workers WORKER COMMAND

@@ -50,8 +50,14 @@ release() {
 
 state=''
 look() {
-  ask state ACTIVE gcloud compute tpus queued-resources describe "$name" --zone="$zone" --project="$project" \
-    --format='value(state.state)'
+  local try
+  # Several times: a broken connection of this machine must not look like a preemption.
+  for try in 1 2 3; do
+    if ((try > 1)); then pause "$poll"; fi
+    ask state ACTIVE gcloud compute tpus queued-resources describe "$name" --zone="$zone" --project="$project" \
+      --format='value(state.state)' && return
+  done
+  return 1
 }
 
 # Status 1: the request will not become active any more.
