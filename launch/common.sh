@@ -1,10 +1,12 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154  # flags, switches and what they name are variables of the script that sources this
 # Functions shared by the launch scripts; sourced, never run. Needs bash 4.4 or newer.
 #
 # A script declares `flags` (names that take a value), `switches` (names that take none) and a default for each in a
 # variable of the same name, then calls `parse "$@"`. What follows `--` is left in `train_args`.
 # It also defines `release`, which deletes what was created; `created` says that there is something to delete.
 
+# shellcheck disable=SC2034  # for the scripts
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 train_args=()
 created='' # what a failure or an interruption has to delete
@@ -158,48 +160,4 @@ finish() {
   fi
   if ((status == 0)); then status=$released; fi
   exit "$status"
-}
-
-# Cloud TPU VMs: what `tpu_vm` and `queued_resources` share. They use the variables name, zone, project, bucket,
-# secret, config and workdir of the script.
-
-runtime_version() {
-  case $1 in
-    v6e-*) echo v2-alpha-tpuv6e ;;
-    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
-    v5p-*) echo v2-alpha-tpuv5 ;;
-    *) echo tpu-ubuntu2204-base ;;
-  esac
-}
-
-# refuse_existing KIND: deletes nothing that was there before.
-refuse_existing() {
-  local names='' listed
-  ask names '' gcloud compute tpus "$1" list --zone="$zone" --project="$project" --format='value(name.basename())'
-  mapfile -t listed <<<"$names"
-  if contains "$name" "${listed[@]}"; then fail "--name=$name exists in $zone already; choose another or delete it."; fi
-}
-
-# on_workers WORKER COMMAND
-on_workers() {
-  run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --project="$project" --quiet --worker="$1" --command="$2"
-}
-
-# The functions below join their steps by `&&`: their status is tested, and then bash ignores `set -e` in them.
-install_on_workers() {
-  local archive=${TMPDIR:-/tmp}/$name-project.tar.gz
-  run tar --create --gzip --file="$archive" --directory="$root" \
-    --exclude=./.git --exclude=./.venv --exclude=./runs --exclude=./build . &&
-    run gcloud compute tpus tpu-vm scp "$archive" "$name:project.tar.gz" \
-      --zone="$zone" --project="$project" --quiet --worker=all &&
-    run rm -f "$archive" &&
-    on_workers all "mkdir -p alignjax && tar -xzf project.tar.gz -C alignjax && cd alignjax && \
-bash launch/worker.sh setup tpu $(remote "$bucket")"
-}
-
-# Training runs apart from the connection and is followed: a connection that breaks ends nothing.
-train_on_workers() {
-  on_workers all "cd alignjax && bash launch/worker.sh start \
-$(remote "$secret" "--config=$config" "--workdir=$workdir" "${train_args[@]}")" &&
-    on_workers all 'cd alignjax && bash launch/worker.sh follow'
 }

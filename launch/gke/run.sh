@@ -86,6 +86,7 @@ render() {
 }
 
 kube=(kubectl --context="gke_${project}_${zone}_${cluster}" --namespace="$namespace")
+# shellcheck disable=SC2329  # called when the script ends
 release() { run "${kube[@]}" delete jobset "$name" --ignore-not-found; }
 
 # Follows the logs anew after each restart; a restart ends them.

@@ -24,6 +24,8 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/../common.sh"
+# shellcheck source=launch/tpu.sh
+source "$(dirname "$0")/../tpu.sh"
 
 flags=(name zone project type config workdir version bucket secret max_restarts poll)
 switches=(on_demand keep dry_run)
@@ -43,6 +45,7 @@ create() {
     --quiet --accelerator-type="$type" --runtime-version="${version:-$(runtime_version "$type")}" ${spot:+"$spot"}
 }
 
+# shellcheck disable=SC2329  # called when the script ends
 release() {
   # --force: the machine goes too.
   run gcloud compute tpus queued-resources delete "$name" --zone="$zone" --project="$project" --force --quiet

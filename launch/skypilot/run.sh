@@ -39,6 +39,7 @@ options=(--yes --gpus="$accelerator" --workdir="$root" --env="ALIGNJAX_BUCKET=$b
 if [[ $infra ]]; then options+=(--infra="$infra"); fi
 if [[ $secret ]]; then options+=(--secret="$secret"); fi
 
+# shellcheck disable=SC2329  # called when the script ends
 release() {
   if [[ $spot ]]; then
     run sky jobs cancel --name="$name" --yes
@@ -57,8 +58,7 @@ if [[ $spot ]]; then
 else
   existing=''
   ask existing '[]' sky status --output=json
-  # shellcheck disable=SC2076  # as it is written, not as a pattern
-  if [[ $existing =~ "\"$name\"" ]]; then fail "--name=$name exists already; choose another or take it down."; fi
+  if [[ $existing =~ \"name\":\ *\"$name\" ]]; then fail "--name=$name exists already; choose another or take it down."; fi
   created="the cluster $name"
   run sky launch --cluster="$name" --no-use-spot "${options[@]}" "$task" || status=$?
 fi

@@ -21,6 +21,8 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/../common.sh"
+# shellcheck source=launch/tpu.sh
+source "$(dirname "$0")/../tpu.sh"
 
 flags=(name zone project type config workdir version bucket output secret)
 switches=(spot keep dry_run)
@@ -31,6 +33,7 @@ require name zone project type config workdir
 require_name
 output=${output:-$name.tar.gz}
 
+# shellcheck disable=SC2329  # called when the script ends
 release() { run gcloud compute tpus tpu-vm delete "$name" --zone="$zone" --project="$project" --quiet; }
 
 fetch() {
