@@ -46,13 +46,15 @@ manifest=${manifest:-$name.jobset.yaml}
 selector=jobset.sigs.k8s.io/jobset-name=$name
 
 json() {
-  local text=$1 code escape
+  local text=$1 code character escape
   text=${text//\\/\\\\}
   text=${text//\"/\\\"}
-  for ((code = 1; code < 32; code++)); do # the characters that JSON does not take as they are
-    printf -v escape '\\x%02x' "$code"
-    printf -v escape '%b' "$escape"
-    text=${text//"$escape"/\\u$(printf %04x "$code")}
+  # The characters that JSON does not take as they are.
+  for ((code = 1; code < 32; code++)); do
+    printf -v character '\\x%02x' "$code"
+    printf -v character '%b' "$character"
+    printf -v escape '\\u%04x' "$code"
+    text=${text//"$character"/"$escape"}
   done
   printf '"%s"' "$text"
 }
