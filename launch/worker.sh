@@ -32,16 +32,16 @@ mount_bucket() {
 running() { [[ -e $state/pid ]] && kill -0 "$(<"$state/pid")" 2>/dev/null; }
 
 start() {
-  local secret=$1
+  local secret=$1 value
   shift
   # gcloud repeats a command whose connection broke; a second training would find the chips taken.
   if running; then return; fi
   mkdir -p "$state"
   rm -f "$state/status"
   if [[ $secret ]]; then
-    # On its own line: the status of `export` would hide that of gcloud.
-    printf -v "$secret" %s "$(gcloud secrets versions access latest --secret="$secret")"
-    export "${secret?}"
+    # In two steps: the status of `export` would hide that of gcloud.
+    value=$(gcloud secrets versions access latest --secret="$secret")
+    export "$secret=$value"
   fi
   # shellcheck disable=SC2016  # expanded by the inner bash
   nohup setsid bash -c '"$@"; echo $? >"$0/status.new"; mv "$0/status.new" "$0/status"' \
