@@ -29,7 +29,8 @@ mount_bucket() {
   gcsfuse --implicit-dirs --rename-dir-limit=100000 "$1" /bucket
 }
 
-running() { [[ -e $state/pid ]] && kill -0 "$(<"$state/pid")" 2>/dev/null; }
+# The status file comes first: where nobody collects a process that has ended, its pid still counts as one.
+running() { [[ -e $state/pid && ! -e $state/status ]] && kill -0 "$(<"$state/pid")" 2>/dev/null; }
 
 start() {
   local secret=$1 value
@@ -37,7 +38,7 @@ start() {
   # gcloud repeats a command whose connection broke; a second training would find the chips taken.
   if running; then return; fi
   mkdir -p "$state"
-  rm -f "$state/status"
+  rm -f "$state/pid" "$state/status"
   if [[ $secret ]]; then
     # In two steps: the status of `export` would hide that of gcloud.
     value=$(gcloud secrets versions access latest --secret="$secret")
@@ -50,7 +51,9 @@ start() {
 }
 
 follow() {
-  tail --lines=+1 --follow --sleep-interval="${FOLLOW_SECONDS:-1}" --pid="$(<"$state/pid")" "$state/log"
+  while running; do sleep "${FOLLOW_SECONDS:-1}"; done &
+  # When the loop is gone it prints what is left and ends.
+  tail --lines=+1 --follow --sleep-interval="${FOLLOW_SECONDS:-1}" --pid=$! "$state/log"
   if [[ ! -e $state/status ]]; then
     echo 'worker.sh: training was killed and left no exit status; its last lines are above.' >&2
     exit 1

@@ -1,4 +1,4 @@
-"""The launch scripts against stub programs that record how they are called and answer as a test tells them."""
+"""The launch scripts against stub programs that record their calls and answer as a test tells them."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ PLATFORMS = ("gcloud", "kubectl", "sbatch", "sky", "srun", "scancel", "scontrol"
 # Arguments that any carelessness about quoting breaks.
 AWKWARD = (
     "--config.a=two words",
-    "--config.b=it's \"quoted\" `id`",
+    '--config.b=it\'s "quoted" `id`',
     "--config.c=$HOME $(id) ${x} $$",
     "--config.d=first\nsecond\n",
     "--config.e=back\\slash \\n & ; | > * ~ # !",
@@ -23,8 +23,9 @@ AWKWARD = (
     "--config.g=\ttab é",
 )
 
-# A call is recorded as its number of words and the words, each with a NUL at its end. $n counts the calls. A rule is a
-# piece of bash that sees $tool, $n and the arguments, and may print and exit; without one the answer is status 0.
+# A call is recorded as its number of words and the words, each with a NUL at its end. $n counts the calls.
+# A rule is a piece of bash that sees $tool, $n and the arguments, and may print and exit; without one the
+# answer is status 0.
 STUB = r"""#!/usr/bin/env bash
 tool=${0##*/}
 printf '%s\0' "$(($# + 1))" "$tool" "$@" >>"$STUB_DIR/calls"

@@ -15,21 +15,25 @@ SCRIPTS = ("tpu_vm", "queued_resources", "gke", "slurm", "skypilot")
 CREATING = ("tpu_vm", "queued_resources", "gke", "skypilot")  # those that have something to delete at the end
 
 AT = "--zone=z-a --project=p"
-SETUP = "mkdir -p alignjax && tar -xzf project.tar.gz -C alignjax && cd alignjax && bash launch/worker.sh setup tpu"
+SETUP = (
+    "mkdir -p alignjax && tar -xzf project.tar.gz -C alignjax && cd alignjax && "
+    "bash launch/worker.sh setup tpu"
+)
 FOLLOW = "cd alignjax && bash launch/worker.sh follow"
 KUBE = "kubectl --context=gke_p_z_c --namespace=default"
 SELECTOR = "--selector=jobset.sigs.k8s.io/jobset-name=run-1"
 
 
 def ssh(command: str, worker: str = "all") -> str:
-    return f"gcloud compute tpus tpu-vm ssh run-1 {AT} --quiet --worker={worker} {shlex.quote(f'--command={command}')}"
+    quoted = shlex.quote(f"--command={command}")
+    return f"gcloud compute tpus tpu-vm ssh run-1 {AT} --quiet --worker={worker} {quoted}"
 
 
 def install(folder: Path, bucket: str) -> list[str]:
     archive = folder / "run-1-project.tar.gz"
     return [
-        f"tar --create --gzip --file={archive} --directory={LAUNCH.parent} --exclude=./.git --exclude=./.venv "
-        "--exclude=./runs --exclude=./build .",
+        f"tar --create --gzip --file={archive} --directory={LAUNCH.parent} "
+        "--exclude=./.git --exclude=./.venv --exclude=./runs --exclude=./build .",
         f"gcloud compute tpus tpu-vm scp {archive} run-1:project.tar.gz {AT} --quiet --worker=all",
         ssh(f"{SETUP} '{bucket}'"),
     ]
@@ -50,7 +54,8 @@ def expected(platform: str, folder: Path) -> list[list[str]]:
     lines = {
         "tpu_vm": [
             f"gcloud compute tpus tpu-vm list {AT} '--format=value(name.basename())'",
-            f"gcloud compute tpus tpu-vm create run-1 {AT} --quiet --accelerator-type=v6e-8 --version=v2-alpha-tpuv6e",
+            f"gcloud compute tpus tpu-vm create run-1 {AT} --quiet "
+            "--accelerator-type=v6e-8 --version=v2-alpha-tpuv6e",
             *install(folder, ""),
             *train("--config=configs/pecan.py:tiny", "--workdir=runs/it is"),
             ssh("cd alignjax && bash launch/worker.sh pack 'runs/it is'", "0"),
@@ -76,8 +81,9 @@ def expected(platform: str, folder: Path) -> list[list[str]]:
             f"{KUBE} delete jobset run-1 --ignore-not-found",
         ],
         "slurm": [
-            "sbatch --parsable --job-name=run-1 --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 --output=run-1-%j.log "
-            f"--export=ALL {LAUNCH / 'slurm' / 'train.sbatch'} python --config=configs/pecan.py '--workdir=runs/it is'"
+            "sbatch --parsable --job-name=run-1 --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 "
+            f"--output=run-1-%j.log --export=ALL {LAUNCH / 'slurm' / 'train.sbatch'} "
+            "python --config=configs/pecan.py '--workdir=runs/it is'"
         ],
         "skypilot": [
             "sky status --output=json",
@@ -193,7 +199,9 @@ def test_what_exists_already_is_left_alone(stubs, platform):
     assert ended.status == 2
     assert "--name=run-1 exists" in ended.err.splitlines()[-1]
     calls = stubs.calls()
-    assert calls and not any(word in ("create", "delete", "down", "launch", "apply") for c in calls for word in c)
+    assert calls and not any(
+        word in ("create", "delete", "down", "launch", "apply") for c in calls for word in c
+    )
 
 
 @pytest.mark.parametrize("platform", SCRIPTS)

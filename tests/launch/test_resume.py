@@ -25,14 +25,15 @@ INSTALL = ["tar", "scp", "setup"]
 FIRST = ["list", "create", "describe", *INSTALL, "start", "follow"]
 
 
-def times(number: int, pattern: str, answer: str) -> str:
-    """A rule for the NUMBERth call that fits the pattern."""
+def times(pattern: str, answers: dict[int, str]) -> str:
+    """A rule for the calls that fit the pattern: an answer by the number among them, from 1."""
+    cases = " ".join(f"{number}) {answer} ;;" for number, answer in answers.items())
     return f"""
 if [[ "$tool $*" == {pattern} ]]; then
-  file=$STUB_DIR/seen.{number}.{abs(hash(pattern))}
+  file=$STUB_DIR/seen.{abs(hash(pattern))}
   echo >>"$file"
   mapfile -t seen <"$file"
-  if ((${{#seen[@]}} == {number})); then {answer}; fi
+  case ${{#seen[@]}} in {cases} esac
 fi
 """
 
@@ -41,9 +42,7 @@ DESCRIBE, FOLLOW = "*queued-resources\\ describe*", "*worker.sh\\ follow*"
 
 
 def test_waits_until_the_request_is_active(stubs):
-    stubs.rule(
-        times(1, DESCRIBE, "echo WAITING_FOR_RESOURCES; exit") + times(2, DESCRIBE, "echo PROVISIONING; exit")
-    )
+    stubs.rule(times(DESCRIBE, {1: "echo WAITING_FOR_RESOURCES; exit", 2: "echo PROVISIONING; exit"}))
     assert stubs.launch("queued_resources").status == 0
     assert kinds(stubs.calls()) == [
         "list",
@@ -58,13 +57,13 @@ def test_waits_until_the_request_is_active(stubs):
 
 # The connection is lost, and the machine is gone by what the request or the machine itself says.
 GONE = {
-    "suspended": (times(2, DESCRIBE, "echo SUSPENDED; exit"), ["describe"]),
+    "suspended": (times(DESCRIBE, {2: "echo SUSPENDED; exit"}), ["describe"]),
     "preempted": (
-        times(1, "*tpu-vm\\ describe*", "echo PREEMPTED; exit"),
+        times("*tpu-vm\\ describe*", {1: "echo PREEMPTED; exit"}),
         ["describe", "node describe"],
     ),
     "not found": (
-        times(2, DESCRIBE, "exit 1") + times(3, DESCRIBE, "exit 1") + times(4, DESCRIBE, "exit 1"),
+        times(DESCRIBE, {2: "exit 1", 3: "exit 1", 4: "exit 1"}),
         ["describe"] * 3,
     ),
 }
@@ -74,7 +73,7 @@ GONE = {
 @pytest.mark.parametrize("status", [75, 255, 1])
 def test_after_a_preemption_it_is_created_again_and_goes_on(stubs, gone, status):
     answers, looks = GONE[gone]
-    stubs.rule(times(1, FOLLOW, f"exit {status}") + answers)
+    stubs.rule(times(FOLLOW, {1: f"exit {status}"}) + answers)
     ended = stubs.launch("queued_resources", "--", "--config.seed=3")
     assert ended.status == 0, ended.err
     calls = stubs.calls()
@@ -86,26 +85,26 @@ def test_after_a_preemption_it_is_created_again_and_goes_on(stubs, gone, status)
 
 
 def test_a_preemption_during_the_installation(stubs):
-    stubs.rule(times(1, "*setup*", "exit 255") + times(2, DESCRIBE, "echo SUSPENDING; exit"))
+    stubs.rule(times("*setup*", {1: "exit 255"}) + times(DESCRIBE, {2: "echo SUSPENDING; exit"}))
     assert stubs.launch("queued_resources").status == 0
     assert kinds(stubs.calls())[:8] == [*FIRST[:6], "describe", "delete"]
 
 
 def test_a_preemption_before_it_was_active(stubs):
-    stubs.rule(times(1, DESCRIBE, "echo SUSPENDED; exit") + times(2, DESCRIBE, "echo SUSPENDED; exit"))
+    stubs.rule(times(DESCRIBE, {1: "echo SUSPENDED; exit", 2: "echo SUSPENDED; exit"}))
     assert stubs.launch("queued_resources").status == 0
     assert kinds(stubs.calls())[:6] == ["list", "create", "describe", "describe", "delete", "create"]
 
 
 def test_a_request_that_fails_is_final(stubs):
-    stubs.rule(times(1, DESCRIBE, "echo FAILED; exit"))
+    stubs.rule(times(DESCRIBE, {1: "echo FAILED; exit"}))
     ended = stubs.launch("queued_resources")
     assert ended.status == 1 and "the request failed" in ended.err
     assert kinds(stubs.calls()) == ["list", "create", "describe", "delete"]
 
 
 def test_a_signal_on_a_machine_that_stays_starts_it_again_there(stubs):
-    stubs.rule(times(1, FOLLOW, "exit 75"))
+    stubs.rule(times(FOLLOW, {1: "exit 75"}))
     assert stubs.launch("queued_resources").status == 0
     looks = ["describe", "node describe"]
     assert kinds(stubs.calls()) == [*FIRST, *looks, *FIRST[2:], "delete"]
@@ -113,7 +112,7 @@ def test_a_signal_on_a_machine_that_stays_starts_it_again_there(stubs):
 
 @pytest.mark.parametrize("status, looks", [(2, []), (3, []), (1, ["describe", "node describe"])])
 def test_final_statuses_are_not_tried_again(stubs, status, looks):
-    stubs.rule(times(1, FOLLOW, f"exit {status}"))
+    stubs.rule(times(FOLLOW, {1: f"exit {status}"}))
     assert stubs.launch("queued_resources").status == status
     assert kinds(stubs.calls()) == [*FIRST, *looks, "delete"]
 
@@ -127,7 +126,7 @@ def test_restarts_are_counted(stubs):
 
 @pytest.mark.parametrize("status", [1, 2, 3, 75])
 def test_a_tpu_vm_ends_with_the_status_and_fetches_the_run(stubs, status):
-    stubs.rule(times(1, FOLLOW, f"exit {status}"))
+    stubs.rule(times(FOLLOW, {1: f"exit {status}"}))
     assert stubs.launch("tpu_vm").status == status
     assert kinds(stubs.calls())[-4:] == ["follow", "pack", "scp", "delete"]
 
@@ -154,7 +153,7 @@ esac
 
 
 def test_the_logs_of_a_jobset_are_followed_after_a_restart(stubs):
-    stubs.rule(times(1, "*\\ wait\\ *", "exit 1"))
+    stubs.rule(times("*\\ wait\\ *", {1: "exit 1"}))
     assert stubs.launch("gke").status == 0
     verbs = [call[3] for call in stubs.calls()]
     assert verbs[3:] == ["logs", "wait", "get", "logs", "wait", "get", "delete"]
@@ -167,7 +166,7 @@ def test_a_jobset_that_someone_deleted(stubs):
 
 @pytest.mark.parametrize("status, cancelled", [(0, 0), (100, 0), (1, 1)])
 def test_a_managed_job_that_ended_by_itself_is_not_cancelled(stubs, status, cancelled):
-    stubs.rule(times(1, "*jobs\\ launch*", f"exit {status}"))
+    stubs.rule(times("*jobs\\ launch*", {1: f"exit {status}"}))
     assert stubs.launch("skypilot", "--spot").status == status
     assert [call[:3] for call in stubs.calls()[1:]] == [["sky", "jobs", "cancel"]] * cancelled
 
