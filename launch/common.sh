@@ -20,6 +20,8 @@ fail() {
   exit 2
 }
 
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "bash is $BASH_VERSION, must be 4.4 or newer."
+
 # The comment at the head of a script is its help.
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 

@@ -14,7 +14,8 @@ state=.launch # log, pid and status of the training
 # The images have a Python that is too old or an apt that is locked after boot; uv needs neither.
 setup() {
   local extra=$1 bucket=${2:-}
-  python3 -m pip install --quiet --user uv
+  # The variable is for the newer images, whose pip refuses to install anything without it.
+  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
   if [[ ! -x .venv/bin/python ]]; then python3 -m uv venv --quiet --python=3.12 .venv; fi
   python3 -m uv pip install --quiet --python=.venv/bin/python --editable ".[$extra]"
   if [[ $bucket ]]; then mount_bucket "$bucket"; fi

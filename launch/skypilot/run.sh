@@ -58,7 +58,9 @@ if [[ $spot ]]; then
 else
   existing=''
   ask existing '[]' sky status --output=json
-  if [[ $existing =~ \"name\":\ *\"$name\" ]]; then fail "--name=$name exists already; choose another or take it down."; fi
+  if [[ $existing =~ \"name\":\ *\"$name\" ]]; then
+    fail "--name=$name exists already; choose another or take it down."
+  fi
   created="the cluster $name"
   run sky launch --cluster="$name" --no-use-spot "${options[@]}" "$task" || status=$?
 fi
