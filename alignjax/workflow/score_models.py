@@ -13,6 +13,7 @@ from alignjax.data.batches import pair_lengths
 from alignjax.data.records import PreferencePair
 from alignjax.models import DecoderConfig, Lora, ScoreModel, as_utility, init_score_model
 from alignjax.models.score_model import Kind
+from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import restore_tree
 from alignjax.scores.learned import expected_calibration_error, learned_pair_scores
 from alignjax.workflow import training
@@ -40,6 +41,7 @@ def kind_of(name: str) -> Kind:
     return "reward" if name == "reward" else "cost"
 
 
+@preemption.deferred()
 def train_score_model(context: Context, name: str, reference: Policy, data: Dimension) -> None:
     """Trains head and adapters (or all weights) on the pairs of one dimension; saves NAME/best, NAME/last.
 
