@@ -69,7 +69,7 @@ def write_unscored(path: Path, prompts: Iterable[Prompt], responses: Iterable[st
     lines = {}
     for prompt, response in zip(prompts, responses, strict=True):
         shown = prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]
-        lines[json.dumps({"prompt": shown, "response": response}, ensure_ascii=False)] = None
+        lines[json.dumps({"prompt": shown, "response": response})] = None
     write_text(path, "".join(f"{line}\n" for line in lines))
     return len(lines)
 

@@ -259,7 +259,7 @@ def fit_stage(
                 stage=stage,
                 num_steps=num_steps,
                 log_every=settings.log_every,
-                eval_every=max(1, num_steps // settings.evals),
+                eval_every=-(-num_steps // settings.evals),  # rounded up: none is due just before the last
                 patience=settings.patience,
                 checkpoint_every=settings.checkpoint_every,
                 steps_per_epoch=len(make_epoch(0)),
