@@ -23,14 +23,13 @@ from alignjax.models import (
     step_function,
     unembed,
 )
+from alignjax.policy import draws
 
 # Continuations that are drawn together where the caller does not say: enough to share the reading of the
 # weights, and little enough for their keys and values to fit.
 _ROWS = 128
 # Lengths that prompts are padded to; beyond them, multiples of the last.
 _PROMPT_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-# Ids that are drawn from in two levels: first a block of this many, then one within it.
-_BLOCK = 256
 
 
 class Samples(NamedTuple):
@@ -303,109 +302,17 @@ def _pick(
     """Token ids [N, K] int32 from logits [N, K, V], one key each, and their log-probabilities."""
     flat = logits.reshape(-1, logits.shape[2])
     largest = jnp.max(flat, axis=1, keepdims=True)
-    weights = _blocks(jnp.exp(flat - largest))
+    weights = draws.in_blocks(jnp.exp(flat - largest))
     sums = jnp.sum(weights, axis=2)
     log_total = largest[:, 0] + jnp.log(jnp.sum(sums, axis=1))
     if draw.tempered:
-        weights = _blocks(jnp.exp((flat - largest) / temperature))
+        weights = draws.in_blocks(jnp.exp((flat - largest) / temperature))
         sums = jnp.sum(weights, axis=2)
     if draw.greedy:
         token = jnp.argmax(flat, axis=1)
     elif draw.nucleus:
-        token = _nucleus(keys.reshape(-1), weights, sums, top_p)
+        token = draws.from_nucleus(keys.reshape(-1), weights, sums, top_p)
     else:
-        token = _invert_blocks(keys.reshape(-1), sums, functools.partial(_at, weights))
+        token = draws.from_all(keys.reshape(-1), weights, sums)
     logp = jnp.take_along_axis(flat, token[:, None], axis=1)[:, 0] - log_total
     return token.astype(jnp.int32).reshape(keys.shape), logp.reshape(keys.shape)
-
-
-def _blocks(weights: Array) -> Array:
-    """[R, V] -> [R, blocks, _BLOCK], the last block filled up with what has no weight."""
-    filled = jnp.pad(weights, ((0, 0), (0, -weights.shape[1] % _BLOCK)))
-    return filled.reshape(weights.shape[0], -1, _BLOCK)
-
-
-def _invert_blocks(keys: Array, sums: Array, block_of: Callable[[Array], Array]) -> Array:
-    """Ids [R] of probability in proportion to their weights, of which sums [R, blocks] are the blocks' sums.
-
-    Inverts the cumulative distribution, first of the blocks, then within one, whose weights [R, _BLOCK]
-    `block_of` gives: two random numbers a token, where adding Gumbel noise takes V of them and, on a CPU, as
-    long as the layers of a small model.
-    """
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
-    block = jax.vmap(_invert)(uniform[:, 0], sums)
-    return block * _BLOCK + jax.vmap(_invert)(uniform[:, 1], block_of(block))
-
-
-def _nucleus(keys: Array, weights: Array, sums: Array, top_p: Array) -> Array:
-    """Ids [R], drawn as by `_invert_blocks` among the fewest likeliest ids that make up `top_p` of the weight.
-
-    Nothing is sorted. An id is drawn from all, and it is in the nucleus if those likelier than it make up
-    less than `top_p`; of ids as likely, the lower goes first. If it is not, all of the nucleus goes before
-    it, and the next is drawn from what goes before. So the result has exactly the nucleus's distribution,
-    after 1 + log(1 / top_p) draws of a row on average.
-    """
-    needed = top_p * jnp.sum(sums, axis=1)
-
-    def draw(number: Array, sums: Array, block_of: Callable[[Array], Array]) -> Array:
-        return _invert_blocks(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number), sums, block_of)
-
-    def judge(number: Array, token: Array) -> _Trial:
-        own = _at(_at(weights, token // _BLOCK), token % _BLOCK)
-        sums = _sums_before(weights, token, own)
-        return _Trial(number + 1, token, own, sums, jnp.sum(sums, axis=1) < needed)
-
-    def try_again(state: _Trial) -> _Trial:
-        def block_of(block: Array) -> Array:
-            first = (block * _BLOCK)[:, None]
-            return _before(_at(weights, block), first + jnp.arange(_BLOCK)[None], state.token, state.own)
-
-        token = draw(state.number, state.sums, block_of)
-        return judge(state.number, jnp.where(state.found, state.token, token))
-
-    first = judge(jnp.int32(0), draw(jnp.int32(0), sums, functools.partial(_at, weights)))
-    return jax.lax.while_loop(lambda state: ~jnp.all(state.found), try_again, first).token
-
-
-def _at(rows: Array, index: Array) -> Array:
-    """Element index[r] [...] of each of rows [R, C, ...]."""
-    return jax.vmap(functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False))(rows, index)
-
-
-def _before(weights: Array, ids: Array, token: Array, own: Array) -> Array:
-    """Weights [R, C] of ids [R, C] that go before token [R], of weight own [R]; 0 in place of the others."""
-    own, token = (jnp.broadcast_to(x[:, None], weights.shape) for x in (own, token))
-    return jnp.where((weights > own) | ((weights == own) & (ids < token)), weights, 0.0)
-
-
-def _sums_before(weights: Array, token: Array, own: Array) -> Array:
-    """Sums [R, blocks] over each block of the weights [R, blocks, _BLOCK] that go before token [R].
-
-    Ids as likely as the token go before it where their whole block does; in its own block they are looked at
-    one by one. So the large part reads the weights alone, not V numbers of ids besides.
-    """
-    blocks = jnp.arange(weights.shape[1], dtype=jnp.int32)[None]
-    home = token // _BLOCK
-    within = _before(_at(weights, home), jnp.arange(_BLOCK)[None], token % _BLOCK, own)
-    early = jnp.broadcast_to((blocks < home[:, None])[:, :, None], weights.shape)
-    own = jnp.broadcast_to(own[:, None, None], weights.shape)
-    sums = jnp.sum(jnp.where((weights > own) | ((weights == own) & early), weights, 0.0), axis=2)
-    return jnp.where(blocks == home[:, None], jnp.sum(within, axis=1, keepdims=True), sums)
-
-
-class _Trial(NamedTuple):
-    """A draw from the nucleus of R rows, after some trials."""
-
-    number: Array  # [] int32, trials so far
-    token: Array  # [R] int32, the last
-    own: Array  # [R] float32, its weight
-    sums: Array  # [R, blocks] float32, weight of the ids that go before it
-    found: Array  # [R] bool, it is in the nucleus
-
-
-def _invert(uniform: Array, weights: Array) -> Array:
-    """Index [] of probability weights[i] / sum(weights), from weights [C] >= 0 and a number in [0, 1)."""
-    total = jnp.cumsum(weights)
-    # Sums in a tree may round up on a zero weight; such an index must not be found.
-    found = (total > uniform * total[-1]) & (weights > 0)
-    return jnp.argmax(jnp.where(found, 2, jnp.where(weights > 0, 1, 0)))
