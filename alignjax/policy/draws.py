@@ -58,7 +58,9 @@ def from_nucleus(keys: Array, weights: Array, sums: Array, top_p: Array) -> Arra
     def judge(number: Array, token: Array) -> _Trial:
         own = _at(_at(weights, token // width), token % width)
         sums = _sums_before(weights, token, own)
-        return _Trial(number + 1, token, own, sums, jnp.sum(sums, axis=1) < needed)
+        before = jnp.sum(sums, axis=1)
+        # The likeliest id is in the nucleus however small top_p is; weights of nan must not go on for ever.
+        return _Trial(number + 1, token, own, sums, (before < needed) | ~(before > 0))
 
     def try_again(last: _Trial) -> _Trial:
         def block_of(block: Array) -> Array:

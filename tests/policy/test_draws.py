@@ -97,6 +97,11 @@ def test_a_row_does_not_depend_on_the_others():
     np.testing.assert_array_equal(together, alone)
 
 
+def test_draws_end_whatever_the_weights():
+    assert set(_drawn([0.1, 0.5, 0.4], 2000, 1e-45)) == {1}  # half of a number that is rounded to 0
+    assert _drawn([np.nan] * 3, 2000, 0.5).shape == (2000,)
+
+
 def test_an_index_without_weight_is_never_found():
     weights = jnp.array([0.0, 0.3, 0.0, 0.7, 0.0])
     for uniform, index in (
