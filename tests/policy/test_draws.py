@@ -98,7 +98,7 @@ def test_a_row_does_not_depend_on_the_others():
 
 
 def test_draws_end_whatever_the_weights():
-    assert set(_drawn([0.1, 0.5, 0.4], 2000, 1e-45)) == {1}  # half of a number that is rounded to 0
+    assert set(_drawn([0.1, 0.5, 0.4], 2000, 1e-45)) == {1}  # its share of the weight is rounded to 0
     assert _drawn([np.nan] * 3, 2000, 0.5).shape == (2000,)
 
 
