@@ -1,17 +1,8 @@
 """The decoder, LoRA adapters, score models, and reading and writing of Hugging Face and GGUF weights."""
 
 from alignjax.models.config import DecoderConfig, RopeScaling, config_from_hf, config_to_hf
-from alignjax.models.decoder import (
-    KVCache,
-    PromptCache,
-    decode_step,
-    empty_cache,
-    hidden_states,
-    init_params,
-    logical_axes,
-    prefill,
-    unembed,
-)
+from alignjax.models.decode import KVCache, PromptCache, decode_step, empty_cache, prefill, step_function
+from alignjax.models.decoder import hidden_states, init_params, logical_axes, unembed
 from alignjax.models.huggingface import load_adapter, load_pretrained, save_adapter, save_pretrained
 from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora
 from alignjax.models.model import Model
@@ -59,5 +50,6 @@ __all__ = [
     "save_adapter",
     "save_pretrained",
     "save_score_model",
+    "step_function",
     "unembed",
 ]

@@ -1,6 +1,7 @@
 """Rotary positions, the attention mask, and attention over rows and over caches."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,14 +116,17 @@ def attend_cached(
 ) -> Array:
     """Attention of one new token a continuation to its prompt, its earlier tokens and itself.
 
+    The three parts are weighed apart, each against its own largest score, and joined by their sums: nothing
+    as long as the keys is copied, and what the K continuations share is one product for each of its heads.
+
     Args:
       q: [N, K, KV * G, H].
       k: [N, K, KV, H], the new token's.
       v: [N, K, KV, H].
-      prompt_k: [N, P, KV, H], shared by the K continuations.
-      prompt_v: [N, P, KV, H].
-      cache_k: [N, K, S, KV, H].
-      cache_v: [N, K, S, KV, H].
+      prompt_k: [N, KV, P, H], shared by the K continuations.
+      prompt_v: [N, KV, P, H].
+      cache_k: [N, K, KV, S, H].
+      cache_v: [N, K, KV, S, H].
       prompt_mask: [N, K, P] bool.
       slot_mask: [N, K, S] bool.
 
@@ -130,20 +134,45 @@ def attend_cached(
       [N, K, KV * G, H] in q's dtype.
     """
     num, samples, heads, width = q.shape
-    q = q.reshape(num, samples, k.shape[2], -1, width) * jnp.asarray(width**-0.5, q.dtype)
-    score = {"preferred_element_type": jnp.float32}
-    to_prompt = jnp.einsum("nakgh,npkh->nakgp", q, prompt_k, **score)
-    to_cache = jnp.einsum("nakgh,naskh->nakgs", q, cache_k, **score)
-    to_self = jnp.einsum("nakgh,nakh->nakg", q, k, **score)[..., None]
-    to_prompt = jnp.where(
-        jnp.broadcast_to(prompt_mask[:, :, None, None], to_prompt.shape), to_prompt, _MASKED
+    keys, groups = k.shape[2], heads // k.shape[2]
+    q = q.reshape(num, samples, keys, groups, width) * jnp.asarray(width**-0.5, q.dtype)
+    rows = q.swapaxes(1, 2).reshape(num, keys, samples * groups, width)
+    mask = jnp.repeat(prompt_mask, groups, axis=1)[:, None]
+    to_prompt = _Part(
+        *(
+            x.reshape(num, keys, samples, groups, -1).swapaxes(1, 2)
+            for x in _attend_part(rows, prompt_k, prompt_v, mask)
+        )
     )
-    to_cache = jnp.where(jnp.broadcast_to(slot_mask[:, :, None, None], to_cache.shape), to_cache, _MASKED)
-    weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_cache, to_self], axis=-1), axis=-1).astype(
-        v.dtype
-    )
-    split = prompt_k.shape[1]
-    out = jnp.einsum("nakgp,npkh->nakgh", weights[..., :split], prompt_v)
-    out += jnp.einsum("nakgs,naskh->nakgh", weights[..., split:-1], cache_v)
-    out += weights[..., -1:] * v[:, :, :, None, :]
-    return out.reshape(num, samples, heads, width)
+    to_cache = _attend_part(q, cache_k, cache_v, slot_mask[:, :, None, None])
+    own = jnp.sum(q.astype(jnp.float32) * k[:, :, :, None].astype(jnp.float32), axis=-1, keepdims=True)
+    to_self = _Part(own, jnp.ones_like(own), v[:, :, :, None].astype(jnp.float32))
+    whole = _join(_join(to_prompt, to_cache), to_self)
+    return (whole.out / whole.total).astype(q.dtype).reshape(num, samples, heads, width)
+
+
+class _Part(NamedTuple):
+    """Attention of rows to some of their keys, float32; where nothing is seen, of no weight beside others."""
+
+    largest: Array  # [..., R, 1], the largest score
+    total: Array  # [..., R, 1], sum of exp(score - largest)
+    out: Array  # [..., R, H], the values' sum with these weights
+
+
+def _attend_part(q: Array, k: Array, v: Array, mask: Array) -> _Part:
+    """One part: q [..., R, H], scaled, k and v [..., S, H], mask [..., R, S]."""
+    # Keys on the left: in the other order XLA's CPU backend transposes all of them first.
+    scores = jnp.einsum("...sh,...rh->...sr", k, q, preferred_element_type=jnp.float32)
+    seen = jnp.broadcast_to(mask.swapaxes(-1, -2), scores.shape)
+    scores = jnp.where(seen, scores, _MASKED).swapaxes(-1, -2)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    out = jnp.einsum("...rs,...sh->...rh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return _Part(largest, jnp.sum(weights, axis=-1, keepdims=True), out)
+
+
+def _join(a: _Part, b: _Part) -> _Part:
+    """Two parts of one row of keys as one."""
+    largest = jnp.maximum(a.largest, b.largest)
+    of_a, of_b = jnp.exp(a.largest - largest), jnp.exp(b.largest - largest)
+    return _Part(largest, of_a * a.total + of_b * b.total, of_a * a.out + of_b * b.out)

@@ -5,7 +5,7 @@ a key/value head, N prompts, P prompt tokens, K continuations of one prompt, S s
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,23 +17,7 @@ from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import TARGETS, Lora
 
 Params = Any  # a nested dict of arrays
-LayerCache = tuple[Array, Array, Array, Array]  # one layer of a PromptCache's k, v and a KVCache's k, v
-
-
-class PromptCache(NamedTuple):
-    """Keys and values of N prompts, each shared by all of its continuations."""
-
-    k: Array  # [L, N, P, KV, H], compute dtype, rotated
-    v: Array  # [L, N, P, KV, H]
-    mask: Array  # [N, P] bool, True where there is a token
-    positions: Array  # [N, P] int32
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the continuations' own tokens."""
-
-    k: Array  # [L, N, K, S, KV, H], compute dtype, rotated
-    v: Array  # [L, N, K, S, KV, H]
+LayerCache = tuple[Array, Array, Array, Array]  # k and v of prompts [N, KV, P, H], of slots [N, K, KV, S, H]
 
 
 class RMSNorm(nn.Module):
@@ -110,12 +94,31 @@ class Block(nn.Module):
         return h + self._mlp(h), (k, v)
 
     def decode(
-        self, h: Array, rope: tuple[Array, Array], layer_cache: LayerCache, masks: tuple[Array, Array]
+        self, h: Array, layer_cache: LayerCache, rope: tuple[Array, Array], masks: tuple[Array, Array]
     ) -> tuple[Array, tuple[Array, Array]]:
         """One token a continuation: h [N, K, D] -> [N, K, D] and its keys and values [N, K, KV, H]."""
         q, k, v = self._qkv(h, rope)
         h = h + self._out(attend_cached(q, k, v, *layer_cache, *masks))
         return h + self._mlp(h), (k, v)
+
+    def decode_into(
+        self,
+        h: Array,
+        layer_cache: LayerCache,
+        rope: tuple[Array, Array],
+        masks: tuple[Array, Array],
+        step: Array,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """The same, but returns the continuations' part of the cache with slot `step` filled."""
+        q, k, v = self._qkv(h, rope)
+        prompt_k, prompt_v, cache_k, cache_v = layer_cache
+        # Written before the rest is read: in the other order the compiler copies the whole cache.
+        cache_k, cache_v = (
+            jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None], step, axis=3)
+            for cache, new in ((cache_k, k), (cache_v, v))
+        )
+        h = h + self._out(attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, *masks))
+        return h + self._mlp(h), (cache_k, cache_v)
 
     def _qkv(self, h: Array, rope: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         c = self.config
@@ -191,7 +194,7 @@ class Decoder(nn.Module):
         if self.config.remat:
             # The scan's own boundary prevents the common-subexpression elimination remat guards against.
             body = nn.remat(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
-        h, _ = self._scan(body)(self.layers, self._embed(tokens), None)
+        h, _ = self._scan(body)(self.layers, self.embed(tokens), None)
         return self.final_norm(h)
 
     def prefill(self, tokens: Array, positions: Array, segment_ids: Array) -> tuple[Array, Array, Array]:
@@ -202,28 +205,7 @@ class Decoder(nn.Module):
         def body(block: Block, h: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
             return block.prefill(h, rope, mask)
 
-        h, (k, v) = self._scan(body)(self.layers, self._embed(tokens), None)
-        return self.final_norm(h), k, v
-
-    def decode(
-        self, tokens: Array, positions: Array, prompt: PromptCache, cache: KVCache, step: Array
-    ) -> tuple[Array, Array, Array]:
-        """tokens, positions [N, K] -> hidden [N, K, D], their k and v [L, N, K, KV, H]."""
-        rope = rope_tables(self.config, positions)
-        slots = jnp.arange(cache.k.shape[3], dtype=jnp.int32)
-        prompt_mask = jnp.broadcast_to(prompt.mask[:, None, :], (*positions.shape, prompt.mask.shape[1]))
-        slot_mask = jnp.broadcast_to((slots < step)[None, None, :], (*positions.shape, slots.size))
-        window = self.config.sliding_window
-        if window is not None:
-            prompt_mask &= positions[:, :, None] - prompt.positions[:, None, :] < window
-            slot_mask &= (step - slots < window)[None, None, :]
-        masks = (prompt_mask, slot_mask)
-
-        def body(block: Block, h: Array, layer_cache: LayerCache) -> tuple[Array, tuple[Array, Array]]:
-            return block.decode(h, rope, layer_cache, masks)
-
-        scan = self._scan(body)
-        h, (k, v) = scan(self.layers, self._embed(tokens), (prompt.k, prompt.v, cache.k, cache.v))
+        h, (k, v) = self._scan(body)(self.layers, self.embed(tokens), None)
         return self.final_norm(h), k, v
 
     def logits(self, hidden: Array) -> Array:
@@ -234,8 +216,13 @@ class Decoder(nn.Module):
             equation, kernel = "...d,dv->...v", self.head
         return jnp.einsum(equation, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
-    def _embed(self, tokens: Array) -> Array:
+    def embed(self, tokens: Array) -> Array:
+        """[...] int32 -> [..., D] in the compute dtype."""
         return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype)
+
+    def normed(self, hidden: Array) -> Array:
+        """The final norm of [..., D]."""
+        return self.final_norm(hidden)
 
     def _scan(self, body: Any) -> Any:
         return nn.scan(
@@ -303,80 +290,15 @@ def hidden_states(
     """
     branch_ids = jnp.zeros_like(segment_ids) if branch_ids is None else branch_ids
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    module, variables = _bind(config, params, lora)
+    module, variables = bind(config, params, lora)
     return module.apply(variables, tokens, positions, segment_ids, branch_ids, rngs=rngs, method="hidden")
 
 
 def unembed(config: DecoderConfig, params: Params, hidden: Array) -> Array:
     """Logits [..., V] float32 of hidden states [..., D]."""
     names = ("embedding",) if config.tie_embeddings else ("embedding", "head")
-    module, variables = _bind(config, {name: params[name] for name in names}, None)
+    module, variables = bind(config, {name: params[name] for name in names}, None)
     return module.apply(variables, hidden, method="logits")
-
-
-def prefill(
-    config: DecoderConfig,
-    params: Params,
-    tokens: Array,
-    positions: Array,
-    segment_ids: Array,
-    *,
-    lora: Lora | None = None,
-) -> tuple[Array, PromptCache]:
-    """Runs the prompts once and keeps their keys and values.
-
-    Args:
-      config: the decoder's shape.
-      params: as `init_params` returns them.
-      tokens: [N, P] int32, padded on either side.
-      positions: [N, P] int32.
-      segment_ids: [N, P] int32, 0 padding, 1 the prompt.
-      lora: adapters; None: the base model.
-
-    Returns:
-      Hidden states [N, P, D] and the cache for `decode_step`.
-    """
-    module, variables = _bind(config, params, lora)
-    hidden, k, v = module.apply(variables, tokens, positions, segment_ids, method="prefill")
-    return hidden, PromptCache(k, v, segment_ids > 0, positions)
-
-
-def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int) -> KVCache:
-    """Zeros [L, N, K, S, KV, H] in the compute dtype, for the first `decode_step`."""
-    shape = (config.num_layers, num_prompts, num_samples, num_slots, config.num_kv_heads, config.head_dim)
-    return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-
-
-def decode_step(
-    config: DecoderConfig,
-    params: Params,
-    tokens: Array,
-    positions: Array,
-    prompt_cache: PromptCache,
-    cache: KVCache,
-    step: Array,
-    *,
-    lora: Lora | None = None,
-) -> tuple[Array, KVCache]:
-    """One token for each of K continuations of N prompts; the prompts' keys are not repeated K times.
-
-    Args:
-      config: the decoder's shape.
-      params: as `init_params` returns them.
-      tokens: [N, K] int32, the continuations' token number `step`.
-      positions: [N, K] int32, their rotary positions; token `step - 1` was at one less, and so on.
-      prompt_cache: from `prefill`.
-      cache: tokens 0 .. step - 1 of the continuations; slots from `step` on are not read.
-      step: [] int32, < S.
-      lora: adapters; None: the base model.
-
-    Returns:
-      Hidden states [N, K, D] that predict token `step + 1`, and the cache with slot `step` filled.
-    """
-    module, variables = _bind(config, params, lora)
-    hidden, k, v = module.apply(variables, tokens, positions, prompt_cache, cache, step, method="decode")
-    update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=3)
-    return hidden, KVCache(update(cache.k, k[:, :, :, None]), update(cache.v, v[:, :, :, None]))
 
 
 def _named(init: nn.initializers.Initializer, axes: tuple[str, ...]) -> Any:
@@ -384,7 +306,7 @@ def _named(init: nn.initializers.Initializer, axes: tuple[str, ...]) -> Any:
     return nn.with_logical_partitioning(init, axes)
 
 
-def _bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Any, dict[str, Any]]:
+def bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Any, dict[str, Any]]:
     """The module, Any because apply's type allows for mutated variables too, and its variables."""
     if lora is None:
         return Decoder(config), {"params": params}

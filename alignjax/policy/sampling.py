@@ -18,21 +18,18 @@ from alignjax.models import (
     KVCache,
     Lora,
     Model,
-    decode_step,
     empty_cache,
     prefill,
+    step_function,
     unembed,
 )
+from alignjax.policy import draws
 
 # Continuations that are drawn together where the caller does not say: enough to share the reading of the
 # weights, and little enough for their keys and values to fit.
 _ROWS = 128
 # Lengths that prompts are padded to; beyond them, multiples of the last.
 _PROMPT_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-# Ids that are drawn from in two levels: first a block of this many, then one within it.
-_BLOCK = 256
-# How many of the likeliest ids are looked at for the nucleus before all are.
-_NUCLEUS_WIDTHS = (256, 4096)
 
 
 class Samples(NamedTuple):
@@ -104,7 +101,8 @@ def sample(
         )
     if not 0.0 < top_p <= 1.0:
         raise InputError(f"sample: top_p is {top_p}; it must be above 0 and at most 1.")
-    draw = _Draw(num_samples, max_new_tokens, end_ids(model), greedy=False, nucleus=top_p < 1.0)
+    ends = end_ids(model)
+    draw = _Draw(num_samples, max_new_tokens, ends, False, tempered=temperature != 1.0, nucleus=top_p < 1.0)
     if places is not None and len(places) != len(prompts):
         raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
     warp = temperature, top_p
@@ -121,7 +119,7 @@ def greedy(
     progress: Callable[[int], Any] | None = None,
 ) -> Samples:
     """The most probable token at every step; arguments, result (with K = 1) and errors as `sample`."""
-    draw = _Draw(1, max_new_tokens, end_ids(model), greedy=True, nucleus=False)
+    draw = _Draw(1, max_new_tokens, end_ids(model), greedy=True, tempered=False, nucleus=False)
     return _run(jax.random.key(0), model, prompts, draw, (1.0, 1.0), lora, prompt_batch_size, progress)
 
 
@@ -132,7 +130,8 @@ class _Draw(NamedTuple):
     max_new_tokens: int
     eos_ids: tuple[int, ...]
     greedy: bool
-    nucleus: bool
+    tempered: bool  # the temperature is not 1
+    nucleus: bool  # top_p is below 1
 
 
 def end_ids(model: Model) -> tuple[int, ...]:
@@ -153,7 +152,7 @@ def _run(
     places: Sequence[int] | None = None,
     keep: Callable[[list[int], Samples], Any] | None = None,
 ) -> Samples:
-    """Groups the prompts by padded length, runs each group in batches of one shape, restores the order."""
+    """Runs the prompts in batches of one size, shorter ones first, and restores their order."""
     if draw.max_new_tokens < 1:
         raise InputError(f"sample: max_new_tokens is {draw.max_new_tokens}; it must be at least 1.")
     if prompt_batch_size is not None and prompt_batch_size < 1:
@@ -167,30 +166,27 @@ def _run(
         np.zeros(shape, np.float32),
     )
     temperature, top_p = (jnp.float32(x) for x in warp)
-    groups: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault(_padded_length(len(prompt)), []).append(i)
-    for length, members in sorted(groups.items()):
-        size = min(most, 1 << (len(members) - 1).bit_length())  # a power of two, for few programs
-        for start in range(0, len(members), size):
-            rows = members[start : start + size]
-            # The last batch is filled up with its first prompt: one shape, and rows that end like real ones.
-            filled = rows + rows[:1] * (size - len(rows))
-            tokens = np.zeros((size, length), np.int32)
-            for row, i in enumerate(filled):
-                tokens[row, : len(prompts[i])] = prompts[i]
-            lengths = np.array([len(prompts[i]) for i in filled], np.int32)
-            index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
-            found = _generate(
-                model.config, draw, model.params, lora, key, tokens, lengths, index, temperature, top_p
-            )
-            part = Samples(*(np.asarray(x)[: len(rows)] for x in found))
-            for whole, some in zip(result, part, strict=True):
-                whole[rows] = some
-            if keep is not None:
-                keep(rows, part)
-            if progress is not None:
-                progress(len(rows))
+    size = min(most, 1 << (len(prompts) - 1).bit_length()) if prompts else 1  # a power of two: few programs
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # neighbours need little padding
+    for start in range(0, len(prompts), size):
+        rows = order[start : start + size]
+        # The last batch is filled up with its first prompt: one shape, and rows that end like real ones.
+        filled = rows + rows[:1] * (size - len(rows))
+        tokens = np.zeros((size, _padded_length(len(prompts[rows[-1]]))), np.int32)
+        for row, i in enumerate(filled):
+            tokens[row, : len(prompts[i])] = prompts[i]
+        lengths = np.array([len(prompts[i]) for i in filled], np.int32)
+        index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
+        found = _generate(
+            model.config, draw, model.params, lora, key, tokens, lengths, index, temperature, top_p
+        )
+        part = Samples(*(np.asarray(x)[: len(rows)] for x in found))
+        for whole, some in zip(result, part, strict=True):
+            whole[rows] = some
+        if keep is not None:
+            keep(rows, part)
+        if progress is not None:
+            progress(len(rows))
     return result
 
 
@@ -260,13 +256,10 @@ def _generate(
     pick = functools.partial(_pick, draw=draw, temperature=temperature, top_p=top_p)
     first = jnp.broadcast_to(logits[:, None, :], (num, samples, logits.shape[1]))
     state = _append(state, first, keys, draw, pick)
+    decode = step_function(config, params, prompt_cache, prompt_lengths, max(limit - 1, 1), lora=lora)
 
     def body(state: _State) -> _State:
-        slot = state.step - 1
-        positions = jnp.broadcast_to((prompt_lengths + slot)[:, None], (num, samples))
-        hidden, cache = decode_step(
-            config, params, state.last, positions, prompt_cache, state.cache, slot, lora=lora
-        )
+        hidden, cache = decode(state.last, state.cache, state.step - 1)
         return _append(state._replace(cache=cache), unembed(config, params, hidden), keys, draw, pick)
 
     def unfinished(state: _State) -> Array:
@@ -277,12 +270,15 @@ def _generate(
 
 
 def _append(
-    state: _State, logits: Array, keys: Array, draw: _Draw, pick: Callable[[Array, Array], Array]
+    state: _State,
+    logits: Array,
+    keys: Array,
+    draw: _Draw,
+    pick: Callable[[Array, Array], tuple[Array, Array]],
 ) -> _State:
     """Draws one token a continuation from logits [N, K, V] and records it where the continuation goes on."""
     step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
-    token = pick(step_keys, logits)
-    logp = jnp.take_along_axis(logits, token[:, :, None], axis=2)[:, :, 0] - jax.nn.logsumexp(logits, axis=2)
+    token, logp = pick(step_keys, logits)
     going = ~state.done
     token = jnp.where(going, token, 0)
     # A whole column is written: once a step, in place.
@@ -300,59 +296,23 @@ def _append(
     )
 
 
-def _pick(keys: Array, logits: Array, *, draw: _Draw, temperature: Array, top_p: Array) -> Array:
-    """Token ids [N, K] int32 from logits [N, K, V], one key each.
-
-    Draws invert the cumulative distribution: two random numbers a token, where adding Gumbel noise takes V of
-    them and, on a CPU, as long as the layers of a small model.
-    """
+def _pick(
+    keys: Array, logits: Array, *, draw: _Draw, temperature: Array, top_p: Array
+) -> tuple[Array, Array]:
+    """Token ids [N, K] int32 from logits [N, K, V], one key each, and their log-probabilities."""
+    flat = logits.reshape(-1, logits.shape[2])
+    largest = jnp.max(flat, axis=1, keepdims=True)
+    weights = draws.in_blocks(jnp.exp(flat - largest))
+    sums = jnp.sum(weights, axis=2)
+    log_total = largest[:, 0] + jnp.log(jnp.sum(sums, axis=1))
+    if draw.tempered:
+        weights = draws.in_blocks(jnp.exp((flat - largest) / temperature))
+        sums = jnp.sum(weights, axis=2)
     if draw.greedy:
-        return jnp.argmax(logits, axis=2).astype(jnp.int32)
-    shape = logits.shape[:2]
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys.reshape(-1))
-    flat = logits.reshape(-1, logits.shape[2]) / temperature
-    token = _nucleus(uniform[:, 0], flat, top_p) if draw.nucleus else jax.vmap(_full)(uniform, flat)
-    return token.astype(jnp.int32).reshape(shape)
-
-
-def _full(uniform: Array, logits: Array) -> Array:
-    """One id [] from logits [V] and two numbers [2] in [0, 1): first a block of ids, then one within it."""
-    weights = jnp.exp(logits - jnp.max(logits))
-    blocks = jnp.pad(weights, (0, -weights.size % _BLOCK)).reshape(-1, _BLOCK)
-    block = _invert(uniform[0], jnp.sum(blocks, axis=1))
-    return block * _BLOCK + _invert(uniform[1], blocks[block])
-
-
-def _nucleus(uniform: Array, logits: Array, top_p: Array) -> Array:
-    """Ids [R] from logits [R, V] and numbers [R] in [0, 1), among the fewest likeliest ids of mass `top_p`.
-
-    Sorting all of V is slow and seldom needed: a few of the likeliest are tried first, more where their mass
-    is less than `top_p` in some row. All widths give the same id.
-    """
-    vocab = logits.shape[1]
-    log_total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
-
-    def among(widths: tuple[int, ...]) -> Array:
-        ranked, order = jax.lax.top_k(logits, widths[0])
-        probs = jnp.exp(ranked - log_total)
-        mass = jnp.cumsum(probs, axis=1)
-
-        def finish() -> Array:
-            kept = mass - probs < top_p
-            kept = kept.at[:, 0].set(True)  # whatever rounding does
-            choice = jax.vmap(_invert)(uniform, jnp.where(kept, probs, 0.0))
-            return jnp.take_along_axis(order, choice[:, None], axis=1)[:, 0]
-
-        if len(widths) == 1:
-            return finish()
-        return jax.lax.cond(jnp.all(mass[:, -1] >= top_p), finish, lambda: among(widths[1:]))
-
-    return among((*(w for w in _NUCLEUS_WIDTHS if w < vocab), vocab))
-
-
-def _invert(uniform: Array, weights: Array) -> Array:
-    """Index [] of probability weights[i] / sum(weights), from weights [C] >= 0 and a number in [0, 1)."""
-    total = jnp.cumsum(weights)
-    # Sums in a tree may round up on a zero weight; such an index must not be found.
-    found = (total > uniform * total[-1]) & (weights > 0)
-    return jnp.argmax(jnp.where(found, 2, jnp.where(weights > 0, 1, 0)))
+        token = jnp.argmax(flat, axis=1)
+    elif draw.nucleus:
+        token = draws.from_nucleus(keys.reshape(-1), weights, sums, top_p)
+    else:
+        token = draws.from_all(keys.reshape(-1), weights, sums)
+    logp = jnp.take_along_axis(flat, token[:, None], axis=1)[:, 0] - log_total
+    return token.astype(jnp.int32).reshape(keys.shape), logp.reshape(keys.shape)

@@ -121,14 +121,14 @@ def test_attend_cached_equals_attend_on_the_concatenation():
 
     q = draw(num, samples, heads, width)
     k, v = draw(num, samples, kv, width), draw(num, samples, kv, width)
-    prompt_k, prompt_v = draw(num, prompt, kv, width), draw(num, prompt, kv, width)
-    cache_k, cache_v = draw(num, samples, slots, kv, width), draw(num, samples, slots, kv, width)
+    prompt_k, prompt_v = draw(num, kv, prompt, width), draw(num, kv, prompt, width)
+    cache_k, cache_v = draw(num, samples, kv, slots, width), draw(num, samples, kv, slots, width)
     prompt_mask = jnp.array([[True] * 4, [False, True, True, True]])[:, None].repeat(samples, axis=1)
     slot_mask = jnp.broadcast_to(jnp.arange(slots) < 2, (num, samples, slots))
     out = attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, prompt_mask, slot_mask)
     for n, s in np.ndindex(num, samples):
-        all_k = jnp.concatenate([prompt_k[n], cache_k[n, s], k[n, s][None]])[None]
-        all_v = jnp.concatenate([prompt_v[n], cache_v[n, s], v[n, s][None]])[None]
+        all_k = jnp.concatenate([prompt_k[n], cache_k[n, s], k[n, s][:, None]], axis=1).swapaxes(0, 1)[None]
+        all_v = jnp.concatenate([prompt_v[n], cache_v[n, s], v[n, s][:, None]], axis=1).swapaxes(0, 1)[None]
         mask = np.concatenate([prompt_mask[n, s], slot_mask[n, s], [True]])[None, None]
         expected = naive(q[n, s][None, None], all_k, all_v, mask)
         np.testing.assert_allclose(out[n, s], expected[0, 0], atol=1e-6)

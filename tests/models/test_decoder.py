@@ -10,6 +10,7 @@ from alignjax.models import (
     DecoderConfig,
     Lora,
     Model,
+    decode,
     decode_step,
     empty_cache,
     hidden_states,
@@ -17,6 +18,7 @@ from alignjax.models import (
     init_params,
     logical_axes,
     prefill,
+    step_function,
     unembed,
 )
 
@@ -119,7 +121,9 @@ def test_logits_equal_a_slow_float64_forward_pass(config):
     np.testing.assert_allclose(logits[0], slow_forward(config, params, ids[0]), atol=2e-5)
 
 
-def test_cached_decoding_equals_the_full_forward(config):
+@pytest.mark.parametrize("unscanned_weights", [2**28, 0])
+def test_cached_decoding_equals_the_full_forward(config, unscanned_weights, monkeypatch):
+    monkeypatch.setattr(decode, "_UNSCANNED_WEIGHTS", unscanned_weights)
     params, lora = random_params(config), random_lora(config)
     prompts, samples, slots = 2, 3, 5
     # The second prompt is one shorter than the first: one token of padding.
@@ -136,14 +140,19 @@ def test_cached_decoding_equals_the_full_forward(config):
         full[n] = forward(config, params, *plain(jnp.concatenate([prompt, texts[n]], axis=1)), lora=lora)
         np.testing.assert_allclose(hidden[n, :length], full[n][0, :length], atol=1e-5)
     cache = empty_cache(config, prompts, samples, slots)
+    assert isinstance(cache.k, tuple) == (unscanned_weights > 0)
     # What is in the slots that are not written yet must not matter.
     cache = jax.tree.map(lambda x: x + 7.0, cache)
     step = jax.jit(decode_step, static_argnums=0)
+    in_loop = jax.jit(step_function(config, params, prompt_cache, lengths, slots, lora=lora))
+    caches = cache
     for s in range(slots):
         at = jnp.broadcast_to(lengths[:, None] + s, (prompts, samples))
         out, cache = step(config, params, texts[:, :, s], at, prompt_cache, cache, jnp.int32(s), lora=lora)
+        again, caches = in_loop(texts[:, :, s], caches, jnp.int32(s))
         for n in range(prompts):
             np.testing.assert_allclose(out[n], full[n][:, int(lengths[n]) + s], atol=1e-5)
+        np.testing.assert_allclose(again, out, atol=1e-5)
 
 
 def test_branches_equal_separate_rows(config):

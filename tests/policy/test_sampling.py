@@ -190,41 +190,6 @@ def test_the_tokenizers_end_counts(model):
     assert sampling.end_ids(Model(None, CONFIG, tokenizer)) == (2, 4, 9)
 
 
-@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999, 1.0])
-def test_all_widths_of_the_nucleus_draw_the_same(top_p, monkeypatch):
-    logits = jax.random.normal(jax.random.key(0), (64, 500)) * 2
-    uniform = jax.random.uniform(jax.random.key(1), (64,))
-    monkeypatch.setattr(sampling, "_NUCLEUS_WIDTHS", ())
-    whole = sampling._nucleus(uniform, logits, jnp.float32(top_p))
-    monkeypatch.setattr(sampling, "_NUCLEUS_WIDTHS", (8, 64))
-    narrow = sampling._nucleus(uniform, logits, jnp.float32(top_p))
-    assert (whole == narrow).mean() >= 63 / 64  # a number that falls on a border may round either way
-    probs = np.asarray(jax.nn.softmax(logits), np.float64)
-    for token, row in zip(np.asarray(narrow), probs, strict=True):
-        assert row[row > row[token]].sum() < top_p + 1e-6  # likelier ids alone do not fill the nucleus
-
-
-def test_two_levels_draw_like_one(monkeypatch):
-    # 600 ids are three blocks, the last of them partly filled; 200,000 draws against exact probabilities.
-    logits = jax.random.normal(jax.random.key(0), (600,)) * 2
-    uniform = jax.random.uniform(jax.random.key(1), (200_000, 2))
-    tokens = jax.jit(jax.vmap(sampling._full, in_axes=(0, None)))(uniform, logits)
-    wanted = np.asarray(jax.nn.softmax(logits), np.float64) * 200_000
-    seen = np.bincount(np.asarray(tokens), minlength=600)
-    assert len(seen) == 600
-    common = wanted >= 5
-    statistic = ((seen - wanted)[common] ** 2 / wanted[common]).sum()
-    assert statistic <= stats.chi2.isf(1e-4, common.sum())
-
-
-def test_an_index_without_weight_is_never_found():
-    weights = jnp.array([0.0, 0.3, 0.0, 0.7, 0.0])
-    for uniform, index in ((0.0, 1), (0.2999, 1), (0.3001, 3), (1.0, 1)):
-        assert (
-            int(sampling._invert(jnp.float32(uniform), weights)) == index
-        )  # 1.0 does not occur; any with weight
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -1,0 +1,214 @@
+"""Reading prompts once and going on from them: caches, and one token for many continuations at a time.
+
+Letters as in `decoder`: N prompts, P prompt tokens, K continuations of one prompt, S slots for their tokens,
+L layers, KV key/value heads, H head width, D hidden.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alignjax.models.attention import rope_tables
+from alignjax.models.config import DecoderConfig
+from alignjax.models.decoder import Block, Params, bind
+from alignjax.models.lora import Lora, projection_sizes
+
+# Up to so many weights in the layers (1 GiB in float32) every layer is a part of the program of its own. A
+# scan copies each layer's weights and caches out of their stacks in every step, on a CPU a quarter of the
+# time; without it a loop over steps holds a second copy of the weights, and the program is L times as long.
+_UNSCANNED_WEIGHTS = 2**28
+
+
+class PromptCache(NamedTuple):
+    """Keys and values of N prompts, each shared by all of its continuations."""
+
+    k: Array  # [L, N, P, KV, H], compute dtype, rotated
+    v: Array  # [L, N, P, KV, H]
+    mask: Array  # [N, P] bool, True where there is a token
+    positions: Array  # [N, P] int32
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the continuations' own tokens; where layers are not scanned, an array for each."""
+
+    k: Array | tuple[Array, ...]  # [L, N, K, KV, S, H] or L times [N, K, KV, S, H], compute dtype, rotated
+    v: Array | tuple[Array, ...]
+
+
+def prefill(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    segment_ids: Array,
+    *,
+    lora: Lora | None = None,
+) -> tuple[Array, PromptCache]:
+    """Runs the prompts once and keeps their keys and values.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+      tokens: [N, P] int32, padded on either side.
+      positions: [N, P] int32.
+      segment_ids: [N, P] int32, 0 padding, 1 the prompt.
+      lora: adapters; None: the base model.
+
+    Returns:
+      Hidden states [N, P, D] and the cache for `decode_step`.
+    """
+    module, variables = bind(config, params, lora)
+    hidden, k, v = module.apply(variables, tokens, positions, segment_ids, method="prefill")
+    return hidden, PromptCache(k, v, segment_ids > 0, positions)
+
+
+def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int) -> KVCache:
+    """Zeros in the compute dtype, for the first `decode_step`."""
+    shape = (num_prompts, num_samples, config.num_kv_heads, num_slots, config.head_dim)
+    if _is_scanned(config):
+        stacked = jnp.zeros((config.num_layers, *shape), config.dtype)
+        return KVCache(stacked, stacked)
+    layers = (jnp.zeros(shape, config.dtype),) * config.num_layers
+    return KVCache(layers, layers)
+
+
+def decode_step(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    prompt_cache: PromptCache,
+    cache: KVCache,
+    step: Array,
+    *,
+    lora: Lora | None = None,
+) -> tuple[Array, KVCache]:
+    """One token for each of K continuations of N prompts; the prompts' keys are not repeated K times.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+      tokens: [N, K] int32, the continuations' token number `step`.
+      positions: [N, K] int32, their rotary positions; token `step - 1` was at one less, and so on.
+      prompt_cache: from `prefill`.
+      cache: tokens 0 .. step - 1 of the continuations; slots from `step` on are not read.
+      step: [] int32, < S.
+      lora: adapters; None: the base model.
+
+    Returns:
+      Hidden states [N, K, D] that predict token `step + 1`, and the cache with slot `step` filled.
+    """
+    step_once = _stepper(config, params, prompt_cache, lora)
+    return step_once(tokens, positions, rope_tables(config, positions), cache, step)
+
+
+def step_function(
+    config: DecoderConfig,
+    params: Params,
+    prompt_cache: PromptCache,
+    starts: Array,
+    num_slots: int,
+    *,
+    lora: Lora | None = None,
+) -> Callable[[Array, KVCache, Array], tuple[Array, KVCache]]:
+    """`decode_step` as a function of tokens, cache and step alone, for a loop over steps.
+
+    What all steps share is laid out here, once; inside the loop the compiler would do it in each.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+      prompt_cache: from `prefill`.
+      starts: [N] int32, the rotary position of token 0 of each prompt's continuations.
+      num_slots: S of the cache.
+      lora: adapters; None: the base model.
+    """
+    step_once = _stepper(config, params, prompt_cache, lora)
+    positions = starts[None, :] + jnp.arange(num_slots, dtype=jnp.int32)[:, None]  # [S, N]
+    tables = (positions, *rope_tables(config, positions))
+
+    def step_at(tokens: Array, cache: KVCache, step: Array) -> tuple[Array, KVCache]:
+        here = (jax.lax.dynamic_index_in_dim(table, step, keepdims=False)[:, None] for table in tables)
+        at, *rope = (jnp.broadcast_to(x, (*tokens.shape, *x.shape[2:])) for x in here)
+        return step_once(tokens, at, tuple(rope), cache, step)
+
+    return step_at
+
+
+def _stepper(
+    config: DecoderConfig, params: Params, prompt_cache: PromptCache, lora: Lora | None
+) -> Callable[[Array, Array, Any, KVCache, Array], tuple[Array, KVCache]]:
+    """One step as a function of tokens and positions [N, K], their rotary tables, the cache and the step."""
+    block = Block(config) if lora is None else Block(config, lora.scale, lora.dropout)
+    variables = {"params": params["layers"]}
+    if lora is not None:
+        variables["lora"] = lora.params["layers"]
+    # Heads first, as the products read them.
+    layers = (variables, prompt_cache.k.swapaxes(2, 3), prompt_cache.v.swapaxes(2, 3))
+    scanned = _is_scanned(config)
+    if not scanned:
+        layers = [jax.tree.map(operator.itemgetter(i), layers) for i in range(config.num_layers)]
+    through = functools.partial(_through_scan if scanned else _through_each, block, layers)
+    module, ends = bind(config, {k: v for k, v in params.items() if k != "layers"}, None)
+
+    def step_once(
+        tokens: Array, positions: Array, rope: tuple[Array, Array], cache: KVCache, step: Array
+    ) -> tuple[Array, KVCache]:
+        masks = _masks(config, positions, prompt_cache, cache.k[0].shape[-2], step)
+        h = module.apply(ends, tokens, method="embed")
+        h, cache = through(h, cache, step, rope, masks)
+        return module.apply(ends, h, method="normed"), cache
+
+    return step_once
+
+
+def _through_scan(
+    block: Block, layers: Any, h: Array, cache: KVCache, step: Array, *seen: Any
+) -> tuple[Array, KVCache]:
+    """All layers in a scan; what is new is written into the stacks behind it, in place."""
+
+    def body(h: Array, layer: Any) -> tuple[Array, Any]:
+        variables, *caches = layer
+        return block.apply(variables, h, tuple(caches), *seen, method="decode")  # pyright: ignore[reportReturnType]  # nothing is mutated
+
+    h, new = jax.lax.scan(body, h, (*layers, *cache))
+    update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
+    filled = (update(jnp.asarray(c), x[:, :, :, :, None]) for c, x in zip(cache, new, strict=True))
+    return h, KVCache(*filled)
+
+
+def _through_each(
+    block: Block, layers: Any, h: Array, cache: KVCache, step: Array, *seen: Any
+) -> tuple[Array, KVCache]:
+    """Layer after layer, each with a cache of its own."""
+    caches = []
+    for (variables, *prompt), *own in zip(layers, *cache, strict=True):
+        h, own = block.apply(variables, h, (*prompt, *own), *seen, step, method="decode_into")
+        caches.append(own)
+    k, v = zip(*caches, strict=True)
+    return h, KVCache(k, v)
+
+
+def _masks(
+    config: DecoderConfig, positions: Array, prompt: PromptCache, num_slots: int, step: Array
+) -> tuple[Array, Array]:
+    """What tokens at positions [N, K] see besides themselves: [N, K, P] of the prompt, [N, K, S] of slots."""
+    slots = jnp.arange(num_slots, dtype=jnp.int32)
+    prompt_mask = jnp.broadcast_to(prompt.mask[:, None, :], (*positions.shape, prompt.mask.shape[1]))
+    slot_mask = jnp.broadcast_to((slots < step)[None, None, :], (*positions.shape, num_slots))
+    window = config.sliding_window
+    if window is not None:
+        prompt_mask &= positions[:, :, None] - prompt.positions[:, None, :] < window
+        slot_mask &= (step - slots < window)[None, None, :]
+    return prompt_mask, slot_mask
+
+
+def _is_scanned(config: DecoderConfig) -> bool:
+    """Whether decoding goes through the layers in a scan."""
+    weights = sum(rows * columns for rows, columns in projection_sizes(config).values())
+    return config.num_layers * weights > _UNSCANNED_WEIGHTS
