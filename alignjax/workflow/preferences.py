@@ -18,7 +18,13 @@ from alignjax.data.records import (
     read_prompts,
 )
 from alignjax.data.split import split_by_prompt
-from alignjax.data.tokenize import Template, TokenizedPair, template_for, tokenize_pairs
+from alignjax.data.tokenize import (
+    Template,
+    TokenizedPair,
+    template_for,
+    tokenize_pairs,
+    tokenize_prompts,
+)
 from alignjax.errors import InputError
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Responses
@@ -91,6 +97,10 @@ def load(context: Context, tokenizer: "PreTrainedTokenizerBase", template: Templ
     align_pairs, human = _union({name: train for name, (train, _) in raw.items()})
     align = _tokenize(context, tokenizer, template, align_pairs, None, counts.setdefault("align", {})).tokens
     train_prompts, eval_prompts = _prompts(context, raw)
+    for name, prompts in (("prompts to sample", train_prompts), ("prompts to evaluate", eval_prompts)):
+        limit = context.config.model.max_prompt_length
+        _, cut = tokenize_prompts(tokenizer, template, prompts, max_prompt_length=limit)
+        counts[name] = {"prompts": len(prompts), "prompts_cut": cut}
     return Preferences(dimensions, align, align_pairs, human, train_prompts, eval_prompts, counts)
 
 

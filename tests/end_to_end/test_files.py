@@ -186,6 +186,9 @@ def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
     assert stages_done(capsys.readouterr().out) == ["evaluation"]
     assert not (workdir / "unscored.jsonl").exists()
     held = held_out([f"ask {i}" for i in range(NUM_PROMPTS)])
+    counts = load(workdir / "data.json")
+    assert counts["prompts to sample"] == {"prompts": NUM_PROMPTS - len(held), "prompts_cut": 0}
+    assert counts["prompts to evaluate"] == {"prompts": len(held), "prompts_cut": 0}
     for name, side in (("samples.jsonl", False), ("evaluation_samples/aligned.jsonl", True)):
         shown = {json.loads(line)["prompt"] for line in (workdir / name).read_text().splitlines()}
         assert len(shown) == 8 and all((prompt in held) == side for prompt in shown)
