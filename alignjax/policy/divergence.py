@@ -90,15 +90,14 @@ def _completion_kl(
     loras: tuple[Lora | None, Lora | None],
     rows: Rows,
 ) -> Array:
-    rows = Rows(*(jnp.asarray(field) for field in rows))
-    valid = jnp.asarray(rows.target_slot >= 0)
+    tokens, positions, segments, branches, target_index, _, slots = (jnp.asarray(field) for field in rows)
+    valid = slots >= 0
 
     def at_targets(config: DecoderConfig, weights: Any, lora: Lora | None) -> Array:
-        document = rows.tokens, rows.positions, rows.segment_ids, rows.branch_ids
-        hidden = hidden_states(config, weights, *document, lora=lora)
-        return jnp.take_along_axis(hidden, rows.target_index[:, :, None], axis=1)
+        hidden = hidden_states(config, weights, tokens, positions, segments, branches, lora=lora)
+        return jnp.take_along_axis(hidden, target_index[:, :, None], axis=1)
 
-    both = tuple(map(at_targets, configs, params, loras))
+    own, ref = map(at_targets, configs, params, loras)
 
     def chunk_kl(own: Array, ref: Array, valid: Array) -> Array:
         p, q = (
@@ -114,7 +113,8 @@ def _completion_kl(
         return None, jax.lax.cond(jnp.any(chunk[2]), chunk_kl, skip, *chunk)
 
     width = chunk_width(configs[0].vocab_size, *valid.shape)
-    _, sums = jax.lax.scan(body, None, tuple(columns(x, width) for x in (*both, valid)))  # [chunks, B]
+    # [chunks, B]
+    _, sums = jax.lax.scan(body, None, (columns(own, width), columns(ref, width), columns(valid, width)))
     return jnp.sum(sums, axis=0)
 
 
