@@ -17,7 +17,7 @@ _LOSES, _WINS = FIXED["reward"][0], OTHERS[0][0]
 
 
 def grid(evaluation: Evaluation) -> Grid | None:
-    """Win rate against the reference and rating of every policy, two columns a dimension; None: no contest."""
+    """Win rate against the reference and rating, two columns a dimension; None where there is no contest."""
     contests: Mapping[str, Any] = evaluation.get("contests") or {}
     if not contests:
         return None
@@ -32,8 +32,8 @@ def grid(evaluation: Evaluation) -> Grid | None:
             cells += [tables.format_estimate(wins), tables.format_estimate(contest["ratings"].get(policy))]
         rows.append((tables.policy_label(policy, names), policy_mark(policy, names)[0], cells))
     notes = [
-        "Wins: share of comparisons on one prompt, a tie counts half; rating: Bradley-Terry, logits above the "
-        "reference; [..]: 95% interval over prompts."
+        "Wins: share of comparisons on one prompt, a tie counts half; rating: Bradley-Terry, logits above "
+        "the reference; [..]: 95% interval over prompts."
     ]
     return Grid("Contests", head, rows, notes + [_judge(name, c) for name, c in contests.items()])
 

@@ -43,7 +43,8 @@ def win_shares(scores: np.ndarray, weights: np.ndarray | None = None, *, tie: fl
         for b in range(a):
             lead = scores[a][:, :, None] - scores[b][:, None, :]  # [N, K, K]
             wins = np.where(np.abs(lead) <= tie, 0.5, lead > 0)
-            shares[a, b] = np.einsum("nk,nkl,nl->n", chances[a], wins, chances[b])
+            won = np.einsum("nk,nkl,nl->n", chances[a], wins, chances[b])
+            shares[a, b] = np.clip(won, 0.0, 1.0)  # rounding can leave 1 + 2e-16
             shares[b, a] = 1.0 - shares[a, b]
     return shares
 

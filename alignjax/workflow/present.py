@@ -36,7 +36,11 @@ def present(context: Context, preferences: Preferences) -> str:
         scores=_scores(context),
         frontier=Curve(*(np.array(curve[name]) for name in ("lams", "margins", "reward", "kl", "objective"))),
         samples=_samples(workdir, list(evaluation["policies"]), config.shown_samples),
-        findings=[*calibration["findings"], *_warnings(dual), *_cut(evaluation)],
+        findings=[
+            *calibration["findings"],
+            *_warnings(dual),
+            *([] if context.population else _cut(evaluation)),
+        ],
         rounds=_rounds(workdir, config.rounds.count),
     )
     write_report(inputs, workdir)
