@@ -94,6 +94,13 @@ def fraction_of_two(c: Any) -> None:
         (lambda c: c.lora.update(dropout=1.0), "config.lora.dropout"),
         (lambda c: c.update(method="ppo"), "config.method"),
         (lambda c: c.update(bootstrap=5), "config.bootstrap"),
+        (lambda c: c.judges.update(harm={"function": "m:f"}), "config.judges.harm: is 'harm', names no dim"),
+        (lambda c: c.judges.safety.update(function="f"), "config.judges.safety.function: is 'f', must be"),
+        (
+            lambda c: c.judges.safety.update(function="m:f", verdicts="v.jsonl"),
+            "config.judges.safety: is ['function', 'verdicts'], give a function or",
+        ),
+        (lambda c: c.update(refusals=("sorry", " ")), "config.refusals[1]: is ' ', is empty"),
     ],
 )
 def test_impossible_values_are_refused_by_name(change, message):
