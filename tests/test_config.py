@@ -173,6 +173,13 @@ def test_an_exact_score_needs_a_world():
         from_mapping(config.to_dict())
 
 
+def test_a_judge_of_ones_own_needs_samples():
+    config = load("mocan").get_config("enumerable")
+    config.judges.reward.function = "m:f"
+    with pytest.raises(InputError, match=r"config.judges.reward: is \['function'\], reads sampled responses"):
+        from_mapping(config.to_dict())
+
+
 def test_weights_of_baselines():
     config = load("mocan").get_config("tiny")
     config.baselines.single, config.baselines.lams = True, (0.5, 2.0)

@@ -14,6 +14,7 @@ Estimate = Mapping[str, float | None] | float | None
 MISSING = "-"
 # A shortfall that two decimals do not show is none: exact sums have intervals of no width.
 ROUNDING = 0.005
+RARE = 0.01  # share of cut or empty responses below which they get no column
 KEPT, KEPT_WITHIN, MISSED, NOT_ASKED, UNKNOWN = (
     "kept",
     "kept within its interval",
@@ -140,19 +141,19 @@ def columns(evaluation: Evaluation) -> list[Column]:
     wanted += [(("utilities", name), name, "score") for name in names]
     wanted += [(("margins", name), f"{name} margin", "score") for name in names]
     wanted += [(("kl",), "KL", "nats")]
-    wanted += [(("length",), "tokens", "form"), (("refusals",), "refusals", "form")]
-    wanted += [(("cut",), "cut", "form"), (("empty",), "empty", "form")]
     wanted += [(("true_reward",), "true reward", "score")]
     wanted += [(("true_margins", name), f"true {name} margin", "score") for name in names]
     wanted += [(("kl_from_optimum",), "KL from optimum", "nats")]
+    wanted += [(("length",), "tokens", "form"), (("refusals",), "refusals", "form")]
+    wanted += [(("cut",), "cut", "form"), (("empty",), "empty", "form")]
     policies = [(evaluation.get("policies") or {})[name] for name in policy_names(evaluation)]
     result = []
     for key, header, unit in wanted:
         estimates = [estimate_at(policy, key) for policy in policies]
         optional = key[0].startswith("true_") or key[0] == "kl_from_optimum" or unit == "form"
         present = any(estimate is not None for estimate in estimates)
-        if key[0] in ("cut", "empty"):  # rare, and a column of zeros says nothing
-            present = any(isinstance(e, Mapping) and (e.get("mean") or 0) > 0 for e in estimates)
+        if key[0] in ("cut", "empty"):  # a column of zeros says nothing
+            present = any(isinstance(e, Mapping) and (e.get("mean") or 0) >= RARE for e in estimates)
         if not optional or present:
             result.append(Column(key, header, unit, _decimals(estimates)))
     return result
