@@ -145,6 +145,7 @@ def test_verdicts_of_both_orders_are_averaged_and_show_the_bias(verdicts):
     judged = judges.by_verdicts(path, PROMPTS, list(FIRST))
     # Prompt 0: each won once. Prompt 1: a tie in one order only, so that it says nothing of places.
     np.testing.assert_allclose(judged.shares[1, 0], [0.5, 0.5])
+    assert judged.lead is not None
     np.testing.assert_allclose(judged.lead, [0.5, np.nan])
     found = record(list(FIRST), judged, RESAMPLES)
     assert found["position_bias"]["mean"] == 0.5 and found["judge"] == "verdicts"
