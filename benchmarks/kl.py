@@ -10,7 +10,7 @@ repetition draws 8 responses to each of 64 prompts. Printed are bias and standar
 import argparse
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import log_softmax
 
 VOCABULARY, DEPTH, PROMPTS, RESPONSES = 5, 5, 64, 8  # the last token of the vocabulary is the end
@@ -72,7 +72,7 @@ def missing(strength: float, reference: np.ndarray, direction: np.ndarray, wante
 
 def main() -> None:
     """Prints a row for each kind of direction, divergence and estimator."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=600)
     repetitions = parser.parse_args().repetitions
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"{'direction':14}{'KL':>5}  {'estimator':18}{'bias':>9}{'sd':>9}")
     for name, direction in directions.items():
         for wanted in (0.1, 1.0, 3.0):
-            strength = brentq(missing, 0.0, 40.0, args=(reference, direction, wanted))
+            strength = root_scalar(missing, (reference, direction, wanted), bracket=(0.0, 40.0)).root
             policy = tilted(strength, reference, direction)
             exact, token = divergences(policy, reference)
             found = np.array([estimates(rng, policy, reference, token) for _ in range(repetitions)])
