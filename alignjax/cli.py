@@ -11,9 +11,11 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from alignjax.errors import InfeasibleError, InputError
+from alignjax.runtime import preemption
 
 EXIT_INPUT = 2
 EXIT_INFEASIBLE = 3
+EXIT_STOPPED = 75
 _UNSET = re.compile(r"--config\.([\w.]+)=None")
 
 
@@ -25,7 +27,8 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None, required: S
       argv: command line with the program's name first; None: sys.argv.
       required: names of flags that must be given.
 
-    Status: 0 done; 2 an InputError; 3 an InfeasibleError. Anything else is a bug and keeps its traceback.
+    Status: 0 done; 2 an InputError; 3 an InfeasibleError; 75 stopped by SIGTERM with everything saved.
+    Anything else is a bug and keeps its traceback.
     """
     argv = list(sys.argv if argv is None else argv)
     try:
@@ -35,7 +38,11 @@ def run(main: Callable[[], None], argv: Sequence[str] | None = None, required: S
         for name in required:
             if not flags.FLAGS[name].value:
                 raise InputError(f"--{name} is missing; give --{name}=...")
+        preemption.watch()
         main()
+    except preemption.Stopped:
+        print("stopped by a signal, everything is saved: the same command goes on.", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(EXIT_INFEASIBLE if isinstance(error, InfeasibleError) else EXIT_INPUT)

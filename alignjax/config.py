@@ -61,6 +61,9 @@ class DataSettings:
     num_held_out: int = 0  # worlds: labelled pairs held out for calibration and early stopping
     held_out_fraction: float = 0.2  # files: share of the prompts held out
     sources: Mapping[str, SourceSettings] = dataclasses.field(default_factory=dict)
+    prompts: str | None = (
+        None  # files: JSON Lines of {"prompt"} to sample and evaluate on; None: of the pairs
+    )
     num_buckets: int = 3  # shapes of batches: more pad less and compile longer
     max_train_pairs: int | None = None  # files: pairs kept a dimension after cleaning, drawn by seed
     max_held_out_pairs: int | None = None
@@ -109,9 +112,10 @@ class ConstraintSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSettings:
-    """Where MoCAN has the score of one dimension from: one of the three, or none: it is trained here."""
+    """Where MoCAN has the score of one dimension from: one of the four, or none: it is trained here."""
 
     path: str | None = None  # folder of a score model: Safe-RLHF's layout, or one label of a classifier
+    table: str | None = None  # JSON Lines of prompt, response and score, written elsewhere
     function: str = ""  # module:function of (prompts, responses) -> scores, higher is better or safer
     exact: bool = False  # an embedded world's true score
 
@@ -122,6 +126,7 @@ class ScoreModelSettings:
 
     regularizer: float = 0.0  # of the squared scores
     centering: float = 0.0  # of the squared sum of a pair's scores
+    signs: bool = True  # costs: learn from is_response_0_safe, is_response_1_safe too, where data has them
 
 
 @dataclasses.dataclass(frozen=True)

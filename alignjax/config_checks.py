@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # config.py calls this module
 
 METHODS = ("pecan", "mocan")
 WORLDS = ("assistant", "enumerable")
+_GIVEN = ("path", "table", "function", "exact")  # a score that is not trained in the run
 
 
 def _require(condition: bool, where: str, value: Any, rule: str) -> None:
@@ -86,8 +87,8 @@ def _check_scores(config: "Config") -> None:
         not extra, "scores", sorted(extra), "names no dimension: reward and the constraints are dimensions."
     )
     for name, source in config.scores.items():
-        given = [field for field in ("path", "function", "exact") if getattr(source, field)]
-        _require(len(given) <= 1, f"scores.{name}", given, "give at most one of path, function and exact.")
+        given = [field for field in _GIVEN if getattr(source, field)]
+        _require(len(given) <= 1, f"scores.{name}", given, f"give at most one of {', '.join(_GIVEN)}.")
         _require(
             not source.exact or config.data.world is not None,
             f"scores.{name}.exact",
@@ -172,15 +173,12 @@ def _check_data(config: "Config") -> None:
         _require(set(config.constraints) == {"safety"}, "constraints", set(config.constraints),
                  "an embedded world knows one constraint, safety.")  # fmt: skip
         _require(not data.sources, "data.sources", set(data.sources), "give a world or sources, not both.")
+        _require(not data.prompts, "data.prompts", data.prompts, "an embedded world has its own prompts.")
         return
     for field in ("max_train_pairs", "max_held_out_pairs"):
         value = getattr(data, field)
         _require(value is None or value >= 2, f"data.{field}", value, "must be at least 2, or None for all.")
-    for name in config.dimensions:
-        if name not in data.sources or not data.sources[name].path:
-            raise InputError(
-                f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs."
-            )
+    _check_sources(config)
     extra = set(data.sources) - set(config.dimensions)
     _require(
         not extra,
@@ -188,6 +186,28 @@ def _check_data(config: "Config") -> None:
         sorted(extra),
         "names no dimension: reward and the constraints are dimensions.",
     )
+
+
+def _check_sources(config: "Config") -> None:
+    """Who needs preference pairs: PeCAN, a score that is trained, a calibration, the final alignment."""
+    sources, scores = config.data.sources, config.scores
+    there = [name for name in config.dimensions if name in sources and sources[name].path]
+    for name in config.dimensions:
+        external = name in scores and any(getattr(scores[name], field) for field in _GIVEN)
+        if name in there or (config.method == "mocan" and external and not config.calibrate):
+            continue
+        where = f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs"
+        if config.method == "mocan" and external:
+            raise InputError(
+                f"{where}, whose held-out labels say what a score is worth; config.calibrate=False believes "
+                "the score as it is."
+            )
+        raise InputError(f"{where}.")
+    if there:
+        return
+    prompts, pairs = config.data.prompts, config.relabel.pairs
+    _require(bool(prompts), "data.prompts", prompts, "name a JSON Lines file of prompts: no pairs bring any.")
+    _require(pairs == "samples", "relabel.pairs", pairs, "must be samples: no pairs are there to align on.")
 
 
 def _check_model(config: "Config") -> None:

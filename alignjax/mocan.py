@@ -30,12 +30,13 @@ def mocan(context: Context) -> str:
     drawn = steps.sample(context, start)
     scorers = {name: steps.scorer(context, start, name) for name in context.config.dimensions}
     trained = [name for name in scorers if name in context.stages.fingerprints]
+    start = steps.with_pairs(context, start, drawn)
+    steps.require_scores(context, start, drawn, scorers)
     raw = steps.score(context, drawn, scorers, trained)
 
     # 3. Calibrated on held-out labels, 4. the dual, 5. the new labels.
     steps.calibrate(context, start, scorers, raw)
     steps.solve(context, raw)
-    start = steps.with_pairs(context, start, drawn)
     labels = steps.relabel(context, start, scorers)
 
     # 6. Align once, 7. audit beside the baselines, and tell.

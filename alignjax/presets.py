@@ -36,7 +36,7 @@ def shared(method: str) -> ConfigDict:
         {"labels": "draws", "num_pairs": 1000, "num_held_out": 0, "held_out_fraction": 0.2}
     )
     config.data.num_buckets = 3  # batch shapes; each is compiled once
-    config.data.world = placeholder(str)
+    config.data.world, config.data.prompts = placeholder(str), placeholder(str)
     config.data.max_train_pairs = placeholder(int)
     config.data.max_held_out_pairs = placeholder(int)
     config.data.sources = {}

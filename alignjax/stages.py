@@ -20,6 +20,7 @@ from typing import Any
 import alignjax
 from alignjax.data.files import write_text
 from alignjax.errors import InputError
+from alignjax.runtime import preemption
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "jaxopt", "numpy")
 
@@ -88,6 +89,8 @@ class Stages:
             if all((self.workdir / output).exists() for output in outputs):
                 self.say(f"[{name}] done before, kept")
                 return
+        if preemption.asked():
+            raise preemption.Stopped
         self.say(f"[{name}]")
         self._record(name, {"fingerprint": fingerprint, "status": "running"})
         start = time.monotonic()

@@ -28,7 +28,7 @@ def get_config(preset: str = "tiny") -> ConfigDict:
     config.calibration = "slope"  # every score model has its own labels
     config.scores = {"reward": _source(), "safety": _source()}
     config.score_training = presets.training()
-    config.score_model = ConfigDict({"regularizer": 0.0, "centering": 0.0})
+    config.score_model = ConfigDict({"regularizer": 0.0, "centering": 0.0, "signs": True})
     config.relabel = ConfigDict({"pairs": "preferences", "pairs_per_prompt": 8})  # or "samples"
     config.relabel.max_pairs = placeholder(int)
     config.rounds = ConfigDict({"count": 1})  # 2 or more: multi-shot
@@ -42,7 +42,7 @@ def get_config(preset: str = "tiny") -> ConfigDict:
 
 def _source() -> ConfigDict:
     source: Any = ConfigDict({"function": "", "exact": False})
-    source.path = placeholder(str)
+    source.path, source.table = placeholder(str), placeholder(str)
     return source
 
 
@@ -51,7 +51,7 @@ def _tiny(config: Any) -> None:
     config.score_training.update({"batch_size": 64, "epochs": 2.0, "learning_rate": 3e-3, "patience": 4})
     config.score_training.evals = 4
     config.align.update({"epochs": 2.0})
-    config.evaluation.num_samples = 24  # of nine policies
+    config.evaluation.num_samples = 16  # of nine policies
     config.baselines.single = True
     config.baselines.lams = (0.5, 1.0, 1.5, 2.0, 3.0)
 
@@ -66,11 +66,11 @@ def _enumerable(config: Any) -> None:
 
 def _smollm2(config: Any) -> None:
     presets.smollm2(config)
-    config.data.max_train_pairs, config.data.max_held_out_pairs = 1500, 500
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 1200, 400
     config.data.held_out_fraction = 0.25
     config.relabel.max_pairs = 96
     config.score_training.update(
-        {"batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 10, "evals": 3, "log_every": 10}
+        {"batch_size": 8, "learning_rate": 5e-4, "warmup_steps": 10, "evals": 2, "log_every": 10}
     )
 
 

@@ -13,6 +13,7 @@ from alignjax.alignment.recorder import Numbers, Recorder, Tracker
 from alignjax.alignment.step import TrainState
 from alignjax.errors import InputError
 from alignjax.runtime.checkpoint import Checkpoints
+from alignjax.runtime.preemption import Stopped
 
 Tree = Any
 BatchesFrom = Callable[[int], Iterator[Any]]
@@ -98,6 +99,7 @@ def fit(
     log: Callable[[int, Numbers], None] | None = None,
     on_resume: Callable[[int], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
     bar: Bar | None = None,
 ) -> FitResult:
     """Train for `settings.num_steps` steps, or until the held-out loss no longer falls.
@@ -118,6 +120,7 @@ def fit(
       log: called with step and record for every log line (names without prefix) and evaluation (eval_...).
       on_resume: called with the number of steps restored, before anything else is logged (0: fresh start).
       checkpoints: where to save and resume; None: neither.
+      stop: whether to stop after the step at hand, with a checkpoint of it.
       bar: moved on at every step.
 
     Returns:
@@ -126,6 +129,7 @@ def fit(
     Raises:
       InputError: a loss that is not finite (stage and step named), a failed first-step check, batches that
         end too early, or checkpoints of another model.
+      Stopped: `stop` said so.
     """
     tracker = Tracker.start(state.trainable, keep_best=evaluate is not None)
     state, start = _resume(state, tracker, checkpoints)
@@ -151,9 +155,12 @@ def fit(
         if evaluate is not None and _due(step, settings.eval_every, settings.num_steps):
             recorder.settle()
             tracker.judge(step, state.trainable, recorder.evaluated(step, evaluate(state.trainable)))
-        if checkpoints is not None and _due(step, settings.checkpoint_every, None):
+        stopping = stop()
+        if checkpoints is not None and (stopping or _due(step, settings.checkpoint_every, None)):
             recorder.settle()
             checkpoints.save(step, {"state": state, "best": tracker.best}, tracker.position(step))
+        if stopping:
+            raise Stopped
         if bar is not None:
             bar.update(1)
             bar.set_postfix_str(recorder.summary, refresh=False)

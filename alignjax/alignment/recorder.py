@@ -32,6 +32,7 @@ class Tracker:
       best_step: steps done when it was measured.
       worse: evaluations in a row since then.
       num_tokens: tokens of all steps read so far.
+      window: metrics of the steps since the last log line.
     """
 
     best: Tree
@@ -39,6 +40,7 @@ class Tracker:
     best_step: int = 0
     worse: int = 0
     num_tokens: int = 0
+    window: list[Numbers] = dataclasses.field(default_factory=list)
 
     @classmethod
     def start(cls, trainable: Tree, *, keep_best: bool) -> Tracker:
@@ -65,6 +67,7 @@ class Tracker:
             "best_step": self.best_step,
             "worse": self.worse,
             "num_tokens": self.num_tokens,
+            "window": self.window,
         }
 
     def go_back_to(self, best: Tree, position: dict[str, Any]) -> None:
@@ -72,7 +75,7 @@ class Tracker:
         self.best = best
         self.best_loss = math.inf if position["best_loss"] is None else position["best_loss"]
         self.best_step, self.worse = position["best_step"], position["worse"]
-        self.num_tokens = position["num_tokens"]
+        self.num_tokens, self.window = position["num_tokens"], position["window"]
 
 
 class Recorder:
@@ -98,7 +101,6 @@ class Recorder:
         self._stage, self._tracker, self._log = stage, tracker, log
         self._log_every, self._steps_per_epoch, self._judge_by = log_every, steps_per_epoch, judge_by
         self._unread: list[tuple[int, dict[str, Any]]] = []
-        self._window: list[Numbers] = []
         self._due: int | None = None
         self._clock = (time.perf_counter(), tracker.num_tokens)
 
@@ -112,7 +114,7 @@ class Recorder:
     def first(self) -> Numbers:
         """Metrics of the first step since the start, waited for."""
         self._read()
-        return self._window[0]
+        return self._tracker.window[0]
 
     def settle(self) -> None:
         """Read everything: before an evaluation or a checkpoint no loss may be unknown."""
@@ -122,7 +124,7 @@ class Recorder:
     def finish(self, step: int) -> None:
         """Read everything and log the last, shorter window."""
         self.settle()
-        if self._window:
+        if self._tracker.window:
             self._write(step)
 
     def evaluated(self, step: int, means: Numbers) -> float:
@@ -148,7 +150,7 @@ class Recorder:
         for (step, _), metrics in zip(unread, values, strict=True):
             self._check_finite(step, float(metrics["loss"]), "loss")
             self._tracker.num_tokens += int(metrics["num_tokens"])
-            self._window.append({n: float(v) for n, v in metrics.items() if n != "num_tokens"})
+            self._tracker.window.append({n: float(v) for n, v in metrics.items() if n != "num_tokens"})
 
     def _check_finite(self, step: int, loss: float, name: str) -> None:
         if not math.isfinite(loss):
@@ -161,7 +163,7 @@ class Recorder:
 
     def _write(self, step: int) -> None:
         """Log the window that ends at `step`."""
-        window, self._window = self._window, []
+        window, self._tracker.window = self._tracker.window, []
         record = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
         record |= {name: window[-1][name] for name in _LAST_OF_WINDOW if name in record}
         tokens, now = self._tracker.num_tokens, time.perf_counter()

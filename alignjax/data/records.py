@@ -139,6 +139,32 @@ def read_pairs(source: DataSource, labels: str | Mapping[str, str]) -> list[Pref
     return pairs
 
 
+def read_prompts(path: str) -> list[Prompt]:
+    """Prompts of a JSON Lines file, column "prompt": a text, or a list of messages; equal ones once.
+
+    Raises:
+      InputError: a file that cannot be read, a line that holds no prompt or an empty one, or no line at all.
+    """
+    found: dict[str, Prompt] = {}
+    for where, row in read_json_lines(path):
+        prompt = prompt_of(row, where)
+        if not prompt_key(prompt).strip():
+            raise InputError(f'{where}: "prompt" is empty; fill it or remove the line.')
+        found.setdefault(prompt_key(prompt), prompt)
+    if not found:
+        raise InputError(f'{path}: has no lines; give one {{"prompt": ...}} a line.')
+    return list(found.values())
+
+
+def prompt_of(row: Mapping[str, Any], where: str) -> Prompt:
+    """The prompt of one row, from its column "prompt"; `where` (file:line) is for messages.
+
+    Raises:
+      InputError: there is none, or it is neither a text nor a list of messages.
+    """
+    return _simplest(_prompt(_Row(where, row), "prompt"))
+
+
 def clean(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], Counts]:
     """Drops and counts what cannot or should not be learned from; see `Counts`.
 

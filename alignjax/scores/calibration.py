@@ -77,9 +77,9 @@ def fit(
     if kind not in KINDS:
         raise InputError(f"calibration: kind is {kind!r}; use one of {', '.join(KINDS)}.")
     size = len(differences)
-    matrix, covariances, unexplained = np.eye(size), np.zeros((size, size, size)), np.zeros(size)
     if kind == "none":
-        return Calibration(matrix, covariances, kind)
+        return identity(size)
+    matrix, covariances, unexplained = np.eye(size), np.zeros((size, size, size)), np.zeros(size)
     for d, (x, y) in enumerate(zip(differences, labels, strict=True)):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if x.shape != (len(y), size):
@@ -104,6 +104,11 @@ def fit(
         covariances[d][np.ix_(columns, columns)] = covariance
         unexplained[d] = _most_unexplained(x @ matrix[d], y)
     return Calibration(matrix, covariances, kind, unexplained)
+
+
+def identity(size: int) -> Calibration:
+    """Scores of `size` dimensions as they are, with no uncertainty."""
+    return Calibration(np.eye(size), np.zeros((size, size, size)), "none")
 
 
 def slopes(calibration: Calibration) -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import calibration_draws, read_calibration
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scorers import Scorer, score_responses
+from alignjax.workflow.scorers import Scorer, require_scores, score_responses
 from alignjax.workflow.scoring import (
     FORMS,
     Policy,
@@ -75,6 +75,7 @@ def evaluate(
     else:
         reference = policies["reference"]
         drawn = {name: _draw(context, preferences, template, policy) for name, policy in policies.items()}
+        require_scores(scorers, context.workdir / "unscored.jsonl", drawn=list(drawn.values()))
         means = {
             name: _sampled(context, scorers, reference, policy, drawn[name])
             for name, policy in policies.items()
@@ -85,9 +86,8 @@ def evaluate(
         )
     write_json(context.workdir / "evaluation.json", _record(context, means, played))
     write_npz(context.workdir / "evaluation_scores.npz", **{name: m.scatter for name, m in means.items()})
-    for (
-        name
-    ) in policies:  # not before a judge of the user's own is through: it may fail after hours of sampling
+    # Not before a judge of the user's own is through, which may fail after hours of sampling.
+    for name in policies:
         context.cache("evaluation", "jsonl", name).unlink(missing_ok=True)
 
 
@@ -126,6 +126,7 @@ def _exact(
     """Sums over every response of every prompt."""
     config = context.config
     listed = _all_responses(world, template, policies["reference"])
+    require_scores(scorers, context.workdir / "unscored.jsonl", drawn=[listed])
     found = {name: logps.of(policy, listed) for name, policy in policies.items()}
     ref = found["reference"]
     scores = score_responses(scorers, listed)

@@ -80,6 +80,8 @@ class Context:
         config = self.config
         files = {f"data.sources.{name}": source.path for name, source in config.data.sources.items()}
         files |= {f"scores.{name}": source.path for name, source in config.scores.items() if source.path}
+        if config.data.prompts:
+            files["data.prompts"] = config.data.prompts
         if config.model.path:
             files["model"] = config.model.path
         # A TFDS name is no file; its builder covers the content of what it prepared.

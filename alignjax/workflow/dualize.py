@@ -43,9 +43,11 @@ def calibrate(
       InputError: a score does not predict its own held-out labels, so that no margin can be promised on it.
     """
     config = context.config
+    # A dimension without pairs is one whose scores are believed as they are: config_checks.py sees to it.
+    known = [name for name in config.dimensions if name in preferences.dimensions]
     differences, labels, groups = [], [], []
     kept: dict[str, np.ndarray] = {}
-    for name in config.dimensions:
+    for name in known:
         held = preferences.dimensions[name].held_out
         scores = score_pairs(scorers, held.tokens, held.texts)
         differences.append(scores[:, 0] - scores[:, 1])
@@ -56,21 +58,25 @@ def calibrate(
     kind = config.calibration if config.calibrate else "none"
     # In a world whose prompts are all there are, pairs of one prompt are independent draws.
     clustered = None if context.population else groups
-    fitted = calib.fit(differences, labels, kind=kind, groups=clustered)
-    slopes = calib.fit(differences, labels, kind="slope", groups=clustered)
-    findings = calib.findings(slopes, config.dimensions)
+    if len(known) == len(config.dimensions):
+        fitted = calib.fit(differences, labels, kind=kind, groups=clustered)
+        slopes = calib.fit(differences, labels, kind="slope", groups=clustered)
+        findings = calib.findings(slopes, config.dimensions)
+        named = dict(zip(config.dimensions, calib.slopes(slopes), strict=True))
+    else:
+        fitted, findings, named = calib.identity(len(config.dimensions)), [], {}
     write_json(
         context.workdir / "calibration.json",
         {
-            "kind": kind,
+            "kind": fitted.kind,
             "dimensions": list(config.dimensions),
             "matrix": fitted.matrix.tolist(),
             "covariances": fitted.covariances.tolist(),
             "unexplained": None if fitted.unexplained is None else fitted.unexplained.tolist(),
-            "slopes": dict(zip(config.dimensions, calib.slopes(slopes), strict=True)),
-            "num_held_out": {name: len(y) for name, y in zip(config.dimensions, labels, strict=True)},
+            "slopes": named,
+            "num_held_out": {name: len(y) for name, y in zip(known, labels, strict=True)},
             "findings": [f.message for f in findings],
-            "reliability": _reliability(config, fitted, differences, labels),
+            "reliability": _reliability(config, fitted, dict(zip(known, differences, strict=True)), labels),
         },
     )
     for finding in findings:
@@ -260,16 +266,17 @@ def _frontier(
 
 
 def _reliability(
-    config: Config, fitted: Calibration, differences: list[np.ndarray], labels: list[np.ndarray]
+    config: Config, fitted: Calibration, differences: Mapping[str, np.ndarray], labels: list[np.ndarray]
 ) -> dict[str, Any]:
     """Held-out label means in ten equal-count bins of the calibrated probability, by dimension."""
     bins = {}
-    for j, name in enumerate(config.dimensions):
-        predicted = 1.0 / (1.0 + np.exp(-np.clip(differences[j] @ fitted.matrix[j], -500, 500)))
+    for given, (name, values) in zip(labels, differences.items(), strict=True):
+        row = fitted.matrix[config.dimensions.index(name)]
+        predicted = 1.0 / (1.0 + np.exp(-np.clip(values @ row, -500, 500)))
         order = np.array_split(np.argsort(predicted, kind="stable"), min(10, len(predicted)))
         bins[name] = {
             "predicted": [float(predicted[i].mean()) for i in order],
-            "observed": [float(labels[j][i].mean()) for i in order],
+            "observed": [float(given[i].mean()) for i in order],
             "count": [len(i) for i in order],
         }
     return bins

@@ -9,10 +9,11 @@ import numpy as np
 
 from alignjax.alignment.relabel import bernoulli_labels, entropy, flip_rate, soft_labels
 from alignjax.data.files import write_text
+from alignjax.data.records import prompt_key
 from alignjax.stages import read_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration
-from alignjax.workflow.preferences import Preferences, prompt_key
+from alignjax.workflow.preferences import Preferences
 from alignjax.workflow.scorers import Scorer, score_pairs
 from alignjax.workflow.scoring import write_npz
 

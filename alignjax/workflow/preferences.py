@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from alignjax.config import SourceSettings
-from alignjax.data.records import DataSource, PreferencePair, Prompt, clean, read_pairs
+from alignjax.config import Config, SourceSettings
+from alignjax.data.records import (
+    DataSource,
+    PreferencePair,
+    Prompt,
+    clean,
+    prompt_key,
+    read_pairs,
+    read_prompts,
+)
 from alignjax.data.split import split_by_prompt
 from alignjax.data.tokenize import Template, TokenizedPair, template_for, tokenize_pairs
 from alignjax.errors import InputError
@@ -47,7 +55,7 @@ class Preferences:
     """All that the data stage hands on.
 
     Attributes:
-      dimensions: by name, the reward first.
+      dimensions: by name; a dimension that has no pairs is not there.
       align: pairs of all dimensions, each once, for the final alignment; `align_pairs` their text.
       human: by dimension, [n] labels of the `align` pairs, nan where a pair has none.
       train_prompts: prompts to sample the reference on.
@@ -62,11 +70,6 @@ class Preferences:
     train_prompts: list[Prompt]
     eval_prompts: list[Prompt]
     counts: dict[str, dict[str, int]]
-
-
-def prompt_key(prompt: Prompt) -> str:
-    """A prompt as one string; equal prompts give equal strings."""
-    return prompt if isinstance(prompt, str) else "\0".join(f"{m.role}\1{m.content}" for m in prompt)
 
 
 def load(context: Context, tokenizer: "PreTrainedTokenizerBase", template: Template) -> Preferences:
@@ -151,7 +154,9 @@ def _from_files(context: Context, counts: dict[str, dict[str, int]]) -> Raw:
     config = context.config
     raw: Raw = {}
     for name in config.dimensions:
-        source = config.data.sources[name]
+        source = config.data.sources.get(name, SourceSettings())
+        if not source.path:
+            continue  # config_checks.py knows who can do without
         pairs, kept = clean(read_pairs(_data_source(source), _labels(source, name)))
         counts[name] = dict(kept._asdict())
         if not pairs:
@@ -223,10 +228,21 @@ def _tokenize(
     return Labelled(tokens, np.array(labels, np.float32), np.array(groups, np.int64), list(pairs))
 
 
+def _prompts_of_file(config: Config) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to sample and to evaluate on, by the same split as pairs: none is on both sides."""
+    prompts = read_prompts(config.data.prompts or "")
+    bare = [PreferencePair(prompt, "", "", {}, "") for prompt in prompts]
+    sides = split_by_prompt(bare, fraction=config.data.held_out_fraction, seed=config.seed)
+    train, held = ([pair.prompt for pair in side] for side in sides)
+    return train, held
+
+
 def _prompts(context: Context, raw: Raw) -> tuple[list[Prompt], list[Prompt]]:
     """Distinct prompts to sample and to evaluate on, shuffled by seed: any prefix is a fair sample."""
     if context.world is not None:
         train, held = list(context.world.prompts_train), list(context.world.prompts_eval)
+    elif context.config.data.prompts:
+        train, held = _prompts_of_file(context.config)
     else:
         train, held = ([pair.prompt for parts in raw.values() for pair in parts[side]] for side in (0, 1))
     parts = []

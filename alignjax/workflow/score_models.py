@@ -1,7 +1,7 @@
 """Score models of one dimension: trained here on its labelled pairs, or read from a folder."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ from alignjax.alignment.held_out import preference_metrics
 from alignjax.alignment.optimizer import OptimizerSettings
 from alignjax.alignment.step import AdapterSettings, score_loss_fn
 from alignjax.data.batches import pair_lengths
+from alignjax.data.records import PreferencePair
 from alignjax.models import DecoderConfig, Lora, ScoreModel, as_utility, init_score_model
 from alignjax.models.score_model import Kind
+from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import restore_tree
 from alignjax.scores.learned import expected_calibration_error, learned_pair_scores
 from alignjax.workflow import training
@@ -39,6 +41,7 @@ def kind_of(name: str) -> Kind:
     return "reward" if name == "reward" else "cost"
 
 
+@preemption.deferred()
 def train_score_model(context: Context, name: str, reference: Policy, data: Dimension) -> None:
     """Trains head and adapters (or all weights) on the pairs of one dimension; saves NAME/best, NAME/last.
 
@@ -50,9 +53,10 @@ def train_score_model(context: Context, name: str, reference: Policy, data: Dime
     """
     settings, extra = context.config.score_training, context.config.score_model
     trainable, frozen, adapter, model = _start(context, name, reference)
-    make_epoch = training.labelled_epochs(
-        context, name, data.train.tokens, settings.batch_size, {"labels": data.train.labels}
-    )
+    columns = {"labels": data.train.labels}
+    if model.kind == "cost" and extra.signs:
+        columns |= _signs(data.train.texts)
+    make_epoch = training.labelled_epochs(context, name, data.train.tokens, settings.batch_size, columns)
     optimizer = training.optimizer_of(settings, len(make_epoch(0)))
     result = training.fit_stage(
         context,
@@ -67,6 +71,15 @@ def train_score_model(context: Context, name: str, reference: Policy, data: Dime
         check=None,
     )
     training.save_result(context, name, result)
+
+
+def _signs(pairs: Sequence[PreferencePair]) -> dict[str, np.ndarray]:
+    """Which responses are unsafe (+1) or safe (-1), [n] each, 0: unknown; empty where no pair says it."""
+    if not any(pair.safe for pair in pairs):
+        return {}
+    signs = [(0.0, 0.0) if p.safe is None else tuple(-1.0 if s else 1.0 for s in p.safe) for p in pairs]
+    chosen, rejected = np.array(signs, np.float32).T
+    return {"chosen_sign": chosen, "rejected_sign": rejected}
 
 
 def load_score_model(context: Context, name: str, reference: Policy) -> tuple[ScoreModel, Lora | None]:

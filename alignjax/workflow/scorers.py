@@ -1,14 +1,16 @@
 """Where the score of a dimension comes from: a pre-aligned policy, a score model, a function, the truth."""
 
 import dataclasses
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from alignjax.data.batches import pair_lengths, response_lengths
-from alignjax.data.records import PreferencePair, Prompt
+from alignjax.data.records import PreferencePair, Prompt, prompt_key
 from alignjax.data.tokenize import TokenizedPair
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
@@ -16,8 +18,12 @@ from alignjax.models import Lora, ScoreModel, as_utility
 from alignjax.runtime.metrics import progress
 from alignjax.scores.implicit import implicit_scores
 from alignjax.scores.learned import learned_pair_scores, learned_scores
+from alignjax.scores.lookup import Lookup, look_up, write_unscored
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy, ResponseLogps, Responses, pair_logps
+
+Wanted = tuple[Prompt, str]
+"""A prompt and a response whose score is wanted."""
 
 
 class Scorer(Protocol):
@@ -138,6 +144,87 @@ class FunctionScorer:
             bad = int(np.argmin(np.isfinite(found)))
             raise InputError(f"{where}: gave {found[bad]} for response {bad}; a score must be finite.")
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class TableScorer:
+    """Scores that were computed elsewhere.
+
+    Attributes:
+      name: of the dimension.
+      path: the file they were read from, for messages.
+      scores: by prompt and response; `require_scores` sees to it that none is missing.
+    """
+
+    name: str
+    path: str
+    scores: Lookup
+
+    def pairs(self, tokens: Sequence[TokenizedPair], texts: Sequence[PreferencePair]) -> np.ndarray:
+        """As `Scorer.pairs`; the tokens are not read."""
+        return self.found(_wanted(texts)).reshape(-1, 2)
+
+    def responses(self, drawn: Responses) -> np.ndarray:
+        """As `Scorer.responses`."""
+        return self.found(_drawn(drawn)).reshape(len(drawn.prompts), -1)
+
+    def found(self, wanted: Sequence[Wanted]) -> np.ndarray:
+        """Scores [n] of n responses; nan where the file has none."""
+        prompts, texts = zip(*wanted, strict=True) if wanted else ((), ())
+        return look_up(self.scores, prompts, texts)
+
+
+def _wanted(pairs: Sequence[PreferencePair]) -> list[Wanted]:
+    return [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+
+
+def _drawn(drawn: Responses) -> list[Wanted]:
+    rows = zip(drawn.prompts, drawn.texts, strict=True)
+    return [(prompt, text) for prompt, texts in rows for text in texts]
+
+
+def require_scores(
+    scorers: Mapping[str, Scorer],
+    path: Path,
+    *,
+    drawn: Sequence[Responses] = (),
+    pairs: Sequence[Sequence[PreferencePair]] = (),
+) -> None:
+    """Refuses to go on while a table lacks scores of these responses, which are then all listed in one file.
+
+    Raises:
+      InputError: names the dimension, how many are missing, the first prompt and the file, `path`.
+    """
+    wanted = [one for part in drawn for one in _drawn(part)] + [
+        one for part in pairs for one in _wanted(part)
+    ]
+    wanted = list(dict.fromkeys(wanted))
+    lacking, notes = set[int](), list[str]()
+    for name, scorer in scorers.items():
+        if not isinstance(scorer, TableScorer) or not wanted:
+            continue
+        missing = np.flatnonzero(np.isnan(scorer.found(wanted))).tolist()
+        lacking |= set(missing)
+        if missing:
+            shown = prompt_key(wanted[missing[0]][0])[:60]
+            notes.append(
+                f"{scorer.path}: has no {name} score for {len(missing)} of {len(wanted)} responses, the "
+                f"first to prompt {shown!r}"
+            )
+    if notes:
+        prompts, texts = zip(*(wanted[i] for i in sorted(lacking)), strict=True)
+        count = write_unscored(path, prompts, texts)
+        raise InputError(f"{'; '.join(notes)}. Score the {count} lines of {path}, add them, and run again.")
+    path.unlink(missing_ok=True)
+
+
+def table_digests(scorers: Mapping[str, Scorer], use: Callable[[TableScorer], np.ndarray]) -> dict[str, str]:
+    """A digest, by dimension, of what tables say of the responses at hand.
+
+    A table grows while a run goes on. What counts for a stage is the scores it reads, not the whole file.
+    """
+    tables = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, TableScorer)}
+    return {name: hashlib.sha256(use(table).tobytes()).hexdigest() for name, table in tables.items()}
 
 
 def true_scorer(world: World, dimension: int) -> FunctionScorer:

@@ -8,11 +8,21 @@ import numpy as np
 from alignjax.config import ScoreSettings, TrainingSettings, to_mapping
 from alignjax.data.tokenize import Template
 from alignjax.models import load_score_model as load_folder
+from alignjax.scores.lookup import read_lookup
 from alignjax.stages import file_digest, write_json
 from alignjax.workflow import assess, dualize, judges, labels, preferences, score_models, scoring, training
+from alignjax.workflow import scorers as scorers_
 from alignjax.workflow.context import Context
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scorers import LearnedScorer, Scorer, function_scorer, score_responses, true_scorer
+from alignjax.workflow.scorers import (
+    LearnedScorer,
+    Scorer,
+    TableScorer,
+    function_scorer,
+    score_responses,
+    table_digests,
+    true_scorer,
+)
 from alignjax.workflow.scoring import Policy, ResponseLogps, Responses
 from alignjax.workflow.training import LabelledPairs
 
@@ -105,7 +115,8 @@ def score(
     context.stages.run(
         "scores",
         lambda: scoring.write_npz(path, scores=score_responses(scorers, drawn)),
-        settings=part(context, "scores") | {"files": context.digests},
+        settings=part(context, "scores")
+        | {"files": context.digests, "tables": table_digests(scorers, lambda table: table.responses(drawn))},
         inputs=["samples", *inputs],
         outputs=["scores_raw.npz"],
     )
@@ -113,12 +124,25 @@ def score(
         return stored["scores"]
 
 
+def require_scores(context: Context, start: Start, drawn: Responses, scorers: Mapping[str, Scorer]) -> None:
+    """Scores that are looked up in a table must be there for samples, held-out pairs and pairs to align on.
+
+    Raises:
+      InputError: some are missing; unscored.jsonl lists all of them.
+    """
+    held = [dimension.held_out.texts for dimension in start.data.dimensions.values()]
+    pairs = [*held, start.data.align_pairs]
+    scorers_.require_scores(scorers, context.workdir / "unscored.jsonl", drawn=[drawn], pairs=pairs)
+
+
 def calibrate(context: Context, start: Start, scorers: Mapping[str, Scorer], raw: np.ndarray) -> None:
     """The scores in the logits of held-out labels: calibration.json, scores.npz."""
+    held = [d.held_out for d in start.data.dimensions.values()]
+    tables = [table_digests(scorers, lambda table, h=h: table.pairs(h.tokens, h.texts)) for h in held]
     context.stages.run(
         "calibration",
         lambda: dualize.calibrate(context, start.data, scorers, raw),
-        settings=part(context, "calibrate", "calibration", "accept_uninformative"),
+        settings=part(context, "calibrate", "calibration", "accept_uninformative") | {"tables": tables},
         inputs=["scores"],
         outputs=["calibration.json", "held_out_scores.npz", "scores.npz"],
     )
@@ -143,6 +167,8 @@ def scorer(context: Context, start: Start, name: str) -> Scorer:
         return true_scorer(world, config.dimensions.index(name))
     if source.function:
         return function_scorer(source.function, f"config.scores.{name}.function")
+    if source.table:
+        return TableScorer(name, source.table, read_lookup(source.table, name))
     if source.path:
         model = load_folder(source.path, dtype=config.model.dtype)
         return LearnedScorer(context, name, model, None)
@@ -169,10 +195,12 @@ def with_pairs(context: Context, start: Start, drawn: Responses) -> Start:
 
 def relabel(context: Context, start: Start, scorers: Mapping[str, Scorer]) -> np.ndarray:
     """P(chosen preferred) under s = r + <lambda*, g> of every pair, [n] float32: labels.jsonl."""
+    data = start.data
+    tables = table_digests(scorers, lambda table: table.pairs(data.align, data.align_pairs))
     context.stages.run(
         "labels",
         lambda: labels.relabel(context, start.data, scorers),
-        settings=part(context, "hard_labels", "raw_labels", "relabel"),
+        settings=part(context, "hard_labels", "raw_labels", "relabel") | {"tables": tables},
         inputs=["dual"],
         outputs=["labels.jsonl", "pair_scores.npz"],
     )

@@ -1,6 +1,5 @@
 """Trains policies: the embedded reference by likelihood, everything else by DPO from the reference."""
 
-import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +44,7 @@ from alignjax.models import (
     load_pretrained,
     save_pretrained,
 )
+from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
@@ -92,6 +92,7 @@ def load_reference(context: Context) -> Model:
     return model
 
 
+@preemption.deferred()
 def train_reference(context: Context, world: World) -> None:
     """Trains a world's reference on its corpus and writes it as a Hugging Face folder, reference/."""
     config = context.config
@@ -123,6 +124,7 @@ def train_reference(context: Context, world: World) -> None:
     save_pretrained(Model(result.trainable, decoder, world.tokenizer), context.workdir / "reference")
 
 
+@preemption.deferred()
 def train_dpo(
     context: Context,
     stage: str,
@@ -247,8 +249,7 @@ def fit_stage(
     """One optax run under a stage's name: metrics, progress bar, checkpoints to go on from."""
     num_steps = optimizer.num_steps
     folder = context.cache(stage)
-    kept = contextlib.nullcontext() if settings.checkpoint_every is None else Checkpoints(folder)
-    with kept as checkpoints, progress(num_steps, stage) as bar:
+    with Checkpoints(folder) as checkpoints, progress(num_steps, stage) as bar:
         result = fit(
             init_state(trainable, steps.tx, context.key(f"train {stage}")),
             steps.train,
@@ -258,7 +259,7 @@ def fit_stage(
                 stage=stage,
                 num_steps=num_steps,
                 log_every=settings.log_every,
-                eval_every=max(1, num_steps // settings.evals),
+                eval_every=-(-num_steps // settings.evals),  # rounded up: none is due just before the last
                 patience=settings.patience,
                 checkpoint_every=settings.checkpoint_every,
                 steps_per_epoch=len(make_epoch(0)),
@@ -269,6 +270,7 @@ def fit_stage(
             log=lambda step, record: context.metrics.write(stage, step, record),
             on_resume=lambda step: context.metrics.rewind(stage, step),
             checkpoints=checkpoints,
+            stop=preemption.asked,
             bar=bar,
         )
     if folder.exists():

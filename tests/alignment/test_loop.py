@@ -15,6 +15,7 @@ from alignjax.data.batches import Rows
 from alignjax.errors import InputError
 from alignjax.runtime.checkpoint import Checkpoints
 from alignjax.runtime.metrics import MetricsWriter, read_metrics
+from alignjax.runtime.preemption import Stopped
 
 
 class Batch(NamedTuple):
@@ -137,12 +138,14 @@ class Killed(Exception):
     pass
 
 
-def _run(folder, kill_at=None):
-    """One run with checkpoints and metrics.jsonl; killed at the start of a step."""
+def _run(folder, kill_at=None, stop_at=None):
+    """One run with checkpoints and metrics.jsonl; killed at the start of a step, or asked to stop at one."""
+    begun = 0
 
     def batches(start):
-        for step, batch in enumerate(epochs(_epoch)(start), start + 1):
-            if step == kill_at:
+        nonlocal begun
+        for begun, batch in enumerate(epochs(_epoch)(start), start + 1):
+            if begun == kill_at:
                 raise Killed
             yield batch
 
@@ -150,6 +153,7 @@ def _run(folder, kill_at=None):
     with MetricsWriter(folder) as writer, Checkpoints(folder / "checkpoints") as checkpoints:
         return fit(
             _state(), STEP, ONE, batches, settings, evaluate=_evaluate, checkpoints=checkpoints,
+            stop=lambda: begun == stop_at,
             log=lambda step, record: writer.write("policy", step, record),
             on_resume=lambda step: writer.rewind("policy", step),
         )  # fmt: skip
@@ -160,7 +164,22 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, kill_at):
     whole = _run(tmp_path / "whole")
     with pytest.raises(Killed):
         _run(tmp_path / "killed", kill_at)
-    resumed = _run(tmp_path / "killed")
+    _check_equal(tmp_path, whole, _run(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 23])
+def test_a_run_asked_to_stop_loses_no_step(tmp_path, stop_at):
+    whole = _run(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        _run(tmp_path / "killed", stop_at=stop_at)
+    with Checkpoints(tmp_path / "killed" / "checkpoints") as checkpoints:
+        found = checkpoints.restore({"state": _state(), "best": _state().trainable})
+    assert found is not None and found.step == stop_at
+    _check_equal(tmp_path, whole, _run(tmp_path / "killed"))
+
+
+def _check_equal(folder, whole, resumed):
+    """Same bits and same log lines of the runs in `folder`/whole and `folder`/killed."""
 
     def raw(s):
         return jax.device_get(s.replace(key=jax.random.key_data(s.key)))
@@ -168,7 +187,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, kill_at):
     jax.tree.map(np.testing.assert_array_equal, raw(whole.state), raw(resumed.state))
     jax.tree.map(np.testing.assert_array_equal, whole.trainable, resumed.trainable)
     assert whole[2:6] == resumed[2:6]
-    logs = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "killed")]
+    logs = [read_metrics(folder / run / "metrics.jsonl") for run in ("whole", "killed")]
     timeless = [
         [{k: v for k, v in r.items() if k not in ("tokens_per_second", "peak_memory")} for r in log]
         for log in logs

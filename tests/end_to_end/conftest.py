@@ -66,18 +66,24 @@ def mocan_config():
 
 @pytest.fixture(scope="session")
 def file_config():
-    """file_config(model, {"reward": {"path": ...}, ...}) is the preset for files, shrunken."""
+    """file_config(model, {"reward": {"path": ...}, ...}, ...) is the preset for files, shrunken."""
 
-    def make(model: Path, sources: dict[str, dict[str, Any]]) -> Config:
-        config = load_preset("smollm2-135m")
+    def make(
+        model: Path,
+        sources: dict[str, dict[str, Any]],
+        method: str = "pecan",
+        change: Callable[[Any], None] = lambda config: None,
+    ) -> Config:
+        config = load_preset("smollm2-135m", method)
         shrink(config)
         config.model.path = str(model)
         config.model.update({"remat": False, "max_length": 48, "max_prompt_length": 24})
-        for name in ("prealign", "align"):
+        for name in ("prealign" if method == "pecan" else "score_training", "align"):
             config[name].update({"batch_size": 8, "learning_rate": 1e-2})
         config.data.update({"num_buckets": 1, "held_out_fraction": 0.2})
         for name, source in sources.items():
             config.data.sources[name].update(source)
+        change(config)
         return from_mapping(config.to_dict())
 
     return make

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from alignjax import runs
 from alignjax.data.records import PreferencePair
 from alignjax.data.split import split_by_prompt
+from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, init_params, save_pretrained
 
 NUM_PROMPTS = 40
@@ -148,3 +149,80 @@ def test_one_file_with_both_labels(folder, tmp_path, file_config):
         people = np.array([row[column] == 0 for row in train])
         np.testing.assert_allclose(record[f"labels/flip_rate/{name}"], (first != people).mean(), rtol=1e-6)
     assert {record[f"labels/flip_rate/{name}"] for name in ("reward", "safety")} != {0.0}
+
+
+def length_scores(rows):
+    """What stands for a scorer elsewhere: the response's length is its reward, less of it is safer."""
+    return [
+        {**row, "reward": len(row["response"]) / 10, "utilities": {"safety": -len(row["response"]) / 10}}
+        for row in rows
+    ]
+
+
+def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
+    folder, tmp_path, file_config, capsys, stages_done
+):
+    """The run says which responses to score, goes on with the scores, and the table may grow meanwhile."""
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"ask {i}"} for i in range(NUM_PROMPTS)])
+    table, workdir = tmp_path / "table.jsonl", tmp_path / "run"
+    write(table, [{"prompt": "elsewhere", "response": "x", "reward": 0.0, "utilities": {"safety": 0.0}}])
+
+    def external(config):
+        config.calibrate, config.relabel.pairs, config.data.prompts = False, "samples", prompts
+        config.constraints.safety.update({"fraction": None, "margin": 0.05})
+        for name in config.data.sources:
+            config.data.sources[name].path, config.scores[name].table = "", str(table)
+
+    config = file_config(folder, {}, "mocan", external)
+    rows = []
+    for _ in ("samples of the reference", "samples of both policies"):
+        with pytest.raises(InputError, match=r"table.jsonl: has no reward score for (\d+) of \1 responses"):
+            runs.run(config, workdir)
+        todo = [json.loads(line) for line in (workdir / "unscored.jsonl").read_text().splitlines()]
+        rows += length_scores(todo)
+        write(table, rows)
+    capsys.readouterr()
+    runs.run(config, workdir)
+    assert stages_done(capsys.readouterr().out) == ["evaluation"]
+    assert not (workdir / "unscored.jsonl").exists()
+    held = held_out([f"ask {i}" for i in range(NUM_PROMPTS)])
+    for name, side in (("samples.jsonl", False), ("evaluation_samples/aligned.jsonl", True)):
+        shown = {json.loads(line)["prompt"] for line in (workdir / name).read_text().splitlines()}
+        assert len(shown) == 8 and all((prompt in held) == side for prompt in shown)
+    samples = [json.loads(line) for line in (workdir / "samples.jsonl").read_text().splitlines()]
+    with np.load(workdir / "scores.npz") as scores:
+        expected = np.array([len(row["response"]) / 10 for row in samples]).reshape(8, 4)
+        np.testing.assert_allclose(scores["rewards"], expected, rtol=1e-6)
+    assert load(workdir / "calibration.json")["kind"] == "none"
+    # A changed score of a sample is another dual and another policy, whose responses nobody has scored.
+    rows[0]["utilities"]["safety"] -= 1.0
+    write(table, rows)
+    with pytest.raises(InputError, match=r"no safety score for \d+ of 64 responses"):
+        runs.run(config, workdir)
+    done = ["scores", "calibration", "dual", "labels", "policy", "evaluation"]
+    assert stages_done(capsys.readouterr().out) == done
+
+
+def test_costs_learn_from_safety_signs_where_the_data_has_them(folder, tmp_path, file_config):
+    rows = [
+        {"prompt": f"ask {i}", "response_0": f"yes {i}", "response_1": "no", "better_response_id": 0,
+         "safer_response_id": 1, "is_response_0_safe": False, "is_response_1_safe": i % 2 == 0}
+        for i in range(NUM_PROMPTS)
+    ]  # fmt: skip
+    path = write(tmp_path / "rows.jsonl", rows)
+    sources = {
+        "reward": {"path": path, "label": "better_response_id"},
+        "safety": {"path": path, "label": "safer_response_id"},
+    }
+    losses = []
+    for signs in (True, False):
+
+        def choose(config, signs=signs):
+            config.score_model.signs = signs
+
+        workdir = tmp_path / f"run-{signs}"
+        runs.run(file_config(folder, sources, "mocan", choose), workdir)
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if line["stage"] == "safety" and "loss" in line][0])
+    # Before the first update every score is small: about ln 2 for each of a pair's two signs comes on top.
+    np.testing.assert_allclose(losses[0] - losses[1], 2 * np.log(2), atol=0.3)

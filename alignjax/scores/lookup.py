@@ -1,0 +1,90 @@
+"""Scores of responses that were computed elsewhere, by the texts of prompt and response.
+
+A line of the file is one response, its prompt written as in any other file:
+
+    {"prompt": "...", "response": "...", "reward": 0.4, "utilities": {"safety": 1.3}}
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignjax.data.files import read_json_lines, write_text
+from alignjax.data.records import Prompt, prompt_key, prompt_of
+from alignjax.errors import InputError
+
+Lookup = dict[tuple[str, str], float]
+"""Score by (`prompt_key` of the prompt, response)."""
+
+
+def read_lookup(path: str | Path, name: str) -> Lookup:
+    """Reads the scores of one dimension.
+
+    Args:
+      path: JSON Lines, plain or gzip. Lines without this dimension's score are passed over, so that one file
+        can hold several dimensions, scored one after the other.
+      name: "reward", or a key of "utilities" (higher is safer).
+
+    Returns:
+      Score by prompt and response.
+
+    Raises:
+      InputError: a file that cannot be read, a line without prompt or response, a score that is no finite
+        number, one response with two different scores, or no score of this dimension at all; the message
+        names file and line.
+    """
+    found: Lookup = {}
+    places: dict[tuple[str, str], str] = {}
+    for where, row in read_json_lines(path):
+        score = _score(row, name, where)
+        if score is None:
+            continue
+        if not isinstance(row.get("response"), str):
+            raise InputError(f'{where}: "response" is missing or no text; write what was scored.')
+        key = prompt_key(prompt_of(row, where)), row["response"]
+        if found.setdefault(key, score) != score:
+            raise InputError(
+                f"{where}: {name} is {score} where {places[key]} has {found[key]} for the same prompt and "
+                "response; keep one of them."
+            )
+        places.setdefault(key, where)
+    if not found:
+        field = '"reward"' if name == "reward" else f'"utilities": {{"{name}": ...}}'
+        raise InputError(f"{path}: no line has {field}; score the responses and write it there.")
+    return found
+
+
+def look_up(lookup: Lookup, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+    """Scores of n responses, [n] float64; nan where there is none."""
+    keys = zip(map(prompt_key, prompts), responses, strict=True)
+    return np.array([lookup.get(key, math.nan) for key in keys], np.float64)
+
+
+def write_unscored(path: Path, prompts: Iterable[Prompt], responses: Iterable[str]) -> int:
+    """Writes responses to be scored, each once, as lines {"prompt", "response"}; returns how many."""
+    lines = {}
+    for prompt, response in zip(prompts, responses, strict=True):
+        shown = prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]
+        lines[json.dumps({"prompt": shown, "response": response})] = None
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    return len(lines)
+
+
+def _score(row: dict[str, Any], name: str, where: str) -> float | None:
+    """This dimension's score of one line; None where the line has none."""
+    if name == "reward":
+        value, field = row.get("reward"), '"reward"'
+    else:
+        utilities = row.get("utilities")
+        if utilities is not None and not isinstance(utilities, dict):
+            raise InputError(f'{where}: "utilities" must be an object of numbers by constraint.')
+        value, field = (utilities or {}).get(name), f'"{name}" of "utilities"'
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where}: {field} is {value!r}, must be a finite number; score it anew.")
+    return float(value)

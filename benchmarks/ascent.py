@@ -1,0 +1,170 @@
+"""One shot against dual ascent from lambda = 0: trainings, FLOPs and seconds until the margin is met.
+
+    python benchmarks/ascent.py [--worlds enumerable assistant] [--rounds 10] [--workdir DIR] [--plot PNG]
+
+Both ways share everything: the world's true scores, the reference and its samples, the pairs, the optax run
+of a round, which begins at the last round's policy, and how a round is measured (workflow/rounds.py). They
+differ in where lambda begins and how it steps. "one shot" begins at lambda* of the dual; "ascent" begins at 0
+and steps by eta (asked - achieved), as primal-dual methods do, for several eta. A way has arrived when the
+margin, in true scores, is within 0.05 of the asked one and stays there in the rounds that follow.
+
+FLOPs are 2 a parameter and token forward and 4 backward; the dual is not counted, it is less than a step.
+"""
+
+import argparse
+import importlib.util
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alignjax.config import Config, from_mapping
+from alignjax.data.batches import pair_lengths
+from alignjax.models import load_pretrained
+from alignjax.report.style import style, to_png
+from alignjax.runs import run
+from alignjax.runtime.metrics import MetricsWriter
+from alignjax.stages import Stages
+from alignjax.workflow import preferences, scoring
+from alignjax.workflow.context import Context
+
+CONFIG = Path(__file__).parents[1] / "configs" / "mocan.py"
+NEAR = 0.05
+EPOCHS = {"enumerable": 6.0, "assistant": 2.0}  # of a round
+STEPS = (0.3, 1.0, 3.0)  # eta
+
+
+class Way(NamedTuple):
+    """What one way did, by round."""
+
+    name: str
+    asked: float
+    lams: list[float]
+    margins: list[float]
+    kls: list[float]
+    seconds: list[float]  # of each round: training and measuring
+    flops: list[float]
+
+    def arrived(self) -> int | None:
+        """Trainings until the margin is near the asked one for good; None: not in these rounds."""
+        far = [abs(margin - self.asked) > NEAR for margin in self.margins]
+        if far[-1]:
+            return None
+        return len(far) - far[::-1].index(True) + 1 if any(far) else 1
+
+
+def main() -> None:
+    """Prints the table, draws the figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worlds", nargs="+", default=["enumerable", "assistant"])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--workdir", type=Path, default=None)
+    parser.add_argument("--plot", type=Path, default=None)
+    given = parser.parse_args()
+    found: dict[str, list[Way]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.workdir or Path(folder)
+        for world in given.worlds:
+            ways = [go(root, world, "one shot", None, 3)]
+            ways += [go(root, world, f"ascent, eta {eta:g}", eta, given.rounds) for eta in STEPS]
+            found[world] = ways
+    print("| world | way | trainings | GFLOP | seconds | lambda there | margin there | round margins |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for world, ways in found.items():
+        for way in ways:
+            print(line(world, way))
+    if given.plot is not None:
+        given.plot.write_bytes(to_png(draw(found)))
+
+
+def go(root: Path, world: str, name: str, eta: float | None, rounds: int) -> Way:
+    """One way in one world; the reference and its samples are computed once for all ways."""
+    config = settings(world, eta, rounds)
+    shared, workdir = root / f"{world}-one shot", root / f"{world}-{name}"
+    if shared.exists() and not workdir.exists():
+        shutil.copytree(shared, workdir, ignore=shutil.ignore_patterns("rounds", "policy"))
+    print(run(config, workdir))
+    records = [json.loads((workdir / "rounds" / f"{i}.json").read_text()) for i in range(1, rounds + 1)]
+    stages = json.loads((workdir / "run.json").read_text())["stages"]
+    trained = ["policy", *(f"rounds/{i}" for i in range(2, rounds + 1))]
+    seconds = [
+        stages[stage]["seconds"] + stages[f"rounds/{i}.json"]["seconds"] for i, stage in enumerate(trained, 1)
+    ]
+    (asked,) = records[0]["asked"].values()
+    lams, margins = ([next(iter(r[key].values())) for r in records] for key in ("lam", "achieved"))
+    flops = [round_flops(config, workdir)] * rounds
+    return Way(name, asked, lams, margins, [r["kl"] for r in records], seconds, flops)
+
+
+def settings(world: str, eta: float | None, rounds: int) -> Config:
+    """True scores, one constraint; lambda solved, or from 0 by steps."""
+    spec = importlib.util.spec_from_file_location("mocan_config", CONFIG)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config: Any = module.get_config({"assistant": "tiny"}.get(world, world))
+    for source in config.scores.values():
+        source.exact = True
+    config.calibrate, config.baselines.single, config.baselines.lams = False, False, ()
+    config.align.epochs = EPOCHS[world]
+    config.rounds.count = rounds
+    if eta is not None:
+        config.lam, config.rounds.step = 0.0, eta
+    return from_mapping(config.to_dict())
+
+
+def round_flops(config: Config, workdir: Path) -> float:
+    """Of one round: its training, and sampling and scoring its policy."""
+    model = load_pretrained(workdir / "reference")
+    with MetricsWriter(workdir) as metrics:
+        context = Context(config, workdir, Stages(workdir, say=print), metrics)
+        template = preferences.template_of(context, scoring.tokenizer_of(model))
+        data = preferences.load(context, scoring.tokenizer_of(model), template)
+    parameters = sum(leaf.size for leaf in leaves(model.params))
+    tokens = float(pair_lengths(data.align)[:, 0].sum())
+    sampled = [json.loads(row) for row in (workdir / "samples.jsonl").read_text().splitlines()]
+    drawn = float(sum(len(row["response_ids"]) for row in sampled))
+    return parameters * (6.0 * tokens * config.align.epochs + (2.0 + 2 * 2.0) * drawn)
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    """Arrays of a tree of dicts."""
+    return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
+
+
+def line(world: str, way: Way) -> str:
+    """A row of the table."""
+    count = way.arrived()
+    shown = " ".join(f"{margin:.2f}" for margin in way.margins)
+    if count is None:
+        cost = f"not in {len(way.margins)}", f"> {sum(way.flops) / 1e9:.0f}", f"> {sum(way.seconds):.0f}"
+        there = "", ""
+    else:
+        cost = str(count), f"{sum(way.flops[:count]) / 1e9:.0f}", f"{sum(way.seconds[:count]):.0f}"
+        there = f"{way.lams[count - 1]:.3f}", f"{way.margins[count - 1]:.3f}"
+    return "| " + " | ".join((world, way.name, *cost, *there, shown)) + " |"
+
+
+def draw(found: dict[str, list[Way]]) -> Figure:
+    """True margin by training, a panel a world."""
+    with style():
+        figure = Figure(figsize=(4.6 * len(found), 3.4), layout="constrained")
+        grid = figure.subplots(1, len(found), squeeze=False)[0]
+        for axes, (world, ways) in zip(grid, found.items(), strict=True):
+            asked = ways[0].asked
+            axes.axhspan(asked - NEAR, asked + NEAR, color="0.85", linewidth=0)
+            for way in ways:
+                axes.plot(range(1, len(way.margins) + 1), way.margins, "o-", label=way.name, markersize=4)
+            axes.set_xlabel("policy trainings")
+            axes.set_ylabel("true safety margin")
+            axes.set_title(f"{world}; the band is {NEAR} about the asked margin")
+            axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A run that is killed, or asked to stop, and started again ends with the numbers of an unbroken one."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import alignjax
+from alignjax.runtime.checkpoint import CHECKSUMS
+
+ROOT = Path(alignjax.__file__).parents[1]
+# Small, but every stage takes a while: seconds of sampling, dozens of steps.
+OPTIONS = """
+--config.bootstrap=100 --config.reference_examples=320 --config.data.num_pairs=256
+--config.data.num_held_out=96
+--config.lora.rank=2 --config.reference.epochs=1 --config.score_training.epochs=1 --config.align.epochs=8
+--config.align.batch_size=8 --config.align.checkpoint_every=20 --config.score_training.batch_size=16
+--config.score_training.checkpoint_every=5 --config.sampling.num_prompts=40 --config.sampling.num_samples=64
+--config.evaluation.num_prompts=8 --config.evaluation.num_samples=4 --config.baselines.single=False
+--config.baselines.lams=() --config.constraints.safety.margin=0.02 --config.accept_uninformative=True
+""".split()
+SAME = ("samples.jsonl", "dual.json", "evaluation.json", "labels.jsonl")
+
+
+def start(workdir):
+    command = [sys.executable, "-m", "alignjax.train", "--config=configs/mocan.py", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [*command, *OPTIONS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(workdir):
+    process = start(workdir)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    finish(workdir)
+    return workdir
+
+
+def interrupt(workdir, number, stage):
+    """Starts a run and sends the signal once the stage has begun to keep something."""
+    process = start(workdir)
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline and process.poll() is None:
+        kept = [path for path in (workdir / "cache").glob(f"{stage}-*") if any_content(path)]
+        if kept:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def any_content(path):
+    """A file with lines, or a folder with a finished checkpoint."""
+    return any(path.glob(f"*/{CHECKSUMS}")) if path.is_dir() else path.stat().st_size > 0
+
+
+def same(whole, workdir):
+    assert [name for name in SAME if (whole / name).read_bytes() != (workdir / name).read_bytes()] == []
+    for name in ("policy", "safety"):
+        sums = [json.loads((run / name / "best" / CHECKSUMS).read_text()) for run in (whole, workdir)]
+        assert sums[0].keys() == sums[1].keys()
+    first, second = (
+        [row["loss"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+         if row["stage"] == "policy" and "loss" in row]
+        for run in (whole, workdir)
+    )  # fmt: skip
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["samples", "safety", "policy"])
+def test_killed(whole, tmp_path, stage):
+    status, output = interrupt(tmp_path / "run", signal.SIGKILL, stage)
+    assert status == -signal.SIGKILL, output
+    finish(tmp_path / "run")
+    same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["samples", "policy"])
+def test_asked_to_stop(whole, tmp_path, stage):
+    status, output = interrupt(tmp_path / "run", signal.SIGTERM, stage)
+    assert status == 75, output
+    assert output.rstrip().endswith("stopped by a signal, everything is saved: the same command goes on.")
+    finish(tmp_path / "run")
+    same(whole, tmp_path / "run")
