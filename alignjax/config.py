@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax.config_checks import check
+from alignjax.data.refusals import REFUSALS
 from alignjax.errors import InputError
 
 
@@ -156,6 +157,16 @@ class BaselineSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeSettings:
+    """Who decides which policy's response is better in one dimension; neither: its calibrated scores."""
+
+    function: str = (
+        ""  # module:function of (prompts, responses_a, responses_b) -> P(a is better), each in [0, 1]
+    )
+    verdicts: str | None = None  # JSON Lines file of {"prompt", "first", "second", "winner"}
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -188,6 +199,8 @@ class Config:
     bootstrap: int = 1000
     ref_batch_size: int = 64  # rows a batch where nothing is differentiated
     shown_samples: int = 6
+    judges: Mapping[str, JudgeSettings] = dataclasses.field(default_factory=dict)  # by dimension
+    refusals: tuple[str, ...] = REFUSALS  # a response that opens with one of them refuses
 
     @property
     def dimensions(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ def check(config: "Config") -> None:
     )
     _check_constraints(config)
     _check_scores(config)
+    _check_judges(config)
     _check_data(config)
     _check_model(config)
     for name in ("reference", "prealign", "align", "score_training"):
@@ -132,6 +133,22 @@ def _check_scores(config: "Config") -> None:
     )
     for i, lam in enumerate(config.baselines.lams):
         _require(lam >= 0, f"baselines.lams[{i}]", lam, "must be at least 0: it multiplies a utility.")
+
+
+def _check_judges(config: "Config") -> None:
+    for name, judge in config.judges.items():
+        given = [field for field in ("function", "verdicts") if getattr(judge, field)]
+        if not given:
+            continue
+        _require(name in config.dimensions, f"judges.{name}", name,
+                 f"names no dimension; judge one of {', '.join(config.dimensions)}.")  # fmt: skip
+        _require(len(given) == 1, f"judges.{name}", given, "give a function or a file of verdicts, not both.")
+        _require(not judge.function or judge.function.count(":") == 1, f"judges.{name}.function",
+                 judge.function, "must be module:function.")  # fmt: skip
+        _require(config.data.world != "enumerable", f"judges.{name}", given,
+                 "reads sampled responses; in enumerable every response is summed over.")  # fmt: skip
+    for i, phrase in enumerate(config.refusals):
+        _require(bool(phrase.strip()), f"refusals[{i}]", phrase, "is empty; every response opens with it.")
 
 
 def _check_data(config: "Config") -> None:

@@ -5,6 +5,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from alignjax.data.refusals import REFUSALS
+
 # A ConfigDict's attributes have no types: what sets them takes the config as Any.
 PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
 
@@ -23,6 +25,8 @@ def shared(method: str) -> ConfigDict:
     config.bootstrap = 1000
     config.ref_batch_size = 128
     config.shown_samples = 6
+    config.judges = {"reward": judge(), "safety": judge()}
+    config.refusals = REFUSALS
     config.model = ConfigDict({"dtype": "float32", "remat": False, "template": ""})
     config.model.path = placeholder(str)
     config.model.max_length, config.model.max_prompt_length = 512, 256
@@ -53,6 +57,13 @@ def shared(method: str) -> ConfigDict:
 def constraint() -> ConfigDict:
     """A constraint that asks for nothing yet."""
     return ConfigDict({name: placeholder(float) for name in ("margin", "level", "fraction")})
+
+
+def judge() -> ConfigDict:
+    """A dimension whose contests its own scores decide."""
+    given: Any = ConfigDict({"function": ""})
+    given.verdicts = placeholder(str)
+    return given
 
 
 def training() -> ConfigDict:

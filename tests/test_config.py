@@ -94,6 +94,13 @@ def fraction_of_two(c: Any) -> None:
         (lambda c: c.lora.update(dropout=1.0), "config.lora.dropout"),
         (lambda c: c.update(method="ppo"), "config.method"),
         (lambda c: c.update(bootstrap=5), "config.bootstrap"),
+        (lambda c: c.judges.update(harm={"function": "m:f"}), "config.judges.harm: is 'harm', names no dim"),
+        (lambda c: c.judges.safety.update(function="f"), "config.judges.safety.function: is 'f', must be"),
+        (
+            lambda c: c.judges.safety.update(function="m:f", verdicts="v.jsonl"),
+            "config.judges.safety: is ['function', 'verdicts'], give a function or",
+        ),
+        (lambda c: c.update(refusals=("sorry", " ")), "config.refusals[1]: is ' ', is empty"),
     ],
 )
 def test_impossible_values_are_refused_by_name(change, message):
@@ -163,6 +170,13 @@ def test_an_exact_score_needs_a_world():
     config = load("mocan").get_config("smollm2-135m")
     config.model.path, config.scores.safety.exact = "model", True
     with pytest.raises(InputError, match=r"config.scores.safety.exact: is True, needs an embedded world"):
+        from_mapping(config.to_dict())
+
+
+def test_a_judge_of_ones_own_needs_samples():
+    config = load("mocan").get_config("enumerable")
+    config.judges.reward.function = "m:f"
+    with pytest.raises(InputError, match=r"config.judges.reward: is \['function'\], reads sampled responses"):
         from_mapping(config.to_dict())
 
 

@@ -125,13 +125,13 @@ def token_logps(
         return None, jax.lax.cond(jnp.any(chunk[2]), chunk_logps, skip, *chunk)
 
     num_targets = valid.shape[1]
-    width = _chunk_width(config.vocab_size, *valid.shape)
-    chunks = tuple(_columns(x, width) for x in (hidden, targets, valid))
+    width = chunk_width(config.vocab_size, *valid.shape)
+    chunks = tuple(columns(x, width) for x in (hidden, targets, valid))
     _, token = jax.lax.scan(body, None, chunks)  # [chunks, B, width]
     return jnp.swapaxes(token, 0, 1).reshape(valid.shape[0], -1)[:, :num_targets]
 
 
-def _chunk_width(vocab_size: int, num_rows: int, num_targets: int) -> int:
+def chunk_width(vocab_size: int, num_rows: int, num_targets: int) -> int:
     """Columns of [B, R] a chunk; B times this is about the rows of logits that may exist at once."""
     rows = max(_CHUNK_ROWS, _CHUNK_LOGITS // vocab_size)
     most = max(1, rows // num_rows)
@@ -139,7 +139,7 @@ def _chunk_width(vocab_size: int, num_rows: int, num_targets: int) -> int:
     return -(-num_targets // num_chunks)  # even chunks, so that the last one is hardly padded
 
 
-def _columns(x: Array, width: int) -> Array:
+def columns(x: Array, width: int) -> Array:
     """[B, R, ...] -> [ceil(R / width), B, width, ...], the end filled with zeros (False: padding)."""
     num_chunks = -(-x.shape[1] // width)
     padding = [(0, 0), (0, num_chunks * width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
@@ -190,6 +190,38 @@ def score_responses(
     Raises:
       InputError: an empty prompt, a response longer than every bucket, or batch_size < 1.
     """
+    return over_responses(
+        lambda batch: completion_logps_jit(model, batch, lora=lora),
+        responses,
+        batch_size=batch_size,
+        buckets=buckets,
+        progress=progress,
+    )
+
+
+def over_responses(
+    compute: Callable[[ResponseBatch], Array],
+    responses: Sequence[TokenizedResponse],
+    *,
+    batch_size: int,
+    buckets: Sequence[Bucket] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """One number of every response, in batches of a few fixed shapes; arguments as of `score_responses`.
+
+    Args:
+      compute: a batch of B rows -> [B] float.
+      responses: n responses with their prompts.
+      batch_size: rows a batch, >= 1.
+      buckets: shapes of the rows; None: chosen from the lengths.
+      progress: called with the number of responses done since the last call.
+
+    Returns:
+      [n] float32, in the order given.
+
+    Raises:
+      InputError: an empty prompt, a response longer than every bucket, or batch_size < 1.
+    """
     if batch_size < 1:
         raise InputError(f"score_responses: batch_size is {batch_size}; it must be at least 1.")
     result = np.full(len(responses), np.nan, np.float32)
@@ -207,7 +239,7 @@ def score_responses(
     waiting: tuple[ResponseBatch, Array] | None = None
     for batch in batches:
         # The device works on this batch while the one before it is collected and the next one is made.
-        values = completion_logps_jit(model, batch, lora=lora)
+        values = compute(batch)
         if waiting is not None:
             collect(*waiting)
         waiting = (batch, values)

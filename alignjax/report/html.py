@@ -14,12 +14,12 @@ import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 
-from alignjax.report import diagnostics, figures, sections, tables
+from alignjax.report import contests, diagnostics, figures, rounds, score_models, sections, tables
 from alignjax.report.figures import Curve
 from alignjax.report.style import policy_mark, to_svg
 
 # What a report's own figures are called; stale ones are removed by these beginnings.
-_OWN_FIGURES = ("dual-", "margin-", "plane-", "scores.", "training.", "reliability.")
+_OWN_FIGURES = ("dual-", "margin-", "plane-", "scores.", "wins.", "rounds.", "training.", "reliability.")
 
 _CAPTIONS = {
     "dual": "The multiplier is at the lowest point of this convex curve; the band is its 95% interval.",
@@ -36,6 +36,11 @@ _CAPTIONS = {
         "Each row is a policy, each column a score; the solid line is the policy's mean, the dashed one "
         "the reference's."
     ),
+    "wins": (
+        "In percent, how often the row's policy wins against the column's on one prompt; blue: it wins more "
+        "often, orange: it loses."
+    ),
+    "rounds": "What correcting the multiplier round by round did; the dotted line is the margin asked.",
     "training": (
         "Held-out points that rise while training falls mean over-fitting; the dotted line is ln 2, where "
         "preference training starts."
@@ -64,6 +69,7 @@ class ReportInputs:
       frontier: what the dual predicts along a ray of multipliers.
       samples: {"prompt": text, "responses": {policy: text}}.
       findings: sentences that a reader must not miss.
+      rounds: contents of rounds/N.json, in order.
       score_unit: what rewards, utilities and margins are measured in.
     """
 
@@ -79,6 +85,7 @@ class ReportInputs:
     frontier: Curve | None = None
     samples: Sequence[Mapping[str, Any]] = ()
     findings: Sequence[str] = ()
+    rounds: Sequence[Mapping[str, Any]] = ()
     score_unit: str = "units of the scores"
 
 
@@ -109,6 +116,8 @@ def plates(inputs: ReportInputs) -> list[Plate]:
     order += [name for name in inputs.scores if name not in order]
     wide = {
         "scores": figures.histograms({name: inputs.scores[name] for name in order}, names) if order else None,
+        "wins": contests.win_matrix(inputs.evaluation),
+        "rounds": rounds.figure(inputs.rounds),
         "training": diagnostics.training_curves(inputs.metrics),
         "reliability": diagnostics.reliability(inputs.calibration),
     }
@@ -150,6 +159,12 @@ def render(inputs: ReportInputs, drawn: Sequence[Plate] | None = None) -> str:
         columns=shown,
         rows=[(row, policy_mark(row.name, names)[0]) for row in tables.rows(evaluation, shown)],
         notes=tables.notes(shown, inputs.score_unit),
+        contests=contests.grid(evaluation),
+        grids=[
+            grid
+            for grid in (rounds.grid(inputs.rounds), score_models.grid(inputs.metrics, inputs.config))
+            if grid is not None
+        ],
         findings=sections.findings(inputs.findings, inputs.calibration),
         plates=[(plate, _inline(plate)) for plate in drawn],
         slopes=sections.slopes(inputs.calibration),

@@ -25,6 +25,22 @@ class Strip(NamedTuple):
     bars: tuple[tuple[str, float, float, float], ...]
 
 
+class Grid(NamedTuple):
+    """A table of the page.
+
+    Attributes:
+      title: heading above it.
+      head: of every column.
+      rows: label, colour of a mark before it or "", and a text for every other column.
+      notes: sentences below it.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[tuple[str, str, list[str]]]
+    notes: list[str]
+
+
 def facts(config: Record, run: Record) -> list[tuple[str, str]]:
     """The line below the title: method, seed, beta, time, peak memory, devices, as far as known."""
     rows = [(key, str(config[key])) for key in ("method", "seed", "beta") if key in config]

@@ -14,6 +14,7 @@ Estimate = Mapping[str, float | None] | float | None
 MISSING = "-"
 # A shortfall that two decimals do not show is none: exact sums have intervals of no width.
 ROUNDING = 0.005
+RARE = 0.01  # share of cut or empty responses below which they get no column
 KEPT, KEPT_WITHIN, MISSED, NOT_ASKED, UNKNOWN = (
     "kept",
     "kept within its interval",
@@ -29,7 +30,7 @@ class Column(NamedTuple):
     Attributes:
       key: path of the estimate below a policy, as ("margins", "safety").
       header: what the column is called.
-      unit: a word for the notes: "score" or "nats".
+      unit: a word for the notes: "score", "nats", or "form" for what responses look like.
       decimals: digits after the point, the same in every row.
     """
 
@@ -143,12 +144,17 @@ def columns(evaluation: Evaluation) -> list[Column]:
     wanted += [(("true_reward",), "true reward", "score")]
     wanted += [(("true_margins", name), f"true {name} margin", "score") for name in names]
     wanted += [(("kl_from_optimum",), "KL from optimum", "nats")]
+    wanted += [(("length",), "tokens", "form"), (("refusals",), "refusals", "form")]
+    wanted += [(("cut",), "cut", "form"), (("empty",), "empty", "form")]
     policies = [(evaluation.get("policies") or {})[name] for name in policy_names(evaluation)]
     result = []
     for key, header, unit in wanted:
         estimates = [estimate_at(policy, key) for policy in policies]
-        optional = key[0].startswith("true_") or key[0] == "kl_from_optimum"
-        if not optional or any(estimate is not None for estimate in estimates):
+        optional = key[0].startswith("true_") or key[0] == "kl_from_optimum" or unit == "form"
+        present = any(estimate is not None for estimate in estimates)
+        if key[0] in ("cut", "empty"):  # a column of zeros says nothing
+            present = any(isinstance(e, Mapping) and (e.get("mean") or 0) >= RARE for e in estimates)
+        if not optional or present:
             result.append(Column(key, header, unit, _decimals(estimates)))
     return result
 
@@ -203,6 +209,11 @@ def notes(shown: Sequence[Column], score_unit: str) -> list[str]:
         "margin: mean utility above the reference's; KL: to the reference, nats; [..]: 95% interval.",
         f"reward, utilities and margins are in {score_unit}; utilities: higher is safer.",
     ]
+    if any(column.unit == "form" for column in shown):
+        lines.append(
+            "tokens: mean length of a response; refusals, cut, empty: shares of responses that open with a "
+            "refusal, have no end, hold nothing."
+        )
     if any(column.key[0].startswith("true_") for column in shown):
         lines.append("true: the world's own scores, which no training saw; the verdict rests on them.")
     if any(column.key[0] == "kl_from_optimum" for column in shown):
@@ -226,7 +237,7 @@ def console_table(
     Returns:
       Lines without a newline at the end.
     """
-    shown = columns(evaluation)
+    shown = [column for column in columns(evaluation) if column.unit != "form"]
     lines = []
     for part in ([c for c in shown if not c.is_truth], [c for c in shown if c.is_truth]):
         grid = [["policy", *(column.header for column in part)]]

@@ -1,6 +1,6 @@
 """Evaluation after training: what every policy reaches, beside what the dual promised."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,17 +9,22 @@ from alignjax.data.tokenize import Template, TokenizedResponse, tokenize_prompts
 from alignjax.data.worlds import Enumeration
 from alignjax.data.worlds import enumerable as tree
 from alignjax.errors import InputError
+from alignjax.policy.sampling import end_ids
 from alignjax.stages import read_json, write_json
+from alignjax.workflow.contests import Played, contests
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import calibration_draws, read_calibration
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scorers import Scorer, TableScorer, require_scores, score_responses
+from alignjax.workflow.scorers import Scorer, require_scores, score_responses
 from alignjax.workflow.scoring import (
+    FORMS,
     Policy,
     ResponseLogps,
     Responses,
     draw,
+    response_forms,
+    response_kl,
     tokenizer_of,
     write_npz,
     write_responses,
@@ -33,6 +38,7 @@ class Means(NamedTuple):
       scores: [N, 1+m] raw implicit scores.
       kl: [N] nats, KL(policy || reference).
       truth: [N, 2] true scores where a world knows them.
+      forms: [N, 4] the columns of `scoring.FORMS`.
       scatter: [N, K, 1+m] raw scores of single responses, for histograms.
       kl_from_optimum: nats, KL(pi_lam* || policy), where sums are exact.
     """
@@ -40,6 +46,7 @@ class Means(NamedTuple):
     scores: np.ndarray
     kl: np.ndarray
     truth: np.ndarray | None
+    forms: np.ndarray
     scatter: np.ndarray
     kl_from_optimum: float | None = None
 
@@ -64,48 +71,48 @@ def evaluate(
     """
     world = context.world
     if world is not None and world.enumeration is not None:
-        means = _exact(context, world.enumeration, template, scorers, policies, logps)
+        means, played = _exact(context, world.enumeration, template, scorers, policies, logps)
     else:
-        if any(isinstance(scorer, TableScorer) for scorer in scorers.values()):
-            drawn = [_drawn(context, preferences, template, policy) for policy in policies.values()]
-            require_scores(scorers, context.workdir / "unscored.jsonl", drawn=drawn)
+        reference = policies["reference"]
+        drawn = {name: _draw(context, preferences, template, policy) for name, policy in policies.items()}
+        require_scores(scorers, context.workdir / "unscored.jsonl", drawn=list(drawn.values()))
         means = {
-            name: _sampled(context, preferences, template, scorers, policies["reference"], policy, logps)
+            name: _sampled(context, scorers, reference, policy, drawn[name])
             for name, policy in policies.items()
         }
+        first = {name: [texts[0] for texts in found.texts] for name, found in drawn.items()}
+        played = Played(
+            {name: found.scatter for name, found in means.items()}, None, drawn["reference"].prompts, first
+        )
+    write_json(context.workdir / "evaluation.json", _record(context, means, played))
+    write_npz(context.workdir / "evaluation_scores.npz", **{name: m.scatter for name, m in means.items()})
+    # Not before a judge of the user's own is through, which may fail after hours of sampling.
     for name in policies:
         context.cache("evaluation", "jsonl", name).unlink(missing_ok=True)
-    write_json(context.workdir / "evaluation.json", _record(context, means))
-    write_npz(context.workdir / "evaluation_scores.npz", **{name: m.scatter for name, m in means.items()})
+
+
+def _draw(context: Context, preferences: Preferences, template: Template, policy: Policy) -> Responses:
+    """Samples the policy on prompts that no training has seen: evaluation_samples/POLICY.jsonl."""
+    part = context.cache("evaluation", "jsonl", policy.name)
+    drawn = draw(context, policy, template, preferences.eval_prompts, context.config.evaluation, part)
+    folder = context.workdir / "evaluation_samples"
+    write_responses(folder / f"{policy.name}.jsonl", drawn, {"policy": policy.name})
+    return drawn
 
 
 def _sampled(
-    context: Context,
-    preferences: Preferences,
-    template: Template,
-    scorers: Mapping[str, Scorer],
-    reference: Policy,
-    policy: Policy,
-    logps: ResponseLogps,
+    context: Context, scorers: Mapping[str, Scorer], reference: Policy, policy: Policy, drawn: Responses
 ) -> Means:
-    """Means over responses sampled from the policy itself on prompts that no training has seen."""
-    drawn = _drawn(context, preferences, template, policy)
-    folder = context.workdir / "evaluation_samples"
-    write_responses(folder / f"{policy.name}.jsonl", drawn, {"policy": policy.name})
+    """Means over responses sampled from the policy itself."""
     scores = score_responses(scorers, drawn)
-    own, ref = logps.of(policy, drawn), logps.of(reference, drawn)
+    kl = response_kl(context, policy, reference, drawn)
+    forms = response_forms(drawn, end_ids(policy.model), context.config.refusals)
     truth = None
     if context.world is not None:
         world = context.world
         pairs = zip(drawn.prompts, drawn.texts, strict=True)
         truth = np.stack([world.true_scores(str(prompt), texts).mean(axis=0) for prompt, texts in pairs])
-    return Means(scores.mean(axis=1), (own - ref).mean(axis=1), truth, scores)
-
-
-def _drawn(context: Context, preferences: Preferences, template: Template, policy: Policy) -> Responses:
-    """Responses of a policy to the evaluation prompts; what was drawn before is not drawn again."""
-    part = context.cache("evaluation", "jsonl", policy.name)
-    return draw(context, policy, template, preferences.eval_prompts, context.config.evaluation, part)
+    return Means(scores.mean(axis=1), kl.mean(axis=1), truth, forms.mean(axis=1), scores)
 
 
 def _exact(
@@ -115,7 +122,7 @@ def _exact(
     scorers: Mapping[str, Scorer],
     policies: Mapping[str, Policy],
     logps: ResponseLogps,
-) -> dict[str, Means]:
+) -> tuple[dict[str, Means], Played]:
     """Sums over every response of every prompt."""
     config = context.config
     listed = _all_responses(world, template, policies["reference"])
@@ -129,6 +136,7 @@ def _exact(
     if np.isfinite(margins).all():
         optimum = tree.exact_dual(ref, truth, beta=config.beta, margins=margins.tolist()).log_policy
     rng = np.random.default_rng(context.seed("histogram"))
+    forms = response_forms(listed, end_ids(policies["reference"].model), config.refusals)
     means = {}
     for name, values in found.items():
         weights = np.exp(values)
@@ -137,10 +145,12 @@ def _exact(
             np.einsum("py,pyd->pd", weights, scores),
             np.sum(weights * (values - ref), axis=1),
             np.einsum("py,pyd->pd", weights, truth),
+            np.einsum("py,pyd->pd", weights, forms),
             np.take_along_axis(scores, shown[..., None], axis=1),
             None if optimum is None else float(tree.exact_kl(optimum, values)),
         )
-    return means
+    weights = {name: np.exp(values) for name, values in found.items()}
+    return means, Played(dict.fromkeys(found, scores), weights, listed.prompts, None)
 
 
 def _all_responses(world: Enumeration, template: Template, reference: Policy) -> Responses:
@@ -153,7 +163,7 @@ def _all_responses(world: Enumeration, template: Template, reference: Policy) ->
     return Responses([*prompts], [list(world.texts)] * len(prompts), listed)
 
 
-def _record(context: Context, means: Mapping[str, Means]) -> dict[str, Any]:
+def _record(context: Context, means: Mapping[str, Means], played: Played) -> dict[str, Any]:
     config = context.config
     dual = read_json(context.workdir / "dual.json")
     calibration = read_calibration(context.workdir)
@@ -179,6 +189,7 @@ def _record(context: Context, means: Mapping[str, Means]) -> dict[str, Any]:
             "kl": mean_figure(policy.kl, resamples).to_json(),
             "utilities": _named(config.constraints, levels[1:]),
             "margins": _named(config.constraints, gains[1:]),
+            **_named(FORMS, [mean_figure(column, resamples) for column in policy.forms.T]),
         }
         if policy.truth is not None and base.truth is not None:
             entry["true_reward"] = mean_figure(policy.truth[:, 0], resamples).to_json()
@@ -191,10 +202,12 @@ def _record(context: Context, means: Mapping[str, Means]) -> dict[str, Any]:
             value = policy.kl_from_optimum
             entry["kl_from_optimum"] = Figure(value, value, value).to_json()
         record["policies"][name] = entry
-    return record
+    played = played._replace(scores={k: raw @ calibration.matrix.T for k, raw in played.scores.items()})
+    return record | {"contests": contests(config, played, resamples)}
 
 
-def _named(names: Mapping[str, Any], figures: list[Figure]) -> dict[str, dict[str, float]]:
+def _named(names: Iterable[str], figures: list[Figure]) -> dict[str, dict[str, float]]:
+    names = list(names)
     if len(names) != len(figures):
         raise InputError(
             f"constraints: {len(names)} are configured, the scores hold {len(figures)}; redo the scores."

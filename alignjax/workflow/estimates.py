@@ -54,15 +54,16 @@ def calibrated_means(
     """
     means = matrix @ values.mean(axis=0)
     draws = np.einsum("bjd,bd->bj", matrices, weights @ values)
-    return [_figure(mean, column) for mean, column in zip(means, draws.T, strict=True)]
+    return [figure_of(mean, column) for mean, column in zip(means, draws.T, strict=True)]
 
 
 def mean_figure(values: np.ndarray, weights: np.ndarray) -> Figure:
     """The mean of one number a prompt, [N], with its interval over the resamples."""
-    return _figure(float(values.mean()), weights @ values)
+    return figure_of(float(values.mean()), weights @ values)
 
 
-def _figure(mean: float, draws: np.ndarray) -> Figure:
+def figure_of(mean: float, draws: np.ndarray) -> Figure:
+    """A mean with the middle 95% of its resamples, [R]."""
     tail = (1.0 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return Figure(float(mean), float(low), float(high))

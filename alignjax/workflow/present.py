@@ -14,6 +14,8 @@ from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration
 from alignjax.workflow.preferences import Preferences
 
+_MANY_CUT = 0.05  # of a policy's responses
+
 
 def present(context: Context, preferences: Preferences) -> str:
     """Writes report.html and figures/ from the run's artefacts; returns the last table of the console."""
@@ -34,7 +36,12 @@ def present(context: Context, preferences: Preferences) -> str:
         scores=_scores(context),
         frontier=Curve(*(np.array(curve[name]) for name in ("lams", "margins", "reward", "kl", "objective"))),
         samples=_samples(workdir, list(evaluation["policies"]), config.shown_samples),
-        findings=[*calibration["findings"], *_warnings(dual)],
+        findings=[
+            *calibration["findings"],
+            *_warnings(dual),
+            *([] if context.population else _cut(evaluation)),
+        ],
+        rounds=_rounds(workdir, config.rounds.count),
     )
     write_report(inputs, workdir)
     return console_table(evaluation)
@@ -68,6 +75,20 @@ def _samples(workdir: Path, policies: list[str], most: int) -> list[dict[str, An
 
 def _shown(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def _rounds(workdir: Path, count: int) -> list[dict[str, Any]]:
+    """What every round of a multi-shot run measured; none where there is one shot."""
+    return [read_json(workdir / "rounds" / f"{n}.json") for n in range(1, count + 1)] if count > 1 else []
+
+
+def _cut(evaluation: dict[str, Any]) -> list[str]:
+    """Policies of which many responses have no end: what was scored is a part of what they would say."""
+    shares = {name: policy["cut"]["mean"] for name, policy in evaluation["policies"].items()}
+    many = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= _MANY_CUT)
+    if not many:
+        return []
+    return [f"Responses cut at config.evaluation.max_new_tokens: {many}; scores are of unfinished texts."]
 
 
 def _warnings(dual: dict[str, Any]) -> list[str]:

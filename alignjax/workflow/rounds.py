@@ -18,7 +18,7 @@ from alignjax.workflow import labels, scoring, training
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration
 from alignjax.workflow.scorers import Scorer, score_responses
-from alignjax.workflow.scoring import Policy, ResponseLogps
+from alignjax.workflow.scoring import Policy
 from alignjax.workflow.steps import Start, part
 from alignjax.workflow.training import LabelledPairs
 
@@ -68,8 +68,7 @@ def _measure(
         kept = context.cache(stage, "jsonl")
         prompts = start.data.train_prompts
         drawn = scoring.draw(context, policy, start.template, prompts, config.sampling, kept)
-        logps = ResponseLogps(context)
-        kl = np.mean(logps.of(policy, drawn) - logps.of(start.reference, drawn))
+        kl = np.mean(scoring.response_kl(context, policy, start.reference, drawn))
         scores = score_responses(scorers, drawn) @ read_calibration(context.workdir).matrix.T
         table = read_table(context.workdir / "scores.npz")
         achieved = scores[..., 1:].mean(axis=(0, 1)) - np.asarray(table.utilities, np.float64).mean(

@@ -120,16 +120,20 @@ def _held_out_metrics(
         found = learned_pair_scores(
             whole, pairs.tokens, lora=lora, batch_size=context.config.ref_batch_size, buckets=buckets
         )
-        scores = as_utility(model.kind, found)
-        metrics = preference_metrics(scores, np.zeros_like(scores), pairs.labels, beta=1.0)
+        scores, labels = as_utility(model.kind, found), pairs.labels
+        # A world's pairs are in any order: what its label prefers comes first, so that margins have a sign.
+        swapped = labels < 0.5
+        scores = np.where(swapped[:, None], scores[:, ::-1], scores)
+        labels = np.where(swapped, 1 - labels, labels)
+        metrics = preference_metrics(scores, np.zeros_like(scores), labels, beta=1.0)
         metrics = {key: value for key, value in metrics.items() if not key.startswith("logps/")}
         metrics |= {"rewards/mean": float(scores.mean())}
         metrics |= {"rewards/min": float(scores.min()), "rewards/max": float(scores.max())}
         stated = 1.0 / (1.0 + np.exp(-np.clip(scores[:, 0] - scores[:, 1], -500, 500).astype(np.float64)))
-        # Hard labels of files are all 1: half of the pairs are turned over, or every frequency would be 1.
+        # Half of the pairs are turned over, or the frequencies of hard labels would all be 1.
         turned = np.arange(len(stated)) % 2 == 1
         stated = np.where(turned, 1 - stated, stated)
-        observed = np.where(turned, 1 - pairs.labels, pairs.labels)
+        observed = np.where(turned, 1 - labels, labels)
         return metrics | {"calibration_error": expected_calibration_error(stated, observed)}
 
     return evaluate

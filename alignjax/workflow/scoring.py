@@ -13,9 +13,11 @@ from alignjax.config import SamplingSettings
 from alignjax.data.batches import pair_batches, pair_lengths, response_lengths
 from alignjax.data.files import write_bytes, write_text
 from alignjax.data.records import Prompt
+from alignjax.data.refusals import is_refusal
 from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, tokenize_prompts
 from alignjax.errors import InputError
 from alignjax.models import Lora, Model
+from alignjax.policy import divergence
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import Samples, sample
 from alignjax.runtime.metrics import progress
@@ -23,6 +25,9 @@ from alignjax.workflow.context import Context
 
 if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
+
+
+FORMS = ("length", "cut", "empty", "refusals")
 
 
 class Policy(NamedTuple):
@@ -207,6 +212,50 @@ def response_logps(context: Context, policy: Policy, responses: Responses) -> np
             progress=bar.update,
         )
     return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
+
+
+def response_kl(context: Context, policy: Policy, reference: Policy, responses: Responses) -> np.ndarray:
+    """KL divergence of a policy from the reference on responses that the policy sampled: [N, K] float64.
+
+    A sum over tokens of the divergence of the next one; see `policy.divergence`.
+    """
+    flat = [response for row in responses.tokens for response in row]
+    with progress(len(flat), f"KL of {policy.name}", unit="response") as bar:
+        values = divergence.response_kl(
+            policy.model,
+            reference.model,
+            flat,
+            lora=policy.lora,
+            reference_lora=reference.lora,
+            batch_size=context.config.ref_batch_size,
+            buckets=context.buckets(response_lengths(flat)),
+            progress=bar.update,
+        )
+    return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
+
+
+def response_forms(responses: Responses, end_ids: Sequence[int], refusals: Sequence[str]) -> np.ndarray:
+    """What sampled responses look like, [N, K, 4] float64, the columns of `FORMS`.
+
+    Tokens with the end token; 1 where a response was cut (it has no end), is empty (no visible character),
+    opens with one of the refusals.
+    """
+    rows = zip(responses.texts, responses.tokens, strict=True)
+    return np.array(
+        [
+            [
+                [
+                    len(ids.response_ids),
+                    ids.response_ids[-1] not in end_ids,
+                    not text.strip(),
+                    is_refusal(text, refusals),
+                ]
+                for text, ids in zip(texts, tokens, strict=True)
+            ]
+            for texts, tokens in rows
+        ],
+        np.float64,
+    )
 
 
 def write_responses(path: Path, responses: Responses, extra: Mapping[str, Any]) -> None:

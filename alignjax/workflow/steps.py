@@ -9,8 +9,8 @@ from alignjax.config import ScoreSettings, TrainingSettings, to_mapping
 from alignjax.data.tokenize import Template
 from alignjax.models import load_score_model as load_folder
 from alignjax.scores.lookup import read_lookup
-from alignjax.stages import write_json
-from alignjax.workflow import assess, dualize, labels, preferences, score_models, scoring, training
+from alignjax.stages import file_digest, write_json
+from alignjax.workflow import assess, dualize, judges, labels, preferences, score_models, scoring, training
 from alignjax.workflow import scorers as scorers_
 from alignjax.workflow.context import Context
 from alignjax.workflow.preferences import Preferences
@@ -44,6 +44,7 @@ def part(context: Context, *fields: str) -> dict[str, Any]:
 def prepare(context: Context) -> Start:
     """The reference policy (an embedded world's is trained) and the preference data, counted."""
     config, stages, world = context.config, context.stages, context.world
+    judges.check(config)
     files = {"files": context.digests}
     stages.run(
         "reference",
@@ -246,11 +247,13 @@ def evaluate(
     logps: ResponseLogps,
     inputs: Sequence[str],
 ) -> None:
-    """What every policy reaches beside what was promised: evaluation.json."""
+    """What every policy reaches beside what was promised, and against each other: evaluation.json."""
+    given = {name: judge.verdicts for name, judge in context.config.judges.items()}
+    verdicts = {name: file_digest(path) for name, path in given.items() if path}
     context.stages.run(
         "evaluation",
         lambda: assess.evaluate(context, start.data, start.template, scorers, policies, logps),
-        settings=part(context, "evaluation", "bootstrap"),
+        settings=part(context, "evaluation", "bootstrap", "judges", "refusals") | {"verdicts": verdicts},
         inputs=inputs,
         outputs=["evaluation.json", "evaluation_scores.npz"],
     )

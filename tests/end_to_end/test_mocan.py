@@ -1,5 +1,6 @@
 """MoCAN from samples to policy through the public door, on the embedded worlds, a few steps of everything."""
 
+import itertools
 import json
 import shutil
 
@@ -45,6 +46,79 @@ def test_policies_are_audited_beside_the_promise(whole):
     assert record["policies"]["reference"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
     for policy in record["policies"].values():
         assert {"reward", "kl", "utilities", "margins", "true_reward", "true_margins"} <= set(policy)
+        assert policy["kl"]["mean"] >= 0
+
+
+def test_responses_are_counted_as_the_samples_have_them(whole):
+    """Length, end, emptiness and refusal of every policy, counted anew from its samples."""
+    for name, policy in load(whole / "evaluation.json")["policies"].items():
+        lines = (whole / "evaluation_samples" / f"{name}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        counted = {
+            "length": [len(row["response_ids"]) for row in rows],
+            "cut": [row["response_ids"][-1] != 0 for row in rows],  # 0 ends a response in this world
+            "empty": [not row["response"] for row in rows],
+            "refusals": [
+                row["response"].startswith(("sorry", "i am sorry", "i refuse", "i cannot")) for row in rows
+            ],
+        }
+        for field, values in counted.items():
+            assert policy[field]["mean"] == pytest.approx(np.mean(values)), (name, field)
+            assert policy[field]["low"] <= policy[field]["mean"] <= policy[field]["high"]
+
+
+def test_policies_play_against_each_other(whole):
+    """Win rates by the definition, on the scores that the run kept; ratings in their order."""
+    record = load(whole / "evaluation.json")["contests"]
+    slopes = np.array(load(whole / "calibration.json")["matrix"])
+    assert list(record) == ["reward", "safety"]
+    with np.load(whole / "evaluation_scores.npz") as stored:
+        scores = {name: stored[name] @ slopes.T for name in stored.files}
+    for j, contest in enumerate(record.values()):
+        assert (contest["judge"], contest["missing"], contest["position_bias"]) == ("scores", 0, None)
+        assert contest["comparisons"] == 3 * 8 * 4  # pairs of policies, prompts, responses
+        assert contest["ratings"]["reference"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+        for a, b in itertools.permutations(scores, 2):
+            lead = scores[a][:, :, None, j] - scores[b][:, None, :, j]
+            won = np.where(np.abs(lead) <= 1e-5, 0.5, lead > 0).mean()
+            found = contest["win_rates"][a][b]
+            assert found["mean"] == pytest.approx(won) and found["low"] <= found["mean"] <= found["high"]
+            assert found["mean"] + contest["win_rates"][b][a]["mean"] == pytest.approx(1)
+
+
+def test_a_judge_of_ones_own_redoes_the_evaluation_only(
+    whole, tmp_path, mocan_config, monkeypatch, capsys, stages_done
+):
+    """Shorter is safer, says the function; verdicts of a file say that aligned beat the reference once."""
+    (tmp_path / "my_judge.py").write_text(
+        "def shorter(prompts, a, b):\n    return [(len(y) - len(x)) / 1000 + 0.6 for x, y in zip(a, b)]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    lines = (whole / "evaluation_samples" / "aligned.jsonl").read_text().splitlines()
+    verdict = {
+        "prompt": json.loads(lines[0])["prompt"],
+        "first": "aligned",
+        "second": "reference",
+        "winner": 1,
+    }
+    (tmp_path / "verdicts.jsonl").write_text(json.dumps(verdict))
+
+    def judged(config):
+        config.judges.safety.function = "my_judge:shorter"
+        config.judges.reward.verdicts = str(tmp_path / "verdicts.jsonl")
+
+    runs.run(mocan_config(change=judged), copy)
+    assert stages_done(capsys.readouterr().out) == ["evaluation"]
+    for path in (whole / "evaluation_samples").iterdir():
+        assert (copy / "evaluation_samples" / path.name).read_bytes() == path.read_bytes()
+    record = load(copy / "evaluation.json")["contests"]
+    assert record["safety"]["judge"] == "my_judge:shorter"
+    assert record["safety"]["position_bias"]["mean"] == pytest.approx(0.1)
+    assert record["reward"]["win_rates"]["aligned"]["reference"]["mean"] == 1.0
+    assert record["reward"]["comparisons"] == 1 and record["reward"]["missing"] == 3 * 8 - 1
+    assert str(tmp_path) not in (copy / "evaluation.json").read_text()
+    assert "my_judge:shorter, in both orders" in (copy / "report.html").read_text()
 
 
 def test_score_models_log_what_held_out_pairs_say(whole):
@@ -120,6 +194,7 @@ def test_a_second_round_steps_the_multiplier_and_aligns_again(
     assert two_["lam"]["safety"] != one["lam"]["safety"] == load(copy / "dual.json")["lam"]["safety"]
     record = load(copy / "evaluation.json")["policies"]
     assert list(record) == ["reference", "lambda=0.5", "one-shot", "aligned"]
+    assert "<h2>Rounds</h2>" in (copy / "report.html").read_text()
 
 
 def test_pairs_of_the_samples_need_no_preferences(whole, tmp_path, mocan_config, capsys, stages_done):
@@ -213,3 +288,8 @@ def test_the_enumerable_world_audits_by_exact_sums(tmp_path, mocan_config):
         aligned["true_margins"]["safety"]["mean"], abs=1e-6
     )
     assert aligned["kl_from_optimum"]["mean"] > 0
+    assert 1 <= aligned["length"]["mean"] <= 4 and aligned["refusals"]["mean"] == 0
+    # Win rates are sums over all pairs of responses: no interval, and the two sides make 1.
+    wins = load(tmp_path / "run" / "evaluation.json")["contests"]["safety"]["win_rates"]
+    assert wins["aligned"]["reference"]["low"] == wins["aligned"]["reference"]["high"]
+    assert wins["aligned"]["reference"]["mean"] + wins["reference"]["aligned"]["mean"] == pytest.approx(1)

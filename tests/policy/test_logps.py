@@ -151,7 +151,7 @@ def test_dropout_is_active_with_a_key_only(model, lora):
 def test_chunk_width(vocab, rows, targets, width):
     # 128 rows of logits: 32 columns of 4 rows; never less than a column; a small vocabulary goes in one
     # piece.
-    assert module._chunk_width(vocab, rows, targets) == width
+    assert module.chunk_width(vocab, rows, targets) == width
 
 
 def test_score_responses_keeps_the_order(model):

@@ -48,6 +48,8 @@ def evaluation(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> d
             "utilities": {n: estimate(utility[j]) for j, n in enumerate(names)},
             "margins": {n: estimate(margin[j] * 1.02, half) for j, n in enumerate(names)},
         }
+        policies[policy] |= {"length": estimate(21.4, 0.6), "cut": estimate(0.0, 0.0)}
+        policies[policy] |= {"empty": estimate(0.0, 0.0), "refusals": estimate(0.123, 0.02)}
         if truth:
             policies[policy]["true_reward"] = estimate(reward * 0.97, 0.07)
             policies[policy]["true_margins"] = {
@@ -56,7 +58,29 @@ def evaluation(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> d
     aligned = policies["aligned"]["margins"]
     asked = {name: round(aligned[name]["mean"] / 1.02, 2) for name in names}
     predicted = {"margins": {n: estimate(asked[n], 0.1) for n in names}, "kl": estimate(1.28, 0.05)}
-    return {"asked": asked, "predicted": predicted, "policies": policies}
+    played = {name: contest(list(policies), place) for place, name in enumerate(("reward", *names))}
+    return {"asked": asked, "predicted": predicted, "policies": policies, "contests": played}
+
+
+def contest(policies: list[str], place: int) -> dict[str, Any]:
+    """Ratings 0.6 apart, turned around in every second dimension, and the wins that follow from them."""
+    sign = 1 - 2 * (place % 2)
+    strength = {name: sign * 0.6 * (i - place) for i, name in enumerate(policies)}
+    wins = {
+        a: {b: estimate(1 / (1 + np.exp(strength[b] - strength[a])), 0.03) for b in policies if b != a}
+        for a in policies
+    }
+    ratings = {
+        a: estimate(strength[a] - strength["reference"], 0.0 if a == "reference" else 0.1) for a in policies
+    }
+    return {
+        "judge": "scores",
+        "comparisons": 1000,
+        "missing": 0,
+        "position_bias": None,
+        "win_rates": wins,
+        "ratings": ratings,
+    }
 
 
 def tilted_curve(names: tuple[str, ...], points: int = 61) -> Curve:

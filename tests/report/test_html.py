@@ -108,6 +108,7 @@ def test_files_are_written_and_stale_figures_removed(inputs, tmp_path):
         "plane-safety",
         "plane-true-safety",
         "scores",
+        "wins",
         "training",
         "reliability",
     }
@@ -142,6 +143,7 @@ def test_several_constraints_have_a_verdict_and_panels_each(inputs):
         "margin-honesty",
         "plane-safety",
         "plane-honesty",
+        "wins",
     ]
     page = render(given)
     assert page.count('class="card verdict') == 2 and "honesty-only" in page

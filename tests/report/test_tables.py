@@ -100,12 +100,25 @@ def test_none_is_a_dash_everywhere(inputs):
 
 def test_optional_columns_are_there_only_where_known(inputs):
     learned = [column.header for column in tables.columns(inputs(truth=False).evaluation)]
-    assert learned == ["reward", "safety", "safety margin", "KL"]
+    assert learned == ["reward", "safety", "safety margin", "KL", "tokens", "refusals"]
     evaluation = copy.deepcopy(inputs().evaluation)
     evaluation["policies"]["aligned"]["kl_from_optimum"] = {"mean": 0.0123, "low": 0.0123, "high": 0.0123}
     known = [column.header for column in tables.columns(evaluation)]
-    assert known == [*learned, "true reward", "true safety margin", "KL from optimum"]
+    assert known == [*learned[:4], "true reward", "true safety margin", "KL from optimum", *learned[4:]]
     assert "0.0123" in tables.console_table(evaluation)
+
+
+def test_what_responses_look_like_is_on_the_page_and_not_in_the_consoles_last_table(inputs):
+    evaluation = copy.deepcopy(inputs().evaluation)
+    assert "tokens" not in tables.console_table(evaluation) and "21.4" not in tables.console_table(evaluation)
+    evaluation["policies"]["aligned"]["cut"] = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    shown = tables.columns(evaluation)
+    headers = [column.header for column in shown]
+    assert "cut" in headers and "empty" not in headers  # a column of zeros says nothing
+    cells = dict(zip(headers, tables.rows(evaluation, shown)[-1].cells, strict=True))
+    assert cells["tokens"] == "21.40 [20.80, 22.00]" and cells["refusals"] == "0.123 [0.103, 0.143]"
+    assert cells["cut"] == "0.250 [0.200, 0.300]"
+    assert any("have no end" in note for note in tables.notes(shown, "logits"))
 
 
 def test_an_empty_evaluation_has_an_empty_table():

@@ -1,0 +1,142 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+
+from alignjax.report import contests, html, rounds, score_models
+from alignjax.report.style import to_svg
+
+# Three rounds of one constraint that near the margin asked.
+ROUNDS = [
+    {
+        "round": n,
+        "lam": {"safety": 0.6 + 0.11 * n},
+        "asked": {"safety": 1.0},
+        "achieved": {"safety": 1 - 0.4 / n},
+        "reward": 0.9,
+        "kl": 1.1 + 0.1 * n,
+    }
+    for n in (1, 2, 3)
+]
+
+
+def test_the_table_has_wins_against_the_reference_and_ratings_of_every_dimension(inputs):
+    grid = contests.grid(inputs().evaluation)
+    assert grid is not None
+    assert grid.head[1:] == [
+        "reward: wins against the reference",
+        "reward: rating",
+        "safety: wins against the reference",
+        "safety: rating",
+    ]
+    assert [label for label, _, _ in grid.rows] == ["reference", "helpful-only", "safe-only", "aligned"]
+    assert grid.rows[0][2] == ["-", "0.00", "-", "0.00"]
+    # Ratings are 0.6 apart, and aligned is the fourth policy: 1 / (1 + exp(-1.8)) = 0.858.
+    assert grid.rows[3][2][:2] == ["0.86 [0.83, 0.89]", "1.80 [1.70, 1.90]"]
+    assert grid.rows[3][2][2].startswith("0.14") and grid.rows[3][2][3].startswith("-1.80")
+    assert "safety is judged by its calibrated scores" in " ".join(grid.notes)
+    assert contests.grid({}) is None
+
+
+def test_judges_missing_verdicts_and_the_order_of_showing_are_named(inputs):
+    evaluation = copy.deepcopy(inputs().evaluation)
+    evaluation["contests"]["safety"] |= {
+        "judge": "my:judge",
+        "missing": 1234,
+        "position_bias": {"mean": 0.041, "low": 0.03, "high": 0.052},
+    }
+    evaluation["contests"]["safety"]["ratings"]["aligned"] = None
+    evaluation["contests"]["safety"]["win_rates"]["aligned"]["reference"] = None
+    grid = contests.grid(evaluation)
+    assert grid is not None and grid.rows[3][2][2:] == ["-", "-"]
+    assert grid.notes[-1] == (
+        "safety is judged by my:judge, in both orders; 1,234 pairs of policies and prompts have no verdict; "
+        "the response shown first wins more often than half by 0.041 [0.030, 0.052]."
+    )
+
+
+def test_the_matrix_has_the_rows_policy_against_the_columns(inputs):
+    evaluation = copy.deepcopy(inputs().evaluation)
+    evaluation["contests"]["reward"]["win_rates"]["aligned"]["safety"] = None
+    figure = contests.win_matrix(evaluation)
+    assert figure is not None and [axes.get_title(loc="left") for axes in figure.axes] == ["reward", "safety"]
+    texts = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert texts[0.5, 0.5] == "" and texts[2.5, 3.5] == "-"
+    assert texts[0.5, 3.5] == "86" and texts[3.5, 0.5] == "14"  # aligned, below, against the reference
+    assert "<image" not in to_svg(figure)  # cells are shapes: the page stays small and sharp
+
+
+def test_two_policies_need_no_matrix(inputs):
+    evaluation = copy.deepcopy(inputs().evaluation)
+    evaluation["policies"] = {name: evaluation["policies"][name] for name in ("reference", "aligned")}
+    assert contests.win_matrix(evaluation) is None and contests.win_matrix({}) is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_any_number_of_dimensions_has_a_panel_each(inputs, count):
+    evaluation = copy.deepcopy(inputs().evaluation)
+    evaluation["contests"] = {f"d{i}": evaluation["contests"]["reward"] for i in range(count)}
+    figure = contests.win_matrix(evaluation)
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == [
+        f"d{i}" for i in range(count)
+    ]
+
+
+def test_rounds_have_a_row_and_a_point_each():
+    grid, figure = rounds.grid(ROUNDS), rounds.figure(ROUNDS)
+    assert grid is not None and figure is not None
+    assert grid.head == ["round", "\u03bb of safety", "safety margin asked", "achieved", "KL, nats", "reward"]
+    assert grid.rows[1] == ("2", "", ["0.820", "1.00", "0.80", "1.30", "0.90"])
+    lams, margins, kls = (axes.get_lines()[0] for axes in figure.axes)
+    np.testing.assert_allclose(np.asarray(lams.get_ydata()), [0.71, 0.82, 0.93])
+    np.testing.assert_allclose(np.asarray(margins.get_ydata()), [0.6, 0.8, 1 - 0.4 / 3])
+    np.testing.assert_allclose(np.asarray(kls.get_ydata()), [1.2, 1.3, 1.4])
+    assert rounds.grid(ROUNDS[:1]) is None and rounds.figure(()) is None
+
+
+def test_rounds_of_several_constraints_are_told_apart():
+    both = [{**r, **{k: {**r[k], "honesty": 2.0} for k in ("lam", "asked", "achieved")}} for r in ROUNDS]
+    grid, figure = rounds.grid(both), rounds.figure(both)
+    assert grid is not None and len(grid.head) == 9 and len(grid.rows[0][2]) == 8
+    assert figure is not None and figure.axes[0].get_legend() is not None
+
+
+def score_row(stage, step, loss, **more):
+    row = {"stage": stage, "step": step, "eval_calibrated_loss": loss, "eval_loss": -loss}
+    row |= {"eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.5, "eval_rewards/mean": 0.1}
+    row |= {"eval_rewards/min": -1.5, "eval_rewards/max": 2.5, "eval_calibration_error": 0.025}
+    return row | more
+
+
+def test_score_models_are_shown_at_the_step_that_was_kept():
+    metrics = [
+        score_row("reward", 10, 0.6),
+        score_row("reward", 20, 0.5, **{"eval_rewards/accuracies": 0.765}),
+        score_row("reward", 30, 0.55),
+        score_row("safety", 10, 0.4, **{"eval_rewards/min": None}),
+        {"stage": "policy", "step": 5, "eval_calibrated_loss": 0.1, "eval_rewards/accuracies": 0.9},
+        {"stage": "reward", "step": 15, "loss": 0.1},
+    ]
+    grid = score_models.grid(metrics, {})
+    assert grid is not None
+    assert grid.rows[0] == ("reward", "", ["20", "0.765", "0.500", "0.100", "-1.50", "2.50", "0.025"])
+    assert grid.rows[1][0] == "safety" and grid.rows[1][2][4] == "-"
+    by_loss = score_models.grid(metrics, {"score_training": {"judge_by": "loss"}})
+    assert by_loss is not None and by_loss.rows[0][2][0] == "10"
+    assert score_models.grid(metrics[4:], {}) is None
+
+
+def test_all_of_them_are_on_the_page(inputs, hostile):
+    given = inputs(truth=False)
+    given.evaluation["contests"]["safety"]["judge"] = hostile
+    metrics = [score_row("reward", 20, 0.5)]
+    given = dataclasses.replace(
+        given, rounds=ROUNDS, metrics=metrics, frontier=None, scores={}, calibration={}
+    )
+    assert {"wins", "rounds"} <= {plate.name for plate in html.plates(given)}
+    page = html.render(given)
+    places = [page.index(f"<h2>{title}</h2>") for title in ("Contests", "Figures", "Rounds", "Score models")]
+    assert places == sorted(places) and "<script" not in page
+    assert "1.80 <small>[1.70, 1.90]</small>" in page
