@@ -34,8 +34,8 @@ from alignjax.workflow.context import Context
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mocan.py"
 NEAR = 0.05
-EPOCHS = {"enumerable": 6.0, "assistant": 2.0}  # of a round
-STEPS = (0.3, 1.0, 3.0)  # eta
+EPOCHS = {"enumerable": 10.0, "assistant": 5.0}  # of a round
+STEPS = (0.3, 1.0)  # eta
 
 
 class Way(NamedTuple):
