@@ -111,6 +111,8 @@ def settings(world: str, eta: float | None, rounds: int) -> Config:
         source.exact = True
     config.calibrate, config.baselines.single, config.baselines.lams = False, False, ()
     config.align.epochs = EPOCHS[world]
+    if world == "assistant":  # as published: with few samples a prompt the multiplier itself is biased
+        config.sampling.num_prompts, config.sampling.num_samples = 100, 128
     config.rounds.count = rounds
     if eta is not None:
         config.lam, config.rounds.step = 0.0, eta

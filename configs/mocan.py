@@ -6,8 +6,12 @@
         --config.model.path=SmolLM2-135M-Instruct.Q4_1.gguf \
         --config.data.sources.reward.path=helpful.jsonl --config.data.sources.safety.path=safe.jsonl
 
+On two cores `tiny` takes about three minutes and `smollm2-135m` seventy; its score models learn from up to
+1,200 pairs a dimension, and are ahead of a bag of words on prompts that neither has seen (benchmarks/README.md).
+
 A score model of yours: --config.scores.reward.path=FOLDER (Safe-RLHF's layout, or a classifier of one label);
-any function: --config.scores.safety.function=module:function, higher is safer.
+any function: --config.scores.safety.function=module:function, higher is safer; scores written elsewhere:
+--config.scores.safety.table=FILE.jsonl.
 """
 
 from typing import Any
