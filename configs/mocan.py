@@ -7,7 +7,7 @@
         --config.data.sources.reward.path=helpful.jsonl --config.data.sources.safety.path=safe.jsonl
 
 On two cores `tiny` takes about three minutes and `smollm2-135m` seventy; its score models learn from up to
-1,200 pairs a dimension, and are ahead of a bag of words on prompts that neither has seen (benchmarks/README.md).
+1,200 pairs a dimension and are ahead of a bag of words on prompts that neither has seen (see benchmarks/).
 
 A score model of yours: --config.scores.reward.path=FOLDER (Safe-RLHF's layout, or a classifier of one label);
 any function: --config.scores.safety.function=module:function, higher is safer; scores written elsewhere:
