@@ -34,7 +34,7 @@ from alignjax.workflow.context import Context
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mocan.py"
 NEAR = 0.05
-EPOCHS = {"enumerable": 10.0, "assistant": 5.0}  # of a round
+EPOCHS = {"enumerable": 5.0, "assistant": 5.0}  # of a round
 STEPS = (0.3, 1.0)  # eta
 
 
