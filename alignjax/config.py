@@ -61,9 +61,7 @@ class DataSettings:
     num_held_out: int = 0  # worlds: labelled pairs held out for calibration and early stopping
     held_out_fraction: float = 0.2  # files: share of the prompts held out
     sources: Mapping[str, SourceSettings] = dataclasses.field(default_factory=dict)
-    prompts: str | None = (
-        None  # files: JSON Lines of {"prompt"} to sample and evaluate on; None: of the pairs
-    )
+    prompts: str | None = None  # files: JSON Lines of {"prompt"} to sample and evaluate on
     num_buckets: int = 3  # shapes of batches: more pad less and compile longer
     max_train_pairs: int | None = None  # files: pairs kept a dimension after cleaning, drawn by seed
     max_held_out_pairs: int | None = None
@@ -160,9 +158,7 @@ class BaselineSettings:
 class JudgeSettings:
     """Who decides which policy's response is better in one dimension; neither: its calibrated scores."""
 
-    function: str = (
-        ""  # module:function of (prompts, responses_a, responses_b) -> P(a is better), each in [0, 1]
-    )
+    function: str = ""  # module:function of (prompts, responses_a, responses_b) -> P(a is better)
     verdicts: str | None = None  # JSON Lines file of {"prompt", "first", "second", "winner"}
 
 

@@ -12,27 +12,22 @@ FLOPs are 2 a parameter and token forward and 4 backward; the dual is not counte
 """
 
 import argparse
-import importlib.util
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
+import jax
 from matplotlib.figure import Figure
+from shared import load_preset, read_data
 
 from alignjax.config import Config, from_mapping
 from alignjax.data.batches import pair_lengths
 from alignjax.models import load_pretrained
 from alignjax.report.style import style, to_png
 from alignjax.runs import run
-from alignjax.runtime.metrics import MetricsWriter
-from alignjax.stages import Stages
-from alignjax.workflow import preferences, scoring
-from alignjax.workflow.context import Context
 
-CONFIG = Path(__file__).parents[1] / "configs" / "mocan.py"
 NEAR = 0.05
 EPOCHS = {"enumerable": 5.0, "assistant": 5.0}  # of a round
 STEPS = (0.3, 1.0)  # eta
@@ -102,11 +97,7 @@ def go(root: Path, world: str, name: str, eta: float | None, rounds: int) -> Way
 
 def settings(world: str, eta: float | None, rounds: int) -> Config:
     """True scores, one constraint; lambda solved, or from 0 by steps."""
-    spec = importlib.util.spec_from_file_location("mocan_config", CONFIG)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config: Any = module.get_config({"assistant": "tiny"}.get(world, world))
+    config = load_preset("mocan", {"assistant": "tiny"}.get(world, world))
     for source in config.scores.values():
         source.exact = True
     config.calibrate, config.baselines.single, config.baselines.lams = False, False, ()
@@ -122,20 +113,12 @@ def settings(world: str, eta: float | None, rounds: int) -> Config:
 def round_flops(config: Config, workdir: Path) -> float:
     """Of one round: its training, and sampling and scoring its policy."""
     model = load_pretrained(workdir / "reference")
-    with MetricsWriter(workdir) as metrics:
-        context = Context(config, workdir, Stages(workdir, say=print), metrics)
-        template = preferences.template_of(context, scoring.tokenizer_of(model))
-        data = preferences.load(context, scoring.tokenizer_of(model), template)
-    parameters = sum(leaf.size for leaf in leaves(model.params))
+    data = read_data(config, workdir)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     tokens = float(pair_lengths(data.align)[:, 0].sum())
     sampled = [json.loads(row) for row in (workdir / "samples.jsonl").read_text().splitlines()]
     drawn = float(sum(len(row["response_ids"]) for row in sampled))
     return parameters * (6.0 * tokens * config.align.epochs + (2.0 + 2 * 2.0) * drawn)
-
-
-def leaves(tree: Any) -> list[np.ndarray]:
-    """Arrays of a tree of dicts."""
-    return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
 
 
 def line(world: str, way: Way) -> str:

@@ -10,20 +10,19 @@ reads them.
 """
 
 import argparse
-import importlib.util
 import itertools
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from shared import load_preset
 
 from alignjax.config import from_mapping
 from alignjax.runs import run
 
-CONFIG = Path(__file__).parents[1] / "configs" / "pecan.py"
 ASKED = 1.0
 
 
@@ -71,11 +70,7 @@ def main() -> None:
 
 def one(root: Path, seed: int, labels: str, pairs: int, kind: str) -> Result:
     """One run; what it shares with an earlier run in the same folder is kept."""
-    spec = importlib.util.spec_from_file_location("pecan_config", CONFIG)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config: Any = module.get_config("enumerable")
+    config = load_preset("pecan", "enumerable")
     config.seed, config.calibrate = seed, kind != "raw"
     config.calibration = "slope" if kind == "slope" else "joint"
     config.data.labels, config.data.num_pairs = labels, pairs

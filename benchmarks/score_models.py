@@ -9,23 +9,20 @@ cross-validation over prompts. Intervals are bootstrap over prompts. Needs sciki
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import sparse
+from shared import read_data
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from alignjax.config import from_mapping, to_mapping
+from alignjax.config import Config
 from alignjax.runs import read_config
-from alignjax.runtime.metrics import MetricsWriter
 from alignjax.scores.learned import expected_calibration_error
-from alignjax.stages import Stages
-from alignjax.workflow import preferences, scoring, training
-from alignjax.workflow.context import Context
-from alignjax.workflow.preferences import Labelled, Preferences
+from alignjax.workflow.preferences import Labelled
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
@@ -36,7 +33,7 @@ def main() -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--all_pairs", action="store_true")
     given = parser.parse_args()
-    data = read_data(given.workdir, all_pairs=given.all_pairs)
+    data = read_data(run_config(given.workdir, all_pairs=given.all_pairs), given.workdir)
     print("| dimension | pairs to learn from | held out (prompts) | score model | TF-IDF | difference |")
     print("| --- | --- | --- | --- | --- | --- |")
     with np.load(given.workdir / "held_out_scores.npz") as stored:
@@ -60,17 +57,13 @@ def shown(figure: tuple[float, float, float]) -> str:
     return f"{figure[0]:.3f} [{figure[1]:.3f}, {figure[2]:.3f}]"
 
 
-def read_data(workdir: Path, *, all_pairs: bool) -> Preferences:
-    """The pairs of a run, split as the run split them."""
+def run_config(workdir: Path, *, all_pairs: bool) -> Config:
+    """A run's configuration; with `all_pairs` without its bound on training pairs."""
     config = read_config(workdir)
-    if all_pairs:
-        values: dict[str, Any] = to_mapping(config)
-        values["data"]["max_train_pairs"] = None
-        config = from_mapping(values)
-    with MetricsWriter(workdir) as metrics:
-        context = Context(config, workdir, Stages(workdir, say=print), metrics)
-        tokenizer = scoring.tokenizer_of(training.load_reference(context))
-        return preferences.load(context, tokenizer, preferences.template_of(context, tokenizer))
+    if not all_pairs:
+        return config
+    data = dataclasses.replace(config.data, max_train_pairs=None)
+    return dataclasses.replace(config, data=data)
 
 
 def bag_of_words(train: Labelled, held: Labelled) -> np.ndarray:

@@ -3,8 +3,8 @@
 Letters: B rows, T tokens a row, R targets a row, D hidden, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from alignjax.data.batches import response_lengths as lengths_of
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+
+_Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
 
 # Rows of logits that exist at once. 128 keep the vocabulary's product efficient and, at V = 49,152, take
 # 24 MiB; a small vocabulary gets as many rows as make 4 MiB: a tiny model should not loop over tiny products.
@@ -225,18 +227,35 @@ def over_responses(
     if batch_size < 1:
         raise InputError(f"score_responses: batch_size is {batch_size}; it must be at least 1.")
     result = np.full(len(responses), np.nan, np.float32)
-    if not responses:
-        return result
-    buckets = choose_buckets(lengths_of(responses)) if buckets is None else buckets
-    batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
+    if responses:
+        buckets = choose_buckets(lengths_of(responses)) if buckets is None else buckets
+        batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
+        over_batches(batches, compute, result, progress)
+    return result
 
-    def collect(batch: ResponseBatch, values: Array) -> None:
+
+def over_batches(
+    batches: Iterable[_Batch],
+    compute: Callable[[_Batch], Array],
+    result: np.ndarray,
+    progress: Callable[[int], Any] | None = None,
+) -> None:
+    """Writes what is computed of every real row into its place in `result`.
+
+    Args:
+      batches: of any fixed shapes.
+      compute: a batch of B rows -> [B, ...] float.
+      result: [n, ...], overwritten.
+      progress: called with the number of rows done since the last call.
+    """
+
+    def collect(batch: _Batch, values: Array) -> None:
         real = np.asarray(batch.weights) > 0
         result[np.asarray(batch.indices)[real]] = np.asarray(values)[real]
         if progress is not None:
             progress(int(real.sum()))
 
-    waiting: tuple[ResponseBatch, Array] | None = None
+    waiting: tuple[_Batch, Array] | None = None
     for batch in batches:
         # The device works on this batch while the one before it is collected and the next one is made.
         values = compute(batch)
@@ -245,4 +264,3 @@ def over_responses(
         waiting = (batch, values)
     if waiting is not None:
         collect(*waiting)
-    return result

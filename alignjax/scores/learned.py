@@ -1,7 +1,7 @@
 """Scores that reward and cost models give, and how well the probabilities they imply are calibrated."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,6 @@ import numpy as np
 
 from alignjax.data.batches import (
     Bucket,
-    PairBatch,
-    ResponseBatch,
     choose_buckets,
     pair_batches,
     pair_lengths,
@@ -20,8 +18,7 @@ from alignjax.data.batches import (
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
-
-_Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
+from alignjax.policy.logps import over_batches
 
 
 def learned_scores(
@@ -56,7 +53,7 @@ def learned_scores(
         buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
         batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
         model = model.replace(tokenizer=None)  # no part of the compiled program
-        _score(batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress)
+        over_batches(batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress)
     _check_finite(result, "learned_scores", "response")
     return result[:, 0]
 
@@ -92,7 +89,7 @@ def learned_pair_scores(
         buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
         batches = pair_batches(pairs, batch_size=min(batch_size, len(pairs)), buckets=buckets)
         model = model.replace(tokenizer=None)
-        _score(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress)
+        over_batches(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress)
     _check_finite(result, "learned_pair_scores", "pair")
     return result
 
@@ -140,31 +137,6 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 # The compiled forms, once for each shape of batch; columns are the responses of a row.
 _response_scores_jit = jax.jit(lambda model, lora, batch: response_scores(model, batch, lora=lora)[:, None])
 _pair_scores_jit = jax.jit(lambda model, lora, batch: jnp.stack(pair_scores(model, batch, lora=lora), axis=1))
-
-
-def _score(
-    batches: Iterable[_Batch],
-    compute: Callable[[_Batch], jax.Array],
-    result: np.ndarray,
-    progress: Callable[[int], Any] | None,
-) -> None:
-    """Writes the scores of every real row into its place in `result`."""
-
-    def collect(batch: _Batch, values: jax.Array) -> None:
-        real = np.asarray(batch.weights) > 0
-        result[np.asarray(batch.indices)[real]] = np.asarray(values)[real]
-        if progress is not None:
-            progress(int(real.sum()))
-
-    waiting: tuple[_Batch, jax.Array] | None = None
-    for batch in batches:
-        # The device works on this batch while the one before it is collected and the next one is made.
-        values = compute(batch)
-        if waiting is not None:
-            collect(*waiting)
-        waiting = (batch, values)
-    if waiting is not None:
-        collect(*waiting)
 
 
 def _check_batch_size(batch_size: int, where: str) -> None:

@@ -68,10 +68,14 @@ def write_unscored(path: Path, prompts: Iterable[Prompt], responses: Iterable[st
     """Writes responses to be scored, each once, as lines {"prompt", "response"}; returns how many."""
     lines = {}
     for prompt, response in zip(prompts, responses, strict=True):
-        shown = prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]
-        lines[json.dumps({"prompt": shown, "response": response})] = None
+        lines[json.dumps({"prompt": prompt_json(prompt), "response": response})] = None
     write_text(path, "".join(f"{line}\n" for line in lines))
     return len(lines)
+
+
+def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as files hold it: a text, or a list of messages."""
+    return prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]
 
 
 def _score(row: dict[str, Any], name: str, where: str) -> float | None:

@@ -16,7 +16,7 @@ from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import calibration_draws, read_calibration
 from alignjax.workflow.estimates import Figure, calibrated_means, mean_figure, resampling_weights
 from alignjax.workflow.preferences import Preferences
-from alignjax.workflow.scorers import Scorer, require_scores, score_responses
+from alignjax.workflow.scorers import Scorer, require_tables, score_responses
 from alignjax.workflow.scoring import (
     FORMS,
     Policy,
@@ -75,7 +75,7 @@ def evaluate(
     else:
         reference = policies["reference"]
         drawn = {name: _draw(context, preferences, template, policy) for name, policy in policies.items()}
-        require_scores(scorers, context.workdir / "unscored.jsonl", drawn=list(drawn.values()))
+        require_tables(scorers, context.workdir / "unscored.jsonl", drawn=list(drawn.values()))
         means = {
             name: _sampled(context, scorers, reference, policy, drawn[name])
             for name, policy in policies.items()
@@ -126,7 +126,7 @@ def _exact(
     """Sums over every response of every prompt."""
     config = context.config
     listed = _all_responses(world, template, policies["reference"])
-    require_scores(scorers, context.workdir / "unscored.jsonl", drawn=[listed])
+    require_tables(scorers, context.workdir / "unscored.jsonl", drawn=[listed])
     found = {name: logps.of(policy, listed) for name, policy in policies.items()}
     ref = found["reference"]
     scores = score_responses(scorers, listed)
@@ -137,9 +137,10 @@ def _exact(
         optimum = tree.exact_dual(ref, truth, beta=config.beta, margins=margins.tolist()).log_policy
     rng = np.random.default_rng(context.seed("histogram"))
     forms = response_forms(listed, end_ids(policies["reference"].model), config.refusals)
+    probabilities = {name: np.exp(values) for name, values in found.items()}
     means = {}
     for name, values in found.items():
-        weights = np.exp(values)
+        weights = probabilities[name]
         shown = np.stack([rng.choice(len(w), size=256, p=w / w.sum()) for w in weights])
         means[name] = Means(
             np.einsum("py,pyd->pd", weights, scores),
@@ -149,8 +150,7 @@ def _exact(
             np.take_along_axis(scores, shown[..., None], axis=1),
             None if optimum is None else float(tree.exact_kl(optimum, values)),
         )
-    weights = {name: np.exp(values) for name, values in found.items()}
-    return means, Played(dict.fromkeys(found, scores), weights, listed.prompts, None)
+    return means, Played(dict.fromkeys(found, scores), probabilities, listed.prompts, None)
 
 
 def _all_responses(world: Enumeration, template: Template, reference: Policy) -> Responses:

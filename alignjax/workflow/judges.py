@@ -12,7 +12,7 @@ from alignjax.data.records import Prompt
 from alignjax.errors import InputError
 from alignjax.runtime.metrics import progress
 from alignjax.scores.contests import win_shares
-from alignjax.workflow.scorers import function_scorer
+from alignjax.workflow.scorers import function_scorer, shown
 
 Judge = Callable[[list[str], list[str], list[str]], Any]
 """(prompts, responses a, responses b), lists of equal length -> P(a is better), as many floats in [0, 1]."""
@@ -70,9 +70,7 @@ def by_function(
     Raises:
       InputError: it cannot be imported, raises, or gives what is no list of probabilities.
     """
-    function: Any = function_scorer(
-        path, field
-    ).function  # imported and callable; its arguments are a judge's
+    function: Any = function_scorer(path, field).function  # its arguments are a judge's
     texts = list(responses.values())
     first, second = np.nonzero(~np.eye(len(texts), dtype=bool))  # every pair in both orders
     shares, lead = np.full((len(texts), len(texts), len(prompts)), 0.5), np.zeros(len(prompts))
@@ -114,11 +112,6 @@ def by_verdicts(path: str, prompts: Sequence[Prompt], policies: Sequence[str]) -
     return Judged(
         "verdicts", shares, 1, np.divide(sums, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
     )
-
-
-def shown(prompt: Prompt) -> str:
-    """A prompt as one text: that of its messages, one below the other."""
-    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
 
 
 def _ask(function: Judge, where: str, prompt: str, a: list[str], b: list[str]) -> np.ndarray:

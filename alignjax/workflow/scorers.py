@@ -132,10 +132,10 @@ class FunctionScorer:
         return np.stack([self._call(i, prompt, texts) for i, (prompt, texts) in enumerate(rows)])
 
     def _call(self, place: int, prompt: Prompt, texts: list[str]) -> np.ndarray:
-        shown = prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt)
-        where = f"{self.name}: prompt {place} ({shown[:60]!r})"
+        text = shown(prompt)
+        where = f"{self.name}: prompt {place} ({text[:60]!r})"
         try:
-            found = np.asarray(self.function([shown] * len(texts), list(texts)), np.float64)
+            found = np.asarray(self.function([text] * len(texts), list(texts)), np.float64)
         except Exception as error:  # the user's own code: whatever it raises is about the scores
             raise InputError(f"{where}: raised {type(error).__name__}: {error}") from error
         if found.shape != (len(texts),):
@@ -153,7 +153,7 @@ class TableScorer:
     Attributes:
       name: of the dimension.
       path: the file they were read from, for messages.
-      scores: by prompt and response; `require_scores` sees to it that none is missing.
+      scores: by prompt and response; `require_tables` sees to it that none is missing.
     """
 
     name: str
@@ -183,7 +183,7 @@ def _drawn(drawn: Responses) -> list[Wanted]:
     return [(prompt, text) for prompt, texts in rows for text in texts]
 
 
-def require_scores(
+def require_tables(
     scorers: Mapping[str, Scorer],
     path: Path,
     *,
@@ -206,10 +206,10 @@ def require_scores(
         missing = np.flatnonzero(np.isnan(scorer.found(wanted))).tolist()
         lacking |= set(missing)
         if missing:
-            shown = prompt_key(wanted[missing[0]][0])[:60]
+            first = prompt_key(wanted[missing[0]][0])[:60]
             notes.append(
                 f"{scorer.path}: has no {name} score for {len(missing)} of {len(wanted)} responses, the "
-                f"first to prompt {shown!r}"
+                f"first to prompt {first!r}"
             )
     if notes:
         prompts, texts = zip(*(wanted[i] for i in sorted(lacking)), strict=True)
@@ -225,6 +225,11 @@ def table_digests(scorers: Mapping[str, Scorer], use: Callable[[TableScorer], np
     """
     tables = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, TableScorer)}
     return {name: hashlib.sha256(use(table).tobytes()).hexdigest() for name, table in tables.items()}
+
+
+def shown(prompt: Prompt) -> str:
+    """A prompt as one text: that of its messages, one below the other."""
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
 
 
 def true_scorer(world: World, dimension: int) -> FunctionScorer:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import SamplingSettings
-from alignjax.data.batches import pair_batches, pair_lengths, response_lengths
+from alignjax.data.batches import PairBatch, pair_batches, pair_lengths, response_lengths
 from alignjax.data.files import write_bytes, write_text
 from alignjax.data.records import Prompt
 from alignjax.data.refusals import is_refusal
@@ -21,6 +23,7 @@ from alignjax.policy import divergence
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import Samples, sample
 from alignjax.runtime.metrics import progress
+from alignjax.scores.lookup import prompt_json
 from alignjax.workflow.context import Context
 
 if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
@@ -262,7 +265,7 @@ def write_responses(path: Path, responses: Responses, extra: Mapping[str, Any]) 
     """Writes sampled responses as JSON Lines, one response a line."""
     lines = []
     for i, (prompt, texts, tokens) in enumerate(zip(*responses, strict=True)):
-        shown = prompt if isinstance(prompt, str) else [m._asdict() for m in prompt]
+        shown = prompt_json(prompt)
         for k, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
             line = {"prompt_id": i, "sample": k, "prompt": shown, "response": text}
             lines.append(json.dumps({**line, "response_ids": ids.response_ids.tolist(), **extra}))
@@ -310,13 +313,12 @@ def compute_pair_logps(
         batch_size=min(context.config.ref_batch_size, len(tokens)),
         buckets=context.buckets(pair_lengths(tokens)),
     )
+
+    def compute(batch: PairBatch) -> jax.Array:
+        return jnp.stack(policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora), axis=1)
+
     with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
-        for batch in batches:
-            chosen, rejected = policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora)
-            real = batch.weights > 0
-            rows = np.stack([np.asarray(chosen), np.asarray(rejected)], axis=1)
-            result[batch.indices[real]] = rows[real]
-            bar.update(int(real.sum()))
+        policy_logps.over_batches(batches, compute, result, bar.update)
     return result
 
 

@@ -11,7 +11,6 @@ from alignjax.models import load_score_model as load_folder
 from alignjax.scores.lookup import read_lookup
 from alignjax.stages import file_digest, write_json
 from alignjax.workflow import assess, dualize, judges, labels, preferences, score_models, scoring, training
-from alignjax.workflow import scorers as scorers_
 from alignjax.workflow.context import Context
 from alignjax.workflow.preferences import Preferences
 from alignjax.workflow.scorers import (
@@ -19,6 +18,7 @@ from alignjax.workflow.scorers import (
     Scorer,
     TableScorer,
     function_scorer,
+    require_tables,
     score_responses,
     table_digests,
     true_scorer,
@@ -132,7 +132,7 @@ def require_scores(context: Context, start: Start, drawn: Responses, scorers: Ma
     """
     held = [dimension.held_out.texts for dimension in start.data.dimensions.values()]
     pairs = [*held, start.data.align_pairs]
-    scorers_.require_scores(scorers, context.workdir / "unscored.jsonl", drawn=[drawn], pairs=pairs)
+    require_tables(scorers, context.workdir / "unscored.jsonl", drawn=[drawn], pairs=pairs)
 
 
 def calibrate(context: Context, start: Start, scorers: Mapping[str, Scorer], raw: np.ndarray) -> None:
