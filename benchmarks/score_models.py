@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 from shared import read_data
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.feature_extraction.text import TfidfVectorizer  # pyright: ignore[reportMissingImports]  # the extra `bench`
+from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]  # the extra `bench`
+from sklearn.model_selection import GroupKFold  # pyright: ignore[reportMissingImports]  # the extra `bench`
 
 from alignjax.config import Config
 from alignjax.runs import read_config
