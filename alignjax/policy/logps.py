@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from alignjax.data.batches import Bucket, PairBatch, ResponseBatch, Rows, choose_buckets, response_batches
 from alignjax.data.batches import response_lengths as lengths_of
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.runtime.mesh import batch_rows, placer
 
 # Rows of logits that exist at once. 128 keep the vocabulary's product efficient and, at V = 49,152, take
 # 24 MiB; a small vocabulary gets as many rows as make 4 MiB: a tiny model should not loop over tiny products.
@@ -173,6 +175,7 @@ def score_responses(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Log-probabilities of any number of responses, in batches of a few fixed shapes.
 
@@ -183,12 +186,14 @@ def score_responses(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
     Returns:
       [n] float32, nats, in the order given.
 
     Raises:
-      InputError: an empty prompt, a response longer than every bucket, or batch_size < 1.
+      InputError: an empty prompt, a response longer than every bucket, batch_size < 1, or one that the mesh
+        does not divide.
     """
     return over_responses(
         lambda batch: completion_logps_jit(model, batch, lora=lora),
@@ -196,6 +201,7 @@ def score_responses(
         batch_size=batch_size,
         buckets=buckets,
         progress=progress,
+        mesh=mesh,
     )
 
 
@@ -206,6 +212,7 @@ def over_responses(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """One number of every response, in batches of a few fixed shapes; arguments as of `score_responses`.
 
@@ -215,12 +222,13 @@ def over_responses(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
+      mesh: as of `score_responses`; `compute` is given batches that lie on it.
 
     Returns:
       [n] float32, in the order given.
 
     Raises:
-      InputError: an empty prompt, a response longer than every bucket, or batch_size < 1.
+      InputError: as of `score_responses`.
     """
     if batch_size < 1:
         raise InputError(f"score_responses: batch_size is {batch_size}; it must be at least 1.")
@@ -228,7 +236,8 @@ def over_responses(
     if not responses:
         return result
     buckets = choose_buckets(lengths_of(responses)) if buckets is None else buckets
-    batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
+    rows = batch_rows(batch_size, len(responses), mesh)
+    batches, place = response_batches(responses, batch_size=rows, buckets=buckets), placer(mesh)
 
     def collect(batch: ResponseBatch, values: Array) -> None:
         real = np.asarray(batch.weights) > 0
@@ -239,7 +248,7 @@ def over_responses(
     waiting: tuple[ResponseBatch, Array] | None = None
     for batch in batches:
         # The device works on this batch while the one before it is collected and the next one is made.
-        values = compute(batch)
+        values = compute(place(batch))
         if waiting is not None:
             collect(*waiting)
         waiting = (batch, values)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from alignjax.data.batches import (
     Bucket,
@@ -20,6 +21,7 @@ from alignjax.data.batches import (
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
+from alignjax.runtime.mesh import batch_rows, placer
 
 _Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
 
@@ -32,6 +34,7 @@ def learned_scores(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Scores of any number of responses, in batches of a few fixed shapes.
 
@@ -42,6 +45,7 @@ def learned_scores(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
     Returns:
       [n] float32, in the order given.
@@ -54,9 +58,12 @@ def learned_scores(
     result = np.full((len(responses), 1), np.nan, np.float32)
     if responses:
         buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
-        batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
+        rows = batch_rows(batch_size, len(responses), mesh)
+        batches = response_batches(responses, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)  # no part of the compiled program
-        _score(batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress)
+        _score(
+            batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress, placer(mesh)
+        )
     _check_finite(result, "learned_scores", "response")
     return result[:, 0]
 
@@ -69,6 +76,7 @@ def learned_pair_scores(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Scores of both responses of any number of pairs, whose prompts are read once.
 
@@ -79,6 +87,7 @@ def learned_pair_scores(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of pairs done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
     Returns:
       [n, 2] float32, chosen and rejected, in the order given.
@@ -90,9 +99,10 @@ def learned_pair_scores(
     result = np.full((len(pairs), 2), np.nan, np.float32)
     if pairs:
         buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
-        batches = pair_batches(pairs, batch_size=min(batch_size, len(pairs)), buckets=buckets)
+        rows = batch_rows(batch_size, len(pairs), mesh)
+        batches = pair_batches(pairs, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)
-        _score(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress)
+        _score(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress, placer(mesh))
     _check_finite(result, "learned_pair_scores", "pair")
     return result
 
@@ -147,6 +157,7 @@ def _score(
     compute: Callable[[_Batch], jax.Array],
     result: np.ndarray,
     progress: Callable[[int], Any] | None,
+    place: Callable[[_Batch], _Batch],
 ) -> None:
     """Writes the scores of every real row into its place in `result`."""
 
@@ -159,7 +170,7 @@ def _score(
     waiting: tuple[_Batch, jax.Array] | None = None
     for batch in batches:
         # The device works on this batch while the one before it is collected and the next one is made.
-        values = compute(batch)
+        values = compute(place(batch))
         if waiting is not None:
             collect(*waiting)
         waiting = (batch, values)

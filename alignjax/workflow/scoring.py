@@ -20,6 +20,7 @@ from alignjax.models import Lora, Model
 from alignjax.policy import divergence
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import Samples, sample
+from alignjax.runtime.mesh import batch_rows, shard_batch
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
 
@@ -180,6 +181,7 @@ def draw(
                 progress=bar.update,
                 places=missing,
                 keep=keep,
+                mesh=context.mesh,
             )
     tokens = [
         [TokenizedResponse(prompt, np.asarray(row, np.int32)) for row in done[i]]
@@ -210,6 +212,7 @@ def response_logps(context: Context, policy: Policy, responses: Responses) -> np
             batch_size=context.config.ref_batch_size,
             buckets=context.buckets(response_lengths(flat)),
             progress=bar.update,
+            mesh=context.mesh,
         )
     return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
 
@@ -230,6 +233,7 @@ def response_kl(context: Context, policy: Policy, reference: Policy, responses: 
             batch_size=context.config.ref_batch_size,
             buckets=context.buckets(response_lengths(flat)),
             progress=bar.update,
+            mesh=context.mesh,
         )
     return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
 
@@ -307,12 +311,13 @@ def compute_pair_logps(
     result = np.full((len(tokens), 2), np.nan, np.float32)
     batches = pair_batches(
         tokens,
-        batch_size=min(context.config.ref_batch_size, len(tokens)),
+        batch_size=batch_rows(context.config.ref_batch_size, len(tokens), context.mesh),
         buckets=context.buckets(pair_lengths(tokens)),
     )
     with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
         for batch in batches:
-            chosen, rejected = policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora)
+            placed = shard_batch(batch, context.mesh)
+            chosen, rejected = policy_logps.pair_logps_jit(policy.model, placed, lora=policy.lora)
             real = batch.weights > 0
             rows = np.stack([np.asarray(chosen), np.asarray(rejected)], axis=1)
             result[batch.indices[real]] = rows[real]
