@@ -55,7 +55,7 @@ def _check_mesh(config: "Config") -> None:
     for name, size in sizes.items():
         _require(size >= 1 or size == -1, f"mesh.{name}", size, "must be at least 1, or -1 for what is left.")
     left = [name for name, size in sizes.items() if size == -1]
-    _require(len(left) <= 1, "mesh", left, "is -1 more than once; the others have to leave one number.")
+    _require(len(left) <= 1, "mesh", left, "-1 more than once; only one can be what the others leave.")
 
 
 def check_batches(config: "Config", parts: int) -> None:
