@@ -1,5 +1,7 @@
 """A training that was begun on eight devices goes on on four and on one."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ def test_a_training_begun_on_eight_devices_goes_on_on_fewer(policy, make_pairs, 
     unbroken, whole = _train(policy, batch, tmp_path / "unbroken", one)
     begun, _ = _train(policy, batch, tmp_path / "broken", make_mesh(2, 2, 2), stop_at=4)
     assert 2 <= len(begun) < 8
-    fewer = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
+    fewer = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
     rest, ended = _train(policy, batch, tmp_path / "broken", fewer)
     assert sorted({*begun, *rest}) == list(range(1, 9)) and 1 not in rest
     losses = [{**begun, **rest}[step] for step in range(1, 9)]

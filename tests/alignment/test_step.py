@@ -231,7 +231,10 @@ def test_eight_devices_agree_with_one(config, make_pairs, kind, caplog):
     own = base if kind == "full" else tree_shardings(lora_axes(), mesh, like=lora)
     many = init_state(jax.device_put(trainable, own), tx, jax.random.key(0), mesh=mesh)
     shardings = state_shardings(many, tx, own, mesh)
-    assert jax.tree.map(lambda leaf: leaf.sharding, many) == shardings
+    same = jax.tree.map(
+        lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), many, shardings
+    )
+    assert all(jax.tree.leaves(same))
     placed = None if frozen is None else jax.device_put(frozen, base)
     step = make_train_step(loss_fn, tx, schedule, shardings=shardings)
     sharded_metrics, sharded_history = {}, []
