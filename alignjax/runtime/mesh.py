@@ -61,7 +61,7 @@ def make_mesh(
     wrong = [name for name, size in sizes.items() if size < 1 and size != -1]
     if wrong or len(unknown) > 1:
         raise InputError(
-            f"mesh: {', '.join(f'{name}={size}' for name, size in sizes.items())} cannot be used; "
+            f"config.mesh: {', '.join(f'{name}={size}' for name, size in sizes.items())} cannot be used; "
             "give sizes >= 1, at most one of them -1 (what the others leave)."
         )
     known = math.prod(size for size in sizes.values() if size != -1)
@@ -70,7 +70,7 @@ def make_mesh(
     if math.prod(sizes.values()) != len(devices):
         asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise InputError(
-            f"mesh: {asked} does not make {len(devices)} devices; the product must be {len(devices)}."
+            f"config.mesh: {asked} does not make {len(devices)} devices; the product must be {len(devices)}."
         )
     return jax.make_mesh(
         tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
