@@ -55,7 +55,7 @@ def test_a_score_model_is_read_into_its_parts(model, tmp_path):
     )
 
 
-def test_a_part_is_read_once_however_many_devices_hold_it(model):
+def test_a_part_is_read_once_however_many_devices_hold_it():
     """data=4 copies two parts along fsdp: each tensor is read twice and not eight times."""
     tensors = {slot.names[0]: np.zeros(slot.shape, np.float32) for slot in slots(CONFIG)[:2]}
     reads = []
