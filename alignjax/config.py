@@ -29,6 +29,15 @@ class ModelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """How the devices are arranged: data x fsdp x tensor is their number; one may be -1, what is left."""
+
+    data: int = -1  # copies of the weights that share the rows of a batch
+    fsdp: int = 1  # parts of weights and optimizer state, which share the rows too
+    tensor: int = 1  # parts of heads, hidden units and vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
 class LoraSettings:
     """Adapter; rank 0 means full fine-tuning."""
 
@@ -178,6 +187,7 @@ class Config:
     evaluation: SamplingSettings
     constraints: Mapping[str, ConstraintSettings]
     beta: float
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
     prealign: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)  # PeCAN
     beta_pre: float = 0.5  # PeCAN: KL weight of pre-alignment
     scores: Mapping[str, ScoreSettings] = dataclasses.field(default_factory=dict)  # MoCAN, by dimension

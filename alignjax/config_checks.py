@@ -6,7 +6,7 @@ from alignjax.errors import InputError
 from alignjax.models.lora import TARGETS
 
 if TYPE_CHECKING:  # config.py calls this module
-    from alignjax.config import Config, SamplingSettings, TrainingSettings
+    from alignjax.config import Config, SamplingSettings, ScoreSettings, TrainingSettings
 
 METHODS = ("pecan", "mocan")
 WORLDS = ("assistant", "enumerable")
@@ -38,6 +38,7 @@ def check(config: "Config") -> None:
     _require(
         config.calibration in ("joint", "slope"), "calibration", config.calibration, "must be joint or slope."
     )
+    _check_mesh(config)
     _check_constraints(config)
     _check_scores(config)
     _check_judges(config)
@@ -47,6 +48,42 @@ def check(config: "Config") -> None:
         _check_training(name, getattr(config, name))
     for name in ("sampling", "evaluation"):
         _check_sampling(name, getattr(config, name))
+
+
+def _check_mesh(config: "Config") -> None:
+    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+    for name, size in sizes.items():
+        _require(size >= 1 or size == -1, f"mesh.{name}", size, "must be at least 1, or -1 for what is left.")
+    left = [name for name, size in sizes.items() if size == -1]
+    _require(len(left) <= 1, "mesh", left, "-1 more than once; only one can be what the others leave.")
+
+
+def check_batches(config: "Config", parts: int) -> None:
+    """Refuses batch sizes whose rows do not divide over the devices; needs to know how many there are.
+
+    Args:
+      config: checked by `check`.
+      parts: data x fsdp of the mesh.
+
+    Raises:
+      InputError: names the field.
+    """
+    sizes = {"ref_batch_size": config.ref_batch_size, "align.batch_size": config.align.batch_size}
+    if config.data.world is not None:
+        sizes["reference.batch_size"] = config.reference.batch_size
+    if config.method == "pecan":
+        sizes["prealign.batch_size"] = config.prealign.batch_size
+    elif not all(name in config.scores and _given(config.scores[name]) for name in config.dimensions):
+        sizes["score_training.batch_size"] = config.score_training.batch_size
+    for name, size in sizes.items():
+        _require(size % parts == 0, name, size,
+                 f"must be a multiple of {parts}, the parts that rows are divided into (config.mesh, data x "
+                 "fsdp).")  # fmt: skip
+
+
+def _given(source: "ScoreSettings") -> bool:
+    """Whether a score is not trained in the run."""
+    return any(getattr(source, field) for field in _GIVEN)
 
 
 def _check_constraints(config: "Config") -> None:

@@ -5,11 +5,14 @@
 The adapter is merged into the weights; --adapter_only writes the adapter alone, in PEFT's layout.
 """
 
+import dataclasses
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from alignjax import cli
+from alignjax.config import MeshSettings
 from alignjax.errors import InputError
 from alignjax.models import Model, merge_lora, save_adapter, save_pretrained
 from alignjax.runs import read_config
@@ -26,7 +29,8 @@ def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
     Raises:
       InputError: the folder is no finished run, `output` holds something, or the run trained no adapter.
     """
-    config = read_config(workdir)
+    # Weights are read and written by the host: one device will do, however many the run had.
+    config = dataclasses.replace(read_config(workdir), mesh=MeshSettings())
     stages = Stages(workdir)
     records = stages.records()
     if records.get("policy", {}).get("status") != "done":
@@ -37,7 +41,9 @@ def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
         raise InputError(f"--output={output}: exists and is not an empty folder; name another.")
     cli.check_output(output, folder=True)
     stages.fingerprints.update({name: record["fingerprint"] for name, record in records.items()})
-    context = Context(config, workdir, stages, MetricsWriter(workdir, active=False))
+    context = Context(
+        config, workdir, stages, MetricsWriter(workdir, active=False), devices=jax.local_devices()[:1]
+    )
     reference = Policy("reference", training.load_reference(context), None, stages.fingerprints["reference"])
     aligned = training.load_policy(context, "policy", reference, "aligned")
     model = aligned.model

@@ -30,6 +30,8 @@ def shared(method: str) -> ConfigDict:
     config.model = ConfigDict({"dtype": "float32", "remat": False, "template": ""})
     config.model.path = placeholder(str)
     config.model.max_length, config.model.max_prompt_length = 512, 256
+    # data x fsdp x tensor devices; -1: what the others leave. Batch sizes are multiples of data x fsdp.
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.lora = ConfigDict({"rank": 8, "alpha": 16.0, "dropout": 0.0})
     config.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
     config.data = ConfigDict(

@@ -1,6 +1,8 @@
 """A run: its folder, its configuration, and all its stages."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alignjax.config import Config, from_mapping, to_mapping
 from alignjax.errors import InputError
@@ -11,12 +13,13 @@ from alignjax.stages import Stages, read_json, write_json
 from alignjax.workflow.context import Context
 
 
-def run(config: Config, workdir: Path) -> str:
+def run(config: Config, workdir: Path, *, devices: Sequence[Any] | None = None) -> str:
     """Every stage of the configured method, skipping those that are done; returns the last table.
 
     Args:
       config: checked configuration.
       workdir: the run's folder; made where missing.
+      devices: to run on, as `config.mesh` arranges them; None: all there are.
 
     Raises:
       InputError: data, model or scores cannot be used.
@@ -30,7 +33,7 @@ def run(config: Config, workdir: Path) -> str:
             f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
         ) from None
     with MetricsWriter(workdir) as metrics:
-        context = Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say)
+        context = Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say, devices=devices)
         return {"pecan": pecan, "mocan": mocan}[config.method](context)
 
 

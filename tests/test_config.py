@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alignjax.config import Config, from_mapping, to_mapping
+from alignjax.config_checks import check_batches
 from alignjax.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -101,6 +102,8 @@ def fraction_of_two(c: Any) -> None:
             "config.judges.safety: is ['function', 'verdicts'], give a function or",
         ),
         (lambda c: c.update(refusals=("sorry", " ")), "config.refusals[1]: is ' ', is empty"),
+        (lambda c: c.mesh.update(fsdp=0), "config.mesh.fsdp: is 0, must be at least 1, or -1"),
+        (lambda c: c.mesh.update(fsdp=-1), "config.mesh: is ['data', 'fsdp'], -1 more than once"),
     ],
 )
 def test_impossible_values_are_refused_by_name(change, message):
@@ -164,6 +167,25 @@ def test_impossible_values_of_mocan_are_refused_by_name(change, message):
     with pytest.raises(InputError) as caught:
         from_mapping(config.to_dict())
     assert message in str(caught.value)
+
+
+def test_batches_have_to_divide_over_the_devices():
+    config: Any = tiny()
+    config.ref_batch_size = 12
+    with pytest.raises(
+        InputError, match=r"config\.ref_batch_size: is 12, must be a multiple of 8, the parts"
+    ):
+        check_batches(from_mapping(config.to_dict()), 8)
+    check_batches(from_mapping(config.to_dict()), 4)
+    config.prealign.batch_size = 6
+    with pytest.raises(InputError, match=r"config\.prealign\.batch_size: is 6"):
+        check_batches(from_mapping(config.to_dict()), 4)
+    config = load("mocan").get_config("tiny")
+    config.score_training.batch_size = 6
+    with pytest.raises(InputError, match=r"config\.score_training\.batch_size: is 6"):
+        check_batches(from_mapping(config.to_dict()), 4)
+    config.scores.reward.exact = config.scores.safety.exact = True  # nothing is trained on it
+    check_batches(from_mapping(config.to_dict()), 4)
 
 
 def test_an_exact_score_needs_a_world():

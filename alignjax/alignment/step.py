@@ -89,7 +89,9 @@ class AdapterSettings:
     dropout: float = 0.0
 
 
-def init_state(trainable: Tree, tx: optax.GradientTransformation, key: Array) -> TrainState:
+def init_state(
+    trainable: Tree, tx: optax.GradientTransformation, key: Array, *, mesh: Mesh | None = None
+) -> TrainState:
     """State before the first step.
 
     The arrays are copied, because the step donates (overwrites) its state: the caller's stay usable.
@@ -98,9 +100,20 @@ def init_state(trainable: Tree, tx: optax.GradientTransformation, key: Array) ->
       trainable: tree of parameters; shardings are kept.
       tx: the optimizer.
       key: PRNG key for all steps.
+      mesh: the devices that `trainable` lies on, each leaf by a NamedSharding; the rest of the state is then
+        made where `state_shardings` has it. None: the default device.
     """
-    trainable, key = jax.tree.map(jnp.copy, (trainable, key))
-    return TrainState(step=jnp.int32(0), trainable=trainable, opt_state=tx.init(trainable), key=key)
+
+    def build(trainable: Tree, key: Array) -> TrainState:
+        trainable, key = jax.tree.map(jnp.copy, (trainable, key))
+        return TrainState(step=jnp.int32(0), trainable=trainable, opt_state=tx.init(trainable), key=key)
+
+    if mesh is None:
+        return build(trainable, key)
+    own = jax.tree.map(lambda leaf: leaf.sharding, trainable)
+    # Compiled, so that moments are made in parts and never exist whole on one device.
+    shardings = state_shardings(jax.eval_shape(build, trainable, key), tx, own, mesh)
+    return jax.jit(build, out_shardings=shardings)(trainable, key)
 
 
 def state_shardings(

@@ -1,11 +1,20 @@
 """The decoder, LoRA adapters, score models, and reading and writing of Hugging Face and GGUF weights."""
 
 from alignjax.models.config import DecoderConfig, RopeScaling, config_from_hf, config_to_hf
-from alignjax.models.decode import KVCache, PromptCache, decode_step, empty_cache, prefill, step_function
+from alignjax.models.decode import (
+    KVCache,
+    PromptCache,
+    decode_step,
+    empty_cache,
+    prefill,
+    shard_caches,
+    step_function,
+)
 from alignjax.models.decoder import hidden_states, init_params, logical_axes, unembed
 from alignjax.models.huggingface import load_adapter, load_pretrained, save_adapter, save_pretrained
 from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora
 from alignjax.models.model import Model
+from alignjax.models.placement import check_divides, decoder_shardings, place_head, place_lora
 from alignjax.models.score_model import (
     ScoreModel,
     as_utility,
@@ -28,9 +37,11 @@ __all__ = [
     "ScoreModel",
     "as_utility",
     "body_config",
+    "check_divides",
     "config_from_hf",
     "config_to_hf",
     "decode_step",
+    "decoder_shardings",
     "empty_cache",
     "hidden_states",
     "identity_normalizer",
@@ -45,11 +56,14 @@ __all__ = [
     "lora_axes",
     "merge_lora",
     "pair_scores",
+    "place_head",
+    "place_lora",
     "prefill",
     "response_scores",
     "save_adapter",
     "save_pretrained",
     "save_score_model",
+    "shard_caches",
     "step_function",
     "unembed",
 ]

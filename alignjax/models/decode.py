@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from alignjax.models.attention import rope_tables
 from alignjax.models.config import DecoderConfig
 from alignjax.models.decoder import Block, Params, bind
 from alignjax.models.lora import Lora, projection_sizes
+from alignjax.runtime.mesh import tree_shardings
 
 # Up to so many weights in the layers (1 GiB in float32) every layer is a part of the program of its own. A
 # scan copies each layer's weights and caches out of their stacks in every step, on a CPU a quarter of the
@@ -75,6 +77,24 @@ def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_s
         return KVCache(stacked, stacked)
     layers = (jnp.zeros(shape, config.dtype),) * config.num_layers
     return KVCache(layers, layers)
+
+
+def shard_caches(prompt_cache: PromptCache, cache: KVCache, mesh: Mesh | None) -> tuple[PromptCache, KVCache]:
+    """Within a compiled function: prompts over `data` and `fsdp`, heads over `tensor`; no mesh: as they are.
+
+    The caches are the largest arrays of sampling; left to itself the compiler may copy zeros to all devices.
+    """
+    if mesh is None:
+        return prompt_cache, cache
+    layer = ("batch", None, "kv_heads", None, None)
+
+    def keep(x: Array, names: tuple[str | None, ...]) -> Array:
+        return jax.lax.with_sharding_constraint(x, tree_shardings(names, mesh))
+
+    heads = ("layers", "batch", None, "kv_heads", None)
+    prompt_cache = prompt_cache._replace(k=keep(prompt_cache.k, heads), v=keep(prompt_cache.v, heads))
+    names = ("layers", *layer) if isinstance(cache.k, Array) else layer
+    return prompt_cache, jax.tree.map(lambda x: keep(x, names), cache)
 
 
 def decode_step(

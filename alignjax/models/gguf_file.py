@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
+from jax.sharding import Mesh
 
 from alignjax.errors import InputError
 from alignjax.models.attention import rope_stretch
 from alignjax.models.config import ARCHITECTURES, DecoderConfig, RopeScaling
 from alignjax.models.model import Model
+from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import byte_level_bpe, check_vocabulary, mark_special, scored_bpe, wrap
 from alignjax.models.weights import assemble, slots
 
@@ -19,20 +21,23 @@ _ROPE_FREQS = "rope_freqs.weight"
 _PERMUTED = {"llama": ("attn_q.weight", "attn_k.weight")}
 
 
-def load_gguf(path: str | Path, *, dtype: str = "float32", remat: bool = False) -> Model:
+def load_gguf(
+    path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
+) -> Model:
     """Reads a .gguf file of the llama, qwen2 or qwen3 architecture, dequantized.
 
     Args:
       path: the file.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
       remat: recompute layers in the backward pass.
+      mesh: the devices the weights are divided over; None: the default device.
 
     Returns:
       The model with the tokenizer (and chat template) the file carries.
 
     Raises:
-      InputError: a damaged file, an unsupported architecture, tokenizer or rope scaling, or tensors that
-        do not fit the metadata.
+      InputError: a damaged file, an unsupported architecture, tokenizer or rope scaling, tensors that do
+        not fit the metadata, or a mesh that does not divide the model.
     """
     where = str(path)
     try:
@@ -55,7 +60,13 @@ def load_gguf(path: str | Path, *, dtype: str = "float32", remat: bool = False) 
         return array
 
     params = assemble(
-        slots(config, gguf=True), shapes, read, dtype=dtype, ignore=lambda n: n == _ROPE_FREQS, where=where
+        slots(config, gguf=True),
+        shapes,
+        read,
+        dtype=dtype,
+        ignore=lambda n: n == _ROPE_FREQS,
+        where=where,
+        shardings=decoder_shardings(config, mesh, where=where),
     )
     return Model(params=params, config=config, tokenizer=tokenizer)
 

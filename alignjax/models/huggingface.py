@@ -14,6 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -22,6 +23,7 @@ from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf, 
 from alignjax.models.gguf_file import load_gguf
 from alignjax.models.lora import TARGETS, Lora, projection_sizes
 from alignjax.models.model import Model
+from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import HF_PROJECTIONS, assemble, check_tensors, disassemble, slots
 
@@ -30,20 +32,24 @@ _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safete
 _ADAPTER_NAME = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.([\w.]+)\.lora_([AB])\.weight")
 
 
-def load_pretrained(path: str | Path, *, dtype: str = "float32", remat: bool = False) -> Model:
+def load_pretrained(
+    path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
+) -> Model:
     """Reads a Hugging Face folder (config.json, safetensors, tokenizer if present) or a .gguf file.
 
     Args:
       path: the folder, or a file that ends in .gguf.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
       remat: recompute layers in the backward pass.
+      mesh: the devices the weights are divided over, each read into its parts; None: the default device.
 
     Returns:
       The model; `tokenizer` is None where the folder has none.
 
     Raises:
       InputError: a missing or damaged file, an unsupported architecture or setting, tensors that are
-        missing, unknown or misshapen, a tokenizer whose ids exceed the embedding, an unknown dtype.
+        missing, unknown or misshapen, a tokenizer whose ids exceed the embedding, an unknown dtype, a mesh
+        that does not divide the model.
     """
     path = Path(path)
     if not path.exists():
@@ -51,7 +57,7 @@ def load_pretrained(path: str | Path, *, dtype: str = "float32", remat: bool = F
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{path}: not a model; give a Hugging Face model folder or a .gguf file.")
-        return load_gguf(path, dtype=dtype, remat=remat)
+        return load_gguf(path, dtype=dtype, remat=remat, mesh=mesh)
     config = config_from_hf(read_json(path / "config.json"), where=str(path / "config.json"))
     config = dataclasses.replace(config, dtype=dtype, remat=remat)
     generation = path / "generation_config.json"
@@ -60,10 +66,17 @@ def load_pretrained(path: str | Path, *, dtype: str = "float32", remat: bool = F
     tokenizer = load_tokenizer(path)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size, str(path))
+    shardings = decoder_shardings(config, mesh, where=str(path))
     with open_weights(path) as (shapes, read):
         _check_tied_head(config, shapes, read, path)
         params = assemble(
-            slots(config), shapes, read, dtype=dtype, ignore=lambda n: _redundant(config, n), where=str(path)
+            slots(config),
+            shapes,
+            read,
+            dtype=dtype,
+            ignore=lambda n: _redundant(config, n),
+            where=str(path),
+            shardings=shardings,
         )
     return Model(params=params, config=config, tokenizer=tokenizer)
 

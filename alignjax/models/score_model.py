@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from alignjax.data.batches import PairBatch, ResponseBatch, Rows
@@ -28,6 +29,7 @@ from alignjax.models.decoder import hidden_states
 from alignjax.models.huggingface import WEIGHTS, atomic_folder, open_weights, read_json, write_json
 from alignjax.models.lora import Lora
 from alignjax.models.model import Model
+from alignjax.models.placement import decoder_shardings, place_head
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import Slot, assemble, disassemble, slots
 
@@ -191,7 +193,9 @@ def _scores(
     return (scores - centre) / jnp.sqrt(model.normalizer["var"])
 
 
-def load_score_model(path: str | Path, *, dtype: str = "float32", remat: bool = False) -> ScoreModel:
+def load_score_model(
+    path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
+) -> ScoreModel:
     """Reads a folder with a score model, in either of two layouts that `architectures` in config.json tells.
 
     Safe-RLHF's, `LlamaModelForScore` (and Mistral, Qwen2, Qwen3): the body as `model.*`, `score_head.weight`
@@ -210,6 +214,7 @@ def load_score_model(path: str | Path, *, dtype: str = "float32", remat: bool = 
       path: the folder.
       dtype: of the body and of its matrix products, "float32" or "bfloat16"; the head is float32.
       remat: recompute layers in the backward pass.
+      mesh: the devices the weights are divided over; None: the default device.
 
     Returns:
       The score model; `tokenizer` is None where the folder has none.
@@ -240,11 +245,14 @@ def load_score_model(path: str | Path, *, dtype: str = "float32", remat: bool = 
 
         # The head first: a folder without one is refused before gigabytes are read.
         parts = assemble(wanted, shapes, read, dtype="float32", ignore=lambda _: True, where=str(path))
-        decoder = assemble(slots(config), shapes, read, dtype=dtype, ignore=ignore, where=str(path))
+        places = decoder_shardings(config, mesh, where=str(path))
+        decoder = assemble(
+            slots(config), shapes, read, dtype=dtype, ignore=ignore, where=str(path), shardings=places
+        )
     normalizer = {name: values[0] for name, values in parts.get("normalizer", {}).items()}
     _check_normalizer(normalizer, normalize=normalize, where=str(path))
     return ScoreModel(
-        params={"decoder": decoder, "head": parts["head"]},
+        params={"decoder": decoder, "head": place_head(parts["head"], mesh)},
         normalizer=identity_normalizer() | normalizer,
         config=config,
         kind=kind,

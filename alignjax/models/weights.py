@@ -1,15 +1,19 @@
 """The tensors of a decoder file: their names, their shapes, and the way into the stacked tree and back."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax import Array
+from jax.sharding import Sharding
 
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import projection_sizes
+from alignjax.runtime.mesh import array_of_parts
 
 HF_PROJECTIONS = {
     "q": "self_attn.q_proj",
@@ -95,8 +99,11 @@ def assemble(
     dtype: str,
     ignore: Callable[[str], bool],
     where: str,
+    shardings: Any = None,
 ) -> Any:
     """The parameter tree from a file's tensors, read one at a time so that memory holds little else.
+
+    On a mesh the host holds a device's part of one leaf and one tensor; a tensor is read once for each part.
 
     Args:
       wanted: from `slots`.
@@ -105,6 +112,7 @@ def assemble(
       dtype: of the result, "float32" or "bfloat16".
       ignore: True for tensors that may be present without being wanted.
       where: the file or folder, for messages.
+      shardings: where each leaf goes, a tree like the result; None: the default device.
 
     Returns:
       As `init_params`.
@@ -116,16 +124,33 @@ def assemble(
     check_tensors(expected, shapes, ignore=ignore, where=where)
     tree: dict[str, Any] = {}
     for slot in wanted:
-        shape = slot.shape[::-1] if slot.transposed else slot.shape
-        leaf = np.empty((len(slot.names), *shape), _NUMPY[dtype])
-        for row, name in zip(leaf, slot.names, strict=True):
-            tensor = read(name)
-            row[...] = tensor.T if slot.transposed else tensor
         node = tree
         for key in slot.path[:-1]:
             node = node.setdefault(key, {})
-        node[slot.path[-1]] = jnp.asarray(leaf if slot.stacked else leaf[0])
+        sharding = functools.reduce(lambda branch, key: branch and branch[key], slot.path, shardings)
+        node[slot.path[-1]] = _read_leaf(slot, read, _NUMPY[dtype], sharding)
     return tree
+
+
+def _read_leaf(
+    slot: Slot, read: Callable[[str], np.ndarray], dtype: np.dtype, sharding: Sharding | None
+) -> Array:
+    one = slot.shape[::-1] if slot.transposed else slot.shape
+    shape = (len(slot.names), *one) if slot.stacked else one
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        layers, index = (index[0], index[1:]) if slot.stacked else (slice(None), index)
+        names = slot.names[layers]
+        size = (s.stop - s.start for s in index)
+        values = np.empty((len(names), *size), dtype)
+        for row, name in zip(values, names, strict=True):
+            tensor = read(name)
+            row[...] = (tensor.T if slot.transposed else tensor)[index]
+        return values if slot.stacked else values[0]
+
+    if sharding is None:
+        return jnp.asarray(part(tuple(slice(0, size) for size in shape)))
+    return array_of_parts(shape, sharding, part)
 
 
 def check_tensors(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from alignjax.data.batches import Bucket, ResponseBatch, Rows
 from alignjax.data.tokenize import TokenizedResponse
@@ -73,6 +74,7 @@ def response_kl(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """`completion_kl` of any number of responses: [n] float32, nats; the rest as in `score_responses`."""
     return over_responses(
@@ -81,6 +83,7 @@ def response_kl(
         batch_size=batch_size,
         buckets=buckets,
         progress=progress,
+        mesh=mesh,
     )
 
 

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from alignjax.data.batches import Bucket, PairBatch, ResponseBatch, Rows, choose_buckets, response_batches
 from alignjax.data.batches import response_lengths as lengths_of
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.runtime.mesh import batch_rows, placer
 
 _Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
 
@@ -175,6 +177,7 @@ def score_responses(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Log-probabilities of any number of responses, in batches of a few fixed shapes.
 
@@ -185,12 +188,14 @@ def score_responses(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
     Returns:
       [n] float32, nats, in the order given.
 
     Raises:
-      InputError: an empty prompt, a response longer than every bucket, or batch_size < 1.
+      InputError: an empty prompt, a response longer than every bucket, batch_size < 1, or one that the mesh
+        does not divide.
     """
     return over_responses(
         lambda batch: completion_logps_jit(model, batch, lora=lora),
@@ -198,6 +203,7 @@ def score_responses(
         batch_size=batch_size,
         buckets=buckets,
         progress=progress,
+        mesh=mesh,
     )
 
 
@@ -208,6 +214,7 @@ def over_responses(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """One number of every response, in batches of a few fixed shapes; arguments as of `score_responses`.
 
@@ -217,20 +224,22 @@ def over_responses(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
+      mesh: as of `score_responses`; `compute` is given batches that lie on it.
 
     Returns:
       [n] float32, in the order given.
 
     Raises:
-      InputError: an empty prompt, a response longer than every bucket, or batch_size < 1.
+      InputError: as of `score_responses`.
     """
     if batch_size < 1:
         raise InputError(f"score_responses: batch_size is {batch_size}; it must be at least 1.")
     result = np.full(len(responses), np.nan, np.float32)
     if responses:
         buckets = choose_buckets(lengths_of(responses)) if buckets is None else buckets
-        batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
-        over_batches(batches, compute, result, progress)
+        rows = batch_rows(batch_size, len(responses), mesh)
+        batches = response_batches(responses, batch_size=rows, buckets=buckets)
+        over_batches(batches, compute, result, progress, mesh=mesh)
     return result
 
 
@@ -239,6 +248,8 @@ def over_batches(
     compute: Callable[[_Batch], Array],
     result: np.ndarray,
     progress: Callable[[int], Any] | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> None:
     """Writes what is computed of every real row into its place in `result`.
 
@@ -247,6 +258,7 @@ def over_batches(
       compute: a batch of B rows -> [B, ...] float.
       result: [n, ...], overwritten.
       progress: called with the number of rows done since the last call.
+      mesh: the devices that rows are divided over; `compute` is given batches that lie on it.
     """
 
     def collect(batch: _Batch, values: Array) -> None:
@@ -255,10 +267,11 @@ def over_batches(
         if progress is not None:
             progress(int(real.sum()))
 
+    place = placer(mesh)
     waiting: tuple[_Batch, Array] | None = None
     for batch in batches:
         # The device works on this batch while the one before it is collected and the next one is made.
-        values = compute(batch)
+        values = compute(place(batch))
         if waiting is not None:
             collect(*waiting)
         waiting = (batch, values)

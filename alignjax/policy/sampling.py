@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from alignjax.errors import InputError
 from alignjax.models import (
@@ -20,10 +21,12 @@ from alignjax.models import (
     Model,
     empty_cache,
     prefill,
+    shard_caches,
     step_function,
     unembed,
 )
 from alignjax.policy import draws
+from alignjax.runtime.mesh import placer, row_parts
 
 # Continuations that are drawn together where the caller does not say: enough to share the reading of the
 # weights, and little enough for their keys and values to fit.
@@ -61,6 +64,7 @@ def sample(
     progress: Callable[[int], Any] | None = None,
     places: Sequence[int] | None = None,
     keep: Callable[[list[int], Samples], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Samples:
     """Draws K responses to every prompt, token by token, until EOS or `max_new_tokens`.
 
@@ -78,11 +82,13 @@ def sample(
       temperature: > 0.
       top_p: in (0, 1]; 1 is the full distribution.
       lora: adapters; None: the base model.
-      prompt_batch_size: prompts computed together; None: as many as make about 128 continuations.
+      prompt_batch_size: prompts computed together, on a mesh rounded up to what it divides; None: as many as
+        make about 128 continuations a part of the rows.
       progress: called with the number of prompts done since the last call.
       places: each prompt's place in the list that `prompts` are a part of, N ints; None: 0 to N - 1. The
         rest of a list is then drawn as with the whole of it.
       keep: called after every batch with its rows of `prompts` and their samples, so as to write them down.
+      mesh: the devices that prompts are divided over, where the weights lie; None: the default device.
 
     Returns:
       The samples, in the order of the prompts.
@@ -106,7 +112,7 @@ def sample(
     if places is not None and len(places) != len(prompts):
         raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
     warp = temperature, top_p
-    return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, places, keep)
+    return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, places, keep, mesh)
 
 
 def greedy(
@@ -117,10 +123,12 @@ def greedy(
     lora: Lora | None = None,
     prompt_batch_size: int | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Samples:
     """The most probable token at every step; arguments, result (with K = 1) and errors as `sample`."""
     draw = _Draw(1, max_new_tokens, end_ids(model), greedy=True, tempered=False, nucleus=False)
-    return _run(jax.random.key(0), model, prompts, draw, (1.0, 1.0), lora, prompt_batch_size, progress)
+    key, warp = jax.random.key(0), (1.0, 1.0)
+    return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, mesh=mesh)
 
 
 class _Draw(NamedTuple):
@@ -151,6 +159,7 @@ def _run(
     progress: Callable[[int], Any] | None,
     places: Sequence[int] | None = None,
     keep: Callable[[list[int], Samples], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Samples:
     """Runs the prompts in batches of one size, shorter ones first, and restores their order."""
     if draw.max_new_tokens < 1:
@@ -158,7 +167,8 @@ def _run(
     if prompt_batch_size is not None and prompt_batch_size < 1:
         raise InputError(f"sample: prompt_batch_size is {prompt_batch_size}; it must be at least 1.")
     _check_prompts(prompts, model.config.vocab_size)
-    most = prompt_batch_size or max(1, _ROWS // draw.num_samples)
+    parts, place = row_parts(mesh), placer(mesh)
+    most = prompt_batch_size or max(1, _ROWS // draw.num_samples) * parts
     shape = (len(prompts), draw.num_samples)
     result = Samples(
         np.zeros((*shape, draw.max_new_tokens), np.int32),
@@ -167,6 +177,7 @@ def _run(
     )
     temperature, top_p = (jnp.float32(x) for x in warp)
     size = min(most, 1 << (len(prompts) - 1).bit_length()) if prompts else 1  # a power of two: few programs
+    size = -(-size // parts) * parts
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # neighbours need little padding
     for start in range(0, len(prompts), size):
         rows = order[start : start + size]
@@ -177,9 +188,8 @@ def _run(
             tokens[row, : len(prompts[i])] = prompts[i]
         lengths = np.array([len(prompts[i]) for i in filled], np.int32)
         index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
-        found = _generate(
-            model.config, draw, model.params, lora, key, tokens, lengths, index, temperature, top_p
-        )
+        batch = place((tokens, lengths, index))
+        found = _generate(model.config, draw, mesh, model.params, lora, key, *batch, temperature, top_p)
         part = Samples(*(np.asarray(x)[: len(rows)] for x in found))
         for whole, some in zip(result, part, strict=True):
             whole[rows] = some
@@ -218,10 +228,11 @@ class _State(NamedTuple):
     cache: KVCache
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(
     config: DecoderConfig,
     draw: _Draw,
+    mesh: Mesh | None,
     params: Any,
     lora: Lora | None,
     key: Array,
@@ -243,6 +254,9 @@ def _generate(
     fold_samples = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     numbers = jnp.arange(samples, dtype=jnp.int32)
     keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
+    # The last token is never read again, so it needs no slot.
+    cache = empty_cache(config, num, samples, max(limit - 1, 1))
+    prompt_cache, cache = shard_caches(prompt_cache, cache, mesh)
     state = _State(
         step=jnp.int32(0),
         last=jnp.zeros((num, samples), jnp.int32),
@@ -250,8 +264,7 @@ def _generate(
         lengths=jnp.zeros((num, samples), jnp.int32),
         logps=jnp.zeros((num, samples), jnp.float32),
         done=jnp.zeros((num, samples), bool),
-        # The last token is never read again, so it needs no slot.
-        cache=empty_cache(config, num, samples, max(limit - 1, 1)),
+        cache=cache,
     )
     pick = functools.partial(_pick, draw=draw, temperature=temperature, top_p=top_p)
     first = jnp.broadcast_to(logits[:, None, :], (num, samples, logits.shape[1]))

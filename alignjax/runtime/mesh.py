@@ -10,12 +10,13 @@ With one device every axis has size 1 and the same code runs: a function has no 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from alignjax.errors import InputError
 
@@ -60,7 +61,7 @@ def make_mesh(
     wrong = [name for name, size in sizes.items() if size < 1 and size != -1]
     if wrong or len(unknown) > 1:
         raise InputError(
-            f"mesh: {', '.join(f'{name}={size}' for name, size in sizes.items())} cannot be used; "
+            f"config.mesh: {', '.join(f'{name}={size}' for name, size in sizes.items())} cannot be used; "
             "give sizes >= 1, at most one of them -1 (what the others leave)."
         )
     known = math.prod(size for size in sizes.values() if size != -1)
@@ -69,7 +70,7 @@ def make_mesh(
     if math.prod(sizes.values()) != len(devices):
         asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise InputError(
-            f"mesh: {asked} does not make {len(devices)} devices; the product must be {len(devices)}."
+            f"config.mesh: {asked} does not make {len(devices)} devices; the product must be {len(devices)}."
         )
     return jax.make_mesh(
         tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
@@ -84,6 +85,44 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch divided over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(LOGICAL_RULES["batch"]))
+
+
+def row_parts(mesh: Mesh | None) -> int:
+    """Parts that the rows of a batch are divided into; 1 without a mesh."""
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_rows(batch_size: int, count: int, mesh: Mesh | None) -> int:
+    """Rows of each batch of `count` examples: no more than there are, filled up to what divides."""
+    parts = row_parts(mesh)
+    return min(batch_size, -(-count // parts) * parts)
+
+
+def placer(mesh: Mesh | None) -> Callable[[Tree], Tree]:
+    """What puts a batch where it is computed: `shard_batch`; without a mesh it stays as it is."""
+    return lambda batch: batch if mesh is None else shard_batch(batch, mesh)
+
+
+def array_of_parts(
+    shape: tuple[int, ...], sharding: Sharding, make_part: Callable[[tuple[slice, ...]], np.ndarray]
+) -> Array:
+    """A sharded array whose parts are made one after the other: the host holds one at a time.
+
+    Args:
+      shape: of the whole array.
+      sharding: where it goes.
+      make_part: slices of the whole, one a dimension -> their values; called once for each part of this
+        process, however many devices hold a copy of it, and its result is not changed afterwards.
+    """
+    holders: dict[tuple[tuple[int, int, int], ...], list[Any]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        where = tuple(part.indices(size) for part, size in zip(index or (), shape, strict=True))
+        holders.setdefault(where, []).append(device)
+    arrays = []
+    for where, devices in holders.items():
+        part = make_part(tuple(slice(*bounds) for bounds in where))
+        arrays += [jax.device_put(part, device) for device in devices]
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
 def tree_shardings(axes: Tree, mesh: Mesh, like: Tree | None = None) -> Tree:
@@ -129,7 +168,7 @@ def shard_batch(batch: Tree, mesh: Mesh) -> Tree:
       InputError: the rows do not divide over the devices.
     """
     sharding = batch_sharding(mesh)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = row_parts(mesh)
     rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
     if rows % parts:
         raise InputError(

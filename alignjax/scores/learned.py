@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from alignjax.data.batches import (
     Bucket,
@@ -19,6 +20,7 @@ from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
 from alignjax.policy.logps import over_batches
+from alignjax.runtime.mesh import batch_rows
 
 
 def learned_scores(
@@ -29,6 +31,7 @@ def learned_scores(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Scores of any number of responses, in batches of a few fixed shapes.
 
@@ -39,6 +42,7 @@ def learned_scores(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
     Returns:
       [n] float32, in the order given.
@@ -51,9 +55,12 @@ def learned_scores(
     result = np.full((len(responses), 1), np.nan, np.float32)
     if responses:
         buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
-        batches = response_batches(responses, batch_size=min(batch_size, len(responses)), buckets=buckets)
+        rows = batch_rows(batch_size, len(responses), mesh)
+        batches = response_batches(responses, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)  # no part of the compiled program
-        over_batches(batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress)
+        over_batches(
+            batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress, mesh=mesh
+        )
     _check_finite(result, "learned_scores", "response")
     return result[:, 0]
 
@@ -66,6 +73,7 @@ def learned_pair_scores(
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Scores of both responses of any number of pairs, whose prompts are read once.
 
@@ -76,6 +84,7 @@ def learned_pair_scores(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of pairs done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
     Returns:
       [n, 2] float32, chosen and rejected, in the order given.
@@ -87,9 +96,10 @@ def learned_pair_scores(
     result = np.full((len(pairs), 2), np.nan, np.float32)
     if pairs:
         buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
-        batches = pair_batches(pairs, batch_size=min(batch_size, len(pairs)), buckets=buckets)
+        rows = batch_rows(batch_size, len(pairs), mesh)
+        batches = pair_batches(pairs, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)
-        over_batches(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress)
+        over_batches(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress, mesh=mesh)
     _check_finite(result, "learned_pair_scores", "pair")
     return result
 

@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from alignjax.config import Config
+from alignjax.config_checks import check_batches
 from alignjax.data import worlds
 from alignjax.data.buckets import Bucket, choose_buckets
 from alignjax.data.worlds import World
+from alignjax.runtime.mesh import make_mesh, row_parts
 from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages, file_digest
 
@@ -29,6 +33,7 @@ class Context:
       stages: the runner of its stages.
       metrics: the log of metrics.jsonl.
       say: prints a line for the user.
+      devices: to run on; None: all there are.
     """
 
     config: Config
@@ -36,6 +41,19 @@ class Context:
     stages: Stages
     metrics: MetricsWriter
     say: Callable[[str], None] = print
+    devices: Sequence[Any] | None = None
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices as `config.mesh` arranges them.
+
+        Raises:
+          InputError: its sizes do not make as many devices, or do not divide the batches.
+        """
+        sizes = dataclasses.asdict(self.config.mesh)
+        mesh = make_mesh(**sizes, devices=self.devices)
+        check_batches(self.config, row_parts(mesh))
+        return mesh
 
     def seed(self, purpose: str) -> int:
         """A 31-bit seed of its own for every purpose; a function of (config.seed, purpose) alone."""

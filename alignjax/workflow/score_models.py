@@ -11,7 +11,7 @@ from alignjax.alignment.optimizer import OptimizerSettings
 from alignjax.alignment.step import AdapterSettings, score_loss_fn
 from alignjax.data.batches import pair_lengths
 from alignjax.data.records import PreferencePair
-from alignjax.models import DecoderConfig, Lora, ScoreModel, as_utility, init_score_model
+from alignjax.models import DecoderConfig, Lora, ScoreModel, as_utility, init_score_model, place_head
 from alignjax.models.score_model import Kind
 from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import restore_tree
@@ -94,6 +94,7 @@ def _start(
 ) -> tuple[Any, Any, AdapterSettings | None, ScoreModel]:
     """What is trained, what is not, how the one sits on the other, and the model before training."""
     model = init_score_model(context.key(f"score head {name}"), reference.model, kind=kind_of(name))
+    model = model.replace(params={**model.params, "head": place_head(model.params["head"], context.mesh)})
     body, frozen, adapter = training.start_of(context, name, model)
     if adapter is None:
         return model.params, None, None, model
@@ -118,7 +119,12 @@ def _held_out_metrics(
     def evaluate(trainable: Any) -> dict[str, float]:
         whole, lora = _assembled(model, adapter, trainable)
         found = learned_pair_scores(
-            whole, pairs.tokens, lora=lora, batch_size=context.config.ref_batch_size, buckets=buckets
+            whole,
+            pairs.tokens,
+            lora=lora,
+            batch_size=context.config.ref_batch_size,
+            buckets=buckets,
+            mesh=context.mesh,
         )
         scores, labels = as_utility(model.kind, found), pairs.labels
         # A world's pairs are in any order: what its label prefers comes first, so that margins have a sign.

@@ -91,6 +91,7 @@ class LearnedScorer:
                 batch_size=self.context.config.ref_batch_size,
                 buckets=self.context.buckets(pair_lengths(tokens)),
                 progress=bar.update,
+                mesh=self.context.mesh,
             )
         return np.asarray(as_utility(self.model.kind, found), np.float64)
 
@@ -105,6 +106,7 @@ class LearnedScorer:
                 batch_size=self.context.config.ref_batch_size,
                 buckets=self.context.buckets(response_lengths(flat)),
                 progress=bar.update,
+                mesh=self.context.mesh,
             )
         return np.asarray(as_utility(self.model.kind, found), np.float64).reshape(len(drawn.tokens), -1)
 

@@ -22,6 +22,7 @@ from alignjax.models import Lora, Model
 from alignjax.policy import divergence
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import Samples, sample
+from alignjax.runtime.mesh import batch_rows
 from alignjax.runtime.metrics import progress
 from alignjax.scores.lookup import prompt_json
 from alignjax.workflow.context import Context
@@ -183,6 +184,7 @@ def draw(
                 progress=bar.update,
                 places=missing,
                 keep=keep,
+                mesh=context.mesh,
             )
     tokens = [
         [TokenizedResponse(prompt, np.asarray(row, np.int32)) for row in done[i]]
@@ -213,6 +215,7 @@ def response_logps(context: Context, policy: Policy, responses: Responses) -> np
             batch_size=context.config.ref_batch_size,
             buckets=context.buckets(response_lengths(flat)),
             progress=bar.update,
+            mesh=context.mesh,
         )
     return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
 
@@ -233,6 +236,7 @@ def response_kl(context: Context, policy: Policy, reference: Policy, responses: 
             batch_size=context.config.ref_batch_size,
             buckets=context.buckets(response_lengths(flat)),
             progress=bar.update,
+            mesh=context.mesh,
         )
     return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
 
@@ -310,7 +314,7 @@ def compute_pair_logps(
     result = np.full((len(tokens), 2), np.nan, np.float32)
     batches = pair_batches(
         tokens,
-        batch_size=min(context.config.ref_batch_size, len(tokens)),
+        batch_size=batch_rows(context.config.ref_batch_size, len(tokens), context.mesh),
         buckets=context.buckets(pair_lengths(tokens)),
     )
 
@@ -318,7 +322,7 @@ def compute_pair_logps(
         return jnp.stack(policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora), axis=1)
 
     with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
-        policy_logps.over_batches(batches, compute, result, bar.update)
+        policy_logps.over_batches(batches, compute, result, bar.update, mesh=context.mesh)
     return result
 
 

@@ -45,6 +45,7 @@ def prepare(context: Context) -> Start:
     """The reference policy (an embedded world's is trained) and the preference data, counted."""
     config, stages, world = context.config, context.stages, context.world
     judges.check(config)
+    training.check_mesh(context)
     files = {"files": context.digests}
     stages.run(
         "reference",
@@ -170,7 +171,7 @@ def scorer(context: Context, start: Start, name: str) -> Scorer:
     if source.table:
         return TableScorer(name, source.table, read_lookup(source.table, name))
     if source.path:
-        model = load_folder(source.path, dtype=config.model.dtype)
+        model = load_folder(source.path, dtype=config.model.dtype, mesh=context.mesh)
         return LearnedScorer(context, name, model, None)
     reference, data = start.reference, start.data.dimensions[name]
     context.stages.run(

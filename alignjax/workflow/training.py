@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -22,6 +23,7 @@ from alignjax.alignment.optimizer import OptimizerSettings, make_optimizer
 from alignjax.alignment.step import (
     AdapterSettings,
     LossFn,
+    TrainState,
     dpo_loss_fn,
     init_state,
     make_train_step,
@@ -37,25 +39,42 @@ from alignjax.models import (
     Lora,
     Model,
     ScoreModel,
+    check_divides,
     config_from_hf,
+    decoder_shardings,
     init_lora,
     init_params,
     is_neutral,
     load_pretrained,
+    place_lora,
     save_pretrained,
 )
 from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
+from alignjax.runtime.mesh import batch_rows, placer
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy, compute_pair_logps, pair_logps, remember_pair_logps
+
+
+class Layout(NamedTuple):
+    """Where every array of a state lies; hashable, unlike a tree of shardings."""
+
+    structure: Any
+    shardings: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, state: TrainState) -> "Layout":
+        """That of a state."""
+        leaves, structure = jax.tree.flatten(state)
+        return cls(structure, tuple(leaf.sharding for leaf in leaves))
 
 
 class Steps(NamedTuple):
     """Compiled step of one optax run; runs with equal settings share it: nothing compiles twice."""
 
     tx: optax.GradientTransformation
-    train: Any
+    train: Callable[[Layout], jax.stages.Wrapped]
 
 
 @functools.lru_cache(maxsize=8)
@@ -69,7 +88,13 @@ def dpo_steps(
 def steps_of(loss_fn: LossFn, optimizer: OptimizerSettings) -> Steps:
     """Train step of any loss."""
     tx, schedule = make_optimizer(optimizer)
-    return Steps(tx, make_train_step(loss_fn, tx, schedule))
+
+    @functools.lru_cache(maxsize=2)
+    def train(layout: Layout) -> jax.stages.Wrapped:
+        shardings = jax.tree.unflatten(layout.structure, layout.shardings)
+        return make_train_step(loss_fn, tx, schedule, shardings=shardings)
+
+    return Steps(tx, train)
 
 
 class LabelledPairs(NamedTuple):
@@ -83,13 +108,26 @@ def load_reference(context: Context) -> Model:
     """The reference: the world's own, trained by `train_reference`, or the configured model."""
     settings = context.config.model
     path = context.workdir / "reference" if context.world is not None else Path(settings.path or "")
-    model = load_pretrained(path, dtype=settings.dtype, remat=settings.remat)
+    model = load_pretrained(path, dtype=settings.dtype, remat=settings.remat, mesh=context.mesh)
     if settings.max_length > (most := model.config.max_positions):
         raise InputError(
             f"config.model.max_length: is {settings.max_length}; {path} has a context of {most} tokens; "
             "lower it."
         )
     return model
+
+
+def check_mesh(context: Context) -> None:
+    """Refuses devices that do not fit the configuration or a world's reference, before it is trained.
+
+    Raises:
+      InputError: names the field of `config.mesh`, or the batch size.
+    """
+    if context.world is None:
+        _ = context.mesh  # the model's sizes are checked where it is read, before its weights
+    else:
+        decoder = config_from_hf(dict(context.world.decoder_fields))
+        check_divides(decoder, context.mesh, where=f"the reference of {context.world.name}")
 
 
 @preemption.deferred()
@@ -106,7 +144,8 @@ def train_reference(context: Context, world: World) -> None:
         max_prompt_length=model.max_prompt_length,
     )
     decoder = config_from_hf(dict(world.decoder_fields))
-    params = init_params(context.key("reference"), decoder)
+    shardings = decoder_shardings(decoder, context.mesh, where=f"the reference of {world.name}")
+    params = jax.device_put(init_params(context.key("reference"), decoder), shardings)
     make_epoch = _response_epochs(context, tokens, config.reference.batch_size)
     optimizer = optimizer_of(config.reference, len(make_epoch(0)))
     result = fit_stage(
@@ -216,7 +255,8 @@ def start_of(
         targets=settings.targets,
         dropout=settings.dropout,
     )
-    return lora.params, model.params, AdapterSettings(lora.scale, lora.dropout)
+    placed = place_lora(lora, context.mesh)
+    return placed.params, model.params, AdapterSettings(lora.scale, lora.dropout)
 
 
 def optimizer_of(settings: TrainingSettings, per_epoch: int) -> OptimizerSettings:
@@ -249,10 +289,11 @@ def fit_stage(
     """One optax run under a stage's name: metrics, progress bar, checkpoints to go on from."""
     num_steps = optimizer.num_steps
     folder = context.cache(stage)
+    state = init_state(trainable, steps.tx, context.key(f"train {stage}"), mesh=context.mesh)
     with Checkpoints(folder) as checkpoints, progress(num_steps, stage) as bar:
         result = fit(
-            init_state(trainable, steps.tx, context.key(f"train {stage}")),
-            steps.train,
+            state,
+            steps.train(Layout.of(state)),
             frozen,
             epochs(make_epoch),
             FitSettings(
@@ -265,6 +306,7 @@ def fit_stage(
                 steps_per_epoch=len(make_epoch(0)),
                 judge_by=settings.judge_by,
             ),
+            place=placer(context.mesh),
             evaluate=evaluate,
             first_step_check=check,
             log=lambda step, record: context.metrics.write(stage, step, record),
@@ -302,7 +344,7 @@ def labelled_epochs(
         return pair_batches(
             tokens,
             **columns,
-            batch_size=min(batch_size, len(tokens)),
+            batch_size=batch_rows(batch_size, len(tokens), context.mesh),
             buckets=buckets,
             seed=seed,
             epoch=epoch,

@@ -221,21 +221,28 @@ def test_eight_devices_agree_with_one(config, make_pairs, kind, caplog):
     state = init_state(trainable, tx, jax.random.key(0))
     state, metrics = single(state, frozen, batch)
     np.testing.assert_allclose(metrics["loss"], math.log(2), atol=1e-5)
-    for _ in range(2):
+    history = [metrics["loss"]]
+    for _ in range(19):
         state, metrics = single(state, frozen, batch)
+        history.append(metrics["loss"])
 
     mesh = make_mesh(2, 2, 2)
     base = tree_shardings(logical_axes(config), mesh, like=params)
     own = base if kind == "full" else tree_shardings(lora_axes(), mesh, like=lora)
-    many = init_state(trainable, tx, jax.random.key(0))
+    many = init_state(jax.device_put(trainable, own), tx, jax.random.key(0), mesh=mesh)
     shardings = state_shardings(many, tx, own, mesh)
-    many = jax.device_put(many, shardings)
+    same = jax.tree.map(
+        lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), many, shardings
+    )
+    assert all(jax.tree.leaves(same))
     placed = None if frozen is None else jax.device_put(frozen, base)
     step = make_train_step(loss_fn, tx, schedule, shardings=shardings)
-    sharded_metrics = {}
+    sharded_metrics, sharded_history = {}, []
     with jax.log_compiles():
-        for _ in range(3):
+        for _ in range(20):
             many, sharded_metrics = step(many, placed, shard_batch(batch, mesh))
+            sharded_history.append(float(sharded_metrics["loss"]))
+    np.testing.assert_allclose(sharded_history, history, rtol=1e-5)
     assert _compilations(caplog) == 1
     q = many.trainable["layers"]["q"]
     assert not (q["kernel"] if kind == "full" else q["a"]).sharding.is_fully_replicated

@@ -1,16 +1,31 @@
 """Small configurations of both methods, and what a run says."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import alignjax
 from alignjax.config import Config, from_mapping
+from alignjax.runtime.mesh import make_mesh
+from alignjax.workflow import context
 
 _CONFIGS = Path(alignjax.__file__).parents[1] / "configs"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_device() -> Iterator[None]:
+    """Runs that do not name their devices have one, and not the eight that every test is given."""
+
+    def make(*, devices: Any, **sizes: int) -> Any:
+        return make_mesh(**sizes, devices=devices or jax.devices()[:1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "make_mesh", make)
+        yield
 
 
 # A ConfigDict's attributes have no types, so a preset is Any.

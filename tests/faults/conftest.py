@@ -5,9 +5,9 @@ import os
 import runpy
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import pytest
@@ -17,8 +17,22 @@ from transformers import PreTrainedTokenizerFast
 
 import alignjax
 from alignjax.models import DecoderConfig, Model, init_params, save_pretrained
+from alignjax.runtime.mesh import make_mesh
+from alignjax.workflow import context
 
 PACKAGE = Path(alignjax.__file__).parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_device() -> Iterator[None]:
+    """Runs that do not name their devices have one, and not the eight that every test is given."""
+
+    def make(*, devices: Any, **sizes: int) -> Any:
+        return make_mesh(**sizes, devices=devices or jax.devices()[:1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "make_mesh", make)
+        yield
 
 
 class Outcome(NamedTuple):

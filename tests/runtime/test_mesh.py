@@ -92,6 +92,31 @@ def test_shard_batch(devices):
     assert placed["x"].addressable_shards[0].data.shape == (16 // devices, 3)
 
 
+def test_rows_are_filled_up_to_what_the_mesh_divides():
+    mesh = meshes.make_mesh(2, 2, 2)
+    assert meshes.row_parts(mesh) == 4 and meshes.row_parts(None) == 1
+    assert [meshes.batch_rows(16, count, mesh) for count in (1, 4, 5, 16, 99)] == [4, 4, 8, 16, 16]
+    assert [meshes.batch_rows(16, count, None) for count in (1, 5, 99)] == [1, 5, 16]
+    batch = {"x": np.arange(8)}
+    assert meshes.placer(None)(batch) is batch
+    assert len(meshes.placer(mesh)(batch)["x"].sharding.device_set) == 8
+
+
+def test_an_array_is_made_of_its_parts():
+    mesh, whole, made = meshes.make_mesh(2, 2, 2), np.arange(24).reshape(4, 6), []
+    sharding = meshes.tree_shardings(("embed", "mlp"), mesh)
+
+    def part(index):
+        made.append(index)
+        return whole[index]
+
+    array = meshes.array_of_parts(whole.shape, sharding, part)
+    np.testing.assert_array_equal(array, whole)
+    assert array.sharding == sharding and len(made) == 4  # two copies of each along data
+    replicated = meshes.array_of_parts((), meshes.replicated(mesh), lambda index: np.array(3.0)[index])
+    assert replicated == 3 and replicated.is_fully_replicated
+
+
 def test_shard_batch_refuses_rows_that_do_not_divide():
     mesh = meshes.make_mesh(4, 2, 1)
     with pytest.raises(

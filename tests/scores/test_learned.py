@@ -12,11 +12,14 @@ from alignjax.errors import InputError
 from alignjax.models import (
     DecoderConfig,
     Model,
+    decoder_shardings,
     init_lora,
     init_params,
     init_score_model,
+    place_head,
     response_scores,
 )
+from alignjax.runtime.mesh import make_mesh
 from alignjax.scores import learned as module
 from alignjax.scores.learned import expected_calibration_error, learned_pair_scores, learned_scores
 
@@ -55,6 +58,18 @@ def test_scores_in_the_order_given(model, responses, alone):
     np.testing.assert_allclose(scores, alone, atol=1e-5)
     assert np.ptp(alone) > 0.5  # an order by mistake would be seen
     np.testing.assert_allclose(learned_scores(model, responses, batch_size=99), alone, atol=1e-5)
+
+
+def test_four_devices_agree_with_one(model, responses, alone):
+    mesh = make_mesh(2, 2, 1, devices=jax.devices()[:4])
+    shardings = decoder_shardings(CONFIG, mesh, where="model")
+    decoder = jax.device_put(model.params["decoder"], {k: v for k, v in shardings.items() if k != "head"})
+    placed = model.replace(params={"decoder": decoder, "head": place_head(model.params["head"], mesh)})
+    scores = learned_scores(placed, responses, batch_size=4, buckets=WIDE, mesh=mesh)
+    np.testing.assert_allclose(scores, alone, atol=1e-4)
+    pairs = [TokenizedPair(r.prompt_ids, r.response_ids, r.response_ids[::-1]) for r in responses]
+    scores = learned_pair_scores(placed, pairs, batch_size=16, buckets=[Bucket(48, 32)], mesh=mesh)
+    np.testing.assert_allclose(scores[:, 0], alone, atol=1e-4)
 
 
 def test_pairs_have_the_scores_of_their_responses(model, responses, alone):

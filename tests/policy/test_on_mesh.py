@@ -1,0 +1,80 @@
+"""Sampling, log-probabilities and divergence on eight devices against one."""
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax.data.tokenize import TokenizedResponse
+from alignjax.models import (
+    DecoderConfig,
+    Model,
+    decode,
+    decoder_shardings,
+    init_lora,
+    init_params,
+    place_lora,
+)
+from alignjax.policy import response_kl, sample, score_responses
+from alignjax.policy.sampling import greedy
+from alignjax.runtime.mesh import make_mesh
+
+CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm=True, eos_ids=(2, 9))
+# Five prompts: not a multiple of the four parts that rows are divided into.
+PROMPTS = [np.array(ids, np.int32) for ids in ([1, 3, 4], [5] * 20, [1], [1, 10, 7, 7, 8], [6, 6])]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(2, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def one():
+    """Model and adapter on the default device."""
+    lora = init_lora(jax.random.key(1), CONFIG, rank=2, alpha=4.0)
+    lora = lora.replace(params=jax.tree.map(lambda x: x + 0.1, lora.params))
+    return Model(init_params(jax.random.key(0), CONFIG), CONFIG), lora
+
+
+@pytest.fixture(scope="module")
+def many(one, mesh):
+    """The same on eight devices."""
+    model, lora = one
+    params = jax.device_put(model.params, decoder_shardings(CONFIG, mesh, where="model"))
+    return model.replace(params=params), place_lora(lora, mesh)
+
+
+def _equal(a, b):
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_array_equal(a.lengths, b.lengths)
+    np.testing.assert_allclose(a.logps, b.logps, atol=1e-4)
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+def test_greedy(one, many, mesh, scanned, monkeypatch):
+    if scanned:  # caches of all layers in one array
+        monkeypatch.setattr(decode, "_UNSCANNED_WEIGHTS", 0)
+        jax.clear_caches()
+    found = greedy(many[0], PROMPTS, lora=many[1], mesh=mesh, max_new_tokens=6)
+    _equal(greedy(one[0], PROMPTS, lora=one[1], max_new_tokens=6), found)
+
+
+def test_draws_do_not_depend_on_the_mesh(one, many, mesh):
+    options = {"num_samples": 3, "max_new_tokens": 5, "top_p": 0.8, "prompt_batch_size": 2}
+    key = jax.random.key(2)
+    _equal(sample(key, one[0], PROMPTS, **options), sample(key, many[0], PROMPTS, mesh=mesh, **options))
+
+
+def test_log_probabilities_and_divergence(one, many, mesh):
+    rng = np.random.default_rng(0)
+    responses = [
+        TokenizedResponse(prompt, rng.integers(0, 11, n).astype(np.int32))
+        for prompt, n in zip(PROMPTS, (3, 1, 6, 2, 4), strict=True)
+    ]
+    alone = score_responses(one[0], responses, lora=one[1], batch_size=4)
+    found = score_responses(many[0], responses, lora=many[1], batch_size=4, mesh=mesh)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+    alone = response_kl(one[0], one[0], responses, lora=one[1], batch_size=8)
+    found = response_kl(many[0], many[0], responses, lora=many[1], batch_size=8, mesh=mesh)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+    assert alone.min() > 0
