@@ -8,6 +8,7 @@ from alignjax.config import Config, from_mapping, to_mapping
 from alignjax.errors import InputError
 from alignjax.mocan import mocan
 from alignjax.pecan import pecan
+from alignjax.runtime import processes
 from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages, read_json, write_json
 from alignjax.workflow.context import Context
@@ -27,12 +28,13 @@ def run(config: Config, workdir: Path, *, devices: Sequence[Any] | None = None) 
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        processes.check_shared(workdir, f"--workdir={workdir}")
         write_json(workdir / "config.json", to_mapping(config))
     except OSError as error:
         raise InputError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
         ) from None
-    with MetricsWriter(workdir) as metrics:
+    with MetricsWriter(workdir, active=processes.first()) as metrics:
         context = Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say, devices=devices)
         return {"pecan": pecan, "mocan": mocan}[config.method](context)
 
@@ -50,4 +52,5 @@ def read_config(workdir: Path) -> Config:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    if processes.first():
+        print(line, flush=True)

@@ -19,11 +19,12 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
-from alignjax.data.files import read_json_lines, write_text
+from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
 from alignjax.policy import sampling
 from alignjax.policy.inputs import check_context, make_encoder, prompt_ids
+from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
 
 

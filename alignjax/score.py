@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
-from alignjax.data.files import read_json_lines, write_text
+from alignjax.data.files import read_json_lines
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
@@ -33,6 +33,7 @@ from alignjax.policy.inputs import (
     response_ids,
 )
 from alignjax.policy.logps import score_responses
+from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
 
 _PAIR = ("chosen", "rejected")

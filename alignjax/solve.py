@@ -23,11 +23,11 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
-from alignjax.data.files import write_bytes, write_text
 from alignjax.dual import Asked
 from alignjax.errors import InputError
 from alignjax.report.answer import plot, render
 from alignjax.report.style import to_png, to_svg
+from alignjax.runtime.files import write_bytes, write_text
 from alignjax.scores.table import read_table
 from alignjax.workflow.answer import answer, curve, record, require_answer
 from alignjax.workflow.preview import read_texts, render_preview

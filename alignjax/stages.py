@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import alignjax
-from alignjax.data.files import write_text
 from alignjax.errors import InputError
-from alignjax.runtime import preemption
+from alignjax.runtime import preemption, processes
+from alignjax.runtime.files import write_text
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "jaxopt", "numpy")
 
@@ -85,10 +85,10 @@ class Stages:
         fingerprint = self._fingerprint(name, settings, inputs)
         self.fingerprints[name] = fingerprint
         record = self.records().get(name, {})
-        if record.get("fingerprint") == fingerprint and record.get("status") == "done":
-            if all((self.workdir / output).exists() for output in outputs):
-                self.say(f"[{name}] done before, kept")
-                return
+        same = record.get("fingerprint") == fingerprint and record.get("status") == "done"
+        if processes.agreed(same and all((self.workdir / output).exists() for output in outputs)):
+            self.say(f"[{name}] done before, kept")
+            return
         if preemption.asked():
             raise preemption.Stopped
         self.say(f"[{name}]")

@@ -15,11 +15,13 @@ from alignjax import cli
 from alignjax.config import from_mapping
 from alignjax.errors import InputError
 from alignjax.runs import run
+from alignjax.runtime import processes
 
 
 def _define_flags() -> None:
     config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
     flags.DEFINE_string("workdir", "", "Folder of the run; default runs/METHOD-PRESET.")
+    flags.DEFINE_boolean("distributed", False, "Join the other processes of this run: TPU slice, SLURM, GKE.")
 
 
 def _default_workdir(method: str) -> Path:
@@ -34,8 +36,12 @@ def _main(unset: list[str]) -> None:
     cli.load_config(lambda: cli.unset(values, unset))
     config = from_mapping(cli.load_config(lambda: values.to_dict()))
     workdir = Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else _default_workdir(config.method)
-    print(run(config, workdir))
-    print(f"report: {workdir / 'report.html'}")
+    if flags.FLAGS.distributed:
+        processes.start()
+    table = run(config, workdir)
+    if processes.first():
+        print(table)
+        print(f"report: {workdir / 'report.html'}")
 
 
 def main() -> None:

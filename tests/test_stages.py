@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from alignjax.data.files import write_text
 from alignjax.errors import InputError
+from alignjax.runtime.files import write_text
 from alignjax.stages import Stages, file_digest, read_json, write_json
 
 

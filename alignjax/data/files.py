@@ -1,8 +1,7 @@
-"""Files at the edges: JSON Lines read with the place of every row, and whole files written atomically."""
+"""Files at the edges: JSON Lines read with the place of every row."""
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,24 +33,6 @@ def read_json_lines(path: str | Path, limit: int | None = None) -> Iterator[tupl
         if line := line.removeprefix(_BOM).strip():
             given += 1
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file atomically: a reader sees the old file or the new one, never a part."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically; its folder is made where missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp, whose files only their owner may read.
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:

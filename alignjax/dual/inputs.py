@@ -41,7 +41,7 @@ def is_traced(*trees: Any) -> bool:
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
     """Scope in which work is done in float64 on the host's CPU."""
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield
 
 

@@ -114,7 +114,7 @@ def bootstrap(
         return _bootstrap(key, inputs, beta, lam, num_resamples, confidence, correct_bias)
     inputs, beta = checked(inputs, "dual.bootstrap"), check_beta(beta, "dual.bootstrap")
     with on_host():
-        key = jax.device_put(key, jax.devices("cpu")[0])
+        key = jax.device_put(key, jax.local_devices(backend="cpu")[0])
         lam = solve_jit(inputs, beta).lam
         found = _bootstrap_jit(key, inputs, beta, lam, num_resamples, confidence, correct_bias)
         return jax.tree.map(np.asarray, found)

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import HF_PROJECTIONS, assemble, check_tensors, disassemble, slots
+from alignjax.runtime.processes import first, meet, whole
 
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -90,14 +91,10 @@ def save_pretrained(model: Model, path: str | Path) -> None:
       model: tensors are written in the dtype of its parameters.
       path: the folder; made if absent.
     """
-    with atomic_folder(Path(path)) as folder:
-        stored = str(model.params["embedding"].dtype)
-        fields = config_to_hf(model.config) | {"torch_dtype": stored}
-        write_json(folder / "config.json", fields)
-        # transformers refuses a file that does not say which framework's layout it has.
-        save_file(dict(disassemble(model.config, model.params)), folder / WEIGHTS, metadata={"format": "pt"})
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(str(folder))
+    stored = str(model.params["embedding"].dtype)
+    fields = config_to_hf(model.config) | {"torch_dtype": stored}
+    tensors = dict(disassemble(model.config, model.params))
+    write_folder(Path(path), {"config.json": fields}, {WEIGHTS: tensors}, model.tokenizer)
 
 
 def save_adapter(
@@ -118,10 +115,11 @@ def save_adapter(
     rank = ranks.pop()
     tensors = {}
     for target, pair in layers.items():
+        a, b = whole(pair["a"]), whole(pair["b"])
         for i in range(config.num_layers):
             prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
-            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(np.asarray(pair["a"][i]).T)
-            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(np.asarray(pair["b"][i]).T)
+            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[i].T)
+            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[i].T)
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -137,9 +135,7 @@ def save_adapter(
         "use_rslora": False,
         "use_dora": False,
     }
-    with atomic_folder(Path(path)) as folder:
-        write_json(folder / _ADAPTER_CONFIG, fields)
-        save_file(tensors, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_folder(Path(path), {_ADAPTER_CONFIG: fields}, {_ADAPTER_WEIGHTS: tensors})
 
 
 def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
@@ -274,8 +270,38 @@ def _open_safetensors(files: list[Path]) -> Iterator[Any]:
         yield shapes, lambda name: owners[name].get_tensor(name)
 
 
+def write_folder(
+    path: Path,
+    configs: Mapping[str, dict[str, Any]],
+    weights: Mapping[str, dict[str, np.ndarray]],
+    tokenizer: Any = None,
+) -> None:
+    """Writes a model's folder: complete or not at all; in an existing one each file is replaced in one step.
+
+    Of several processes, which all call this, the first one writes.
+
+    Args:
+      path: the folder; made if absent.
+      configs: name of a JSON file -> its object.
+      weights: name of a safetensors file -> its tensors.
+      tokenizer: written too; None: none.
+    """
+    if first():
+        with _atomic_folder(path) as folder:
+            for name, fields in configs.items():
+                # Sorted keys: equal objects give equal bytes.
+                text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+                (folder / name).write_text(text, encoding="utf-8")
+            for name, tensors in weights.items():
+                # transformers refuses a file that does not say which framework's layout it has.
+                save_file(tensors, folder / name, metadata={"format": "pt"})
+            if tokenizer is not None:
+                tokenizer.save_pretrained(str(folder))
+    meet(f"wrote {path.name}")
+
+
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def _atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` whose files take their place there when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
@@ -307,8 +333,3 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InputError(f"{file}: must hold a JSON object, not a {type(fields).__name__}.")
     return fields
-
-
-def write_json(file: Path, fields: dict[str, Any]) -> None:
-    """Writes the object with sorted keys, so that equal objects give equal bytes."""
-    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -20,18 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from safetensors.numpy import save_file
 
 from alignjax.data.batches import PairBatch, ResponseBatch, Rows
 from alignjax.errors import InputError
 from alignjax.models.config import ARCHITECTURES, DecoderConfig, config_from_hf, config_to_hf
 from alignjax.models.decoder import hidden_states
-from alignjax.models.huggingface import WEIGHTS, atomic_folder, open_weights, read_json, write_json
+from alignjax.models.huggingface import WEIGHTS, open_weights, read_json, write_folder
 from alignjax.models.lora import Lora
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings, place_head
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import Slot, assemble, disassemble, slots
+from alignjax.runtime.processes import whole
 
 if TYPE_CHECKING:  # its import takes seconds, and arrays need none of it
     from transformers import PreTrainedTokenizerBase
@@ -282,10 +282,10 @@ def save_score_model(model: ScoreModel, path: str | Path, *, layout: Layout = "s
         missing = "bias" if "bias" in head else "normalizer"
         raise InputError(f'{path}: layout "classification" holds no {missing}; use layout "safe_rlhf".')
     tensors = dict(disassemble(config, model.params["decoder"]))
-    kernel = np.asarray(head["kernel"], np.float32)
+    kernel = whole(head["kernel"]).astype(np.float32)
     tensors[f"{_HEADS[layout]}.weight"] = np.ascontiguousarray(kernel.T)
     if "bias" in head:
-        tensors[f"{_HEADS[layout]}.bias"] = np.asarray(head["bias"], np.float32)
+        tensors[f"{_HEADS[layout]}.bias"] = whole(head["bias"]).astype(np.float32)
     if layout == "safe_rlhf":
         for name in ("mean", "var"):
             tensors[f"normalizer.{name}"] = np.asarray(model.normalizer[name], np.float32).reshape(1)
@@ -293,11 +293,7 @@ def save_score_model(model: ScoreModel, path: str | Path, *, layout: Layout = "s
     stored = str(model.params["decoder"]["embedding"].dtype)
     fields = config_to_hf(config) | _head_fields(model, layout) | {"torch_dtype": stored}
     fields["architectures"] = [fields["architectures"][0].removesuffix("ForCausalLM") + _SUFFIXES[layout]]
-    with atomic_folder(Path(path)) as folder:
-        write_json(folder / "config.json", fields)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(str(folder))
+    write_folder(Path(path), {"config.json": fields}, {WEIGHTS: tensors}, model.tokenizer)
 
 
 def _head_fields(model: ScoreModel, layout: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from alignjax.data.batches import response_lengths as lengths_of
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import batch_rows, placer
 
 _Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
@@ -263,7 +264,7 @@ def over_batches(
 
     def collect(batch: _Batch, values: Array) -> None:
         real = np.asarray(batch.weights) > 0
-        result[np.asarray(batch.indices)[real]] = np.asarray(values)[real]
+        result[np.asarray(batch.indices)[real]] = processes.whole(values)[real]
         if progress is not None:
             progress(int(real.sum()))
 
@@ -272,6 +273,7 @@ def over_batches(
     for batch in batches:
         # The device works on this batch while the one before it is collected and the next one is made.
         values = compute(place(batch))
+        preemption.stop_if_asked()
         if waiting is not None:
             collect(*waiting)
         waiting = (batch, values)

@@ -26,6 +26,7 @@ from alignjax.models import (
     unembed,
 )
 from alignjax.policy import draws
+from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import placer, row_parts
 
 # Continuations that are drawn together where the caller does not say: enough to share the reading of the
@@ -190,11 +191,12 @@ def _run(
         index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
         batch = place((tokens, lengths, index))
         found = _generate(model.config, draw, mesh, model.params, lora, key, *batch, temperature, top_p)
-        part = Samples(*(np.asarray(x)[: len(rows)] for x in found))
+        part = Samples(*(processes.whole(x)[: len(rows)] for x in found))
         for whole, some in zip(result, part, strict=True):
             whole[rows] = some
         if keep is not None:
             keep(rows, part)
+        preemption.stop_if_asked()
         if progress is not None:
             progress(len(rows))
     return result

@@ -12,15 +12,17 @@ import os
 import pathlib
 import shutil
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
 from alignjax.errors import InputError
+from alignjax.runtime.processes import first, meet
 
 Path = str | os.PathLike[str]
 Tree = Any
@@ -56,12 +58,12 @@ def save_tree(path: Path, tree: Tree, metadata: Any = None) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(fresh, args=_save_args(tree, metadata), force=True)
-    if jax.process_index() == 0:
+    if first():
         _write_checksums(fresh)
         if final.exists():
             shutil.rmtree(final)
         os.replace(fresh, final)
-    _barrier(f"save_tree {final}")
+    meet(f"save_tree {final.name}")
 
 
 def restore_tree(path: Path, like: Tree) -> tuple[Tree, Any]:
@@ -94,8 +96,9 @@ def restore_tree(path: Path, like: Tree) -> tuple[Tree, Any]:
 class Checkpoints:
     """A series of checkpoints of one training, the last few kept. A context manager.
 
-    Saving returns when the files are complete: the train step overwrites its state, so the arrays must not be
-    read later.
+    Files are written while the training goes on; saving itself only takes the arrays off the devices, because
+    the next step overwrites them. A checkpoint counts from when its list of sums is there: one that a kill
+    cut off is passed over for the one before.
     """
 
     def __init__(self, path: Path, *, max_to_keep: int = 2):
@@ -106,21 +109,39 @@ class Checkpoints:
           max_to_keep: checkpoints kept, >= 1; with 2 a damaged last one costs little.
         """
         self._path = pathlib.Path(path).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self._path, options=options)
+        self._thread = ThreadPoolExecutor(1, "checksums")
+        self._sealed: Future[None] | None = None
 
     def save(self, step: int, state: Tree, data: Any) -> None:
-        """Save the state after `step` steps.
+        """Save the state after `step` steps; waits for the save before it, whose errors it raises.
 
         Args:
           step: steps done; larger than that of every checkpoint in the series.
           state: tree of arrays.
           data: JSON value, where the data stands.
         """
+        self.wait()
+        if jax.default_backend() == "cpu":
+            # There is nothing to take off: orbax would read the very memory that the next step overwrites.
+            state = jax.tree.map(jnp.copy, state)
+        data = json.loads(json.dumps(data))  # written later, when the caller's lists have grown
         self._manager.save(step, args=_save_args(state, data))
-        if jax.process_index() == 0:
+        self._sealed = self._thread.submit(self._seal, step)
+
+    def wait(self) -> None:
+        """Until what was saved is complete."""
+        if self._sealed is not None:
+            sealed, self._sealed = self._sealed, None
+            sealed.result()
+            meet("checkpoint")
+
+    def _seal(self, step: int) -> None:
+        """Lists the sums of a checkpoint when orbax is done with it; in a thread, so without any meeting."""
+        self._manager.wait_until_finished()
+        if first():
             _write_checksums(self._folder(step))
-        _barrier(f"checkpoint {step}")
 
     def restore(self, like: Tree) -> Restored | None:
         """Read the last checkpoint that is whole.
@@ -136,6 +157,7 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint has another structure than `like` (another model or optimizer).
         """
+        self.wait()
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = self._folder(step)
             if damage := _find_damage(folder):
@@ -155,7 +177,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for everything and close."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         """The series itself."""
@@ -172,13 +198,13 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         """Rename a damaged checkpoint, so that its step can be saved again."""
-        _barrier(f"damaged {step}")  # no process may look for damage while another renames
-        if jax.process_index() == 0:
+        meet(f"damaged {step}")  # no process may look for damage while another renames
+        if first():
             aside = self._path / f"damaged-{step}"
             if aside.exists():
                 shutil.rmtree(aside)
             os.replace(self._folder(step), aside)
-        _barrier(f"set aside {step}")
+        meet(f"set aside {step}")
         self._manager.reload()
 
 
@@ -241,9 +267,3 @@ def _find_damage(folder: pathlib.Path) -> str:
         if file.stat().st_size != size or _crc32(file) != crc:
             return f"{name} has changed since it was written"
     return ""
-
-
-def _barrier(name: str) -> None:
-    """All processes meet here; nothing to do for one."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

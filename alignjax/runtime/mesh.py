@@ -158,7 +158,7 @@ def shard_batch(batch: Tree, mesh: Mesh) -> Tree:
     """Put a batch on the devices, its rows divided over them.
 
     Args:
-      batch: tree of [B, ...] arrays; with several processes each gives its own B rows of the global batch.
+      batch: tree of [B, ...] arrays; every process gives the whole batch, and its devices take their rows.
       mesh: from `make_mesh`.
 
     Returns:
@@ -169,15 +169,18 @@ def shard_batch(batch: Tree, mesh: Mesh) -> Tree:
     """
     sharding = batch_sharding(mesh)
     parts = row_parts(mesh)
-    rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
+    rows = jax.tree.leaves(batch)[0].shape[0]
     if rows % parts:
         raise InputError(
             f"mesh: a batch of {rows} rows does not divide over {parts} devices (data={mesh.shape['data']} x "
             f"fsdp={mesh.shape['fsdp']}); make the batch size a multiple of {parts}."
         )
-    return jax.tree.map(
-        lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch
-    )
+
+    def put(array: Any) -> Array:
+        # With its shape given, what a process holds is taken for all rows and not for its part of them.
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array), np.shape(array))
+
+    return jax.tree.map(put, batch)
 
 
 def _is_names(node: Any) -> bool:

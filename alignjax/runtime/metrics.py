@@ -14,6 +14,8 @@ from typing import Any
 import tensorboardX
 import tqdm
 
+from alignjax.runtime import processes
+
 Path = str | os.PathLike[str]
 
 
@@ -148,6 +150,7 @@ def progress(
         initial=initial,
         unit=unit,
         leave=leave,
+        disable=not processes.first(),
         file=sys.stderr,
         mininterval=interval,
         maxinterval=max(interval, 10.0),

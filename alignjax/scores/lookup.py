@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.data.files import read_json_lines, write_text
+from alignjax.data.files import read_json_lines
 from alignjax.data.records import Prompt, prompt_key, prompt_of
 from alignjax.errors import InputError
+from alignjax.runtime.files import write_text
 
 Lookup = dict[tuple[str, str], float]
 """Score by (`prompt_key` of the prompt, response)."""

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data.files import read_json_lines, write_bytes
+from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
+from alignjax.runtime.files import write_bytes
 
 _ARRAYS = ("rewards", "utilities", "names")
 _SHAPES = "rewards [N, K], utilities [N, K, m], names [m]"

@@ -10,6 +10,7 @@ from alignjax.data.worlds import Enumeration
 from alignjax.data.worlds import enumerable as tree
 from alignjax.errors import InputError
 from alignjax.policy.sampling import end_ids
+from alignjax.runtime.files import remove
 from alignjax.stages import read_json, write_json
 from alignjax.workflow.contests import Played, contests
 from alignjax.workflow.context import Context
@@ -88,7 +89,7 @@ def evaluate(
     write_npz(context.workdir / "evaluation_scores.npz", **{name: m.scatter for name, m in means.items()})
     # Not before a judge of the user's own is through, which may fail after hours of sampling.
     for name in policies:
-        context.cache("evaluation", "jsonl", name).unlink(missing_ok=True)
+        remove(context.cache("evaluation", "jsonl", name))
 
 
 def _draw(context: Context, preferences: Preferences, template: Template, policy: Policy) -> Responses:

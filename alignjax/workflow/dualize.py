@@ -240,7 +240,7 @@ def resolved(
         )
         return found.lam, found.feasible
 
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         values = np.asarray(scores, np.float64)
         draws = np.asarray(matrices, np.float64), np.asarray(weights, np.float64)
         lams, feasible = jax.jit(lambda pair: jax.lax.map(one, pair))(draws)

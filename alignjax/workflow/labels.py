@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.alignment.relabel import bernoulli_labels, entropy, flip_rate, soft_labels
-from alignjax.data.files import write_text
 from alignjax.data.records import prompt_key
+from alignjax.runtime.files import write_text
 from alignjax.stages import read_json
 from alignjax.workflow.context import Context
 from alignjax.workflow.dualize import read_calibration

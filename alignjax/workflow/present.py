@@ -8,6 +8,7 @@ import numpy as np
 
 from alignjax.dual import SATURATED
 from alignjax.report import Curve, ReportInputs, console_table, write_report
+from alignjax.runtime import processes
 from alignjax.runtime.metrics import read_metrics
 from alignjax.stages import read_json
 from alignjax.workflow.context import Context
@@ -43,7 +44,8 @@ def present(context: Context, preferences: Preferences) -> str:
         ],
         rounds=_rounds(workdir, config.rounds.count),
     )
-    write_report(inputs, workdir)
+    if processes.first():
+        write_report(inputs, workdir)
     return console_table(evaluation)
 
 

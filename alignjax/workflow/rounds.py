@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from alignjax.dual import frontier
+from alignjax.runtime.files import remove
 from alignjax.scores.table import read_table
 from alignjax.stages import read_json, write_json
 from alignjax.workflow import labels, scoring, training
@@ -91,7 +92,7 @@ def _measure(
             "kl": float(kl),
         }
         write_json(context.workdir / stage, record)
-        kept.unlink()
+        remove(kept)
         for name, (value, wanted, got, _) in named.items():
             met = f"margin {got:.3f} of {wanted:.3f}"
             context.say(f"  round {number}: lambda of {name} {value:.4f}, {met}, KL {kl:.3f}")

@@ -15,6 +15,7 @@ from alignjax.data.tokenize import TokenizedPair
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, as_utility
+from alignjax.runtime.files import remove
 from alignjax.runtime.metrics import progress
 from alignjax.scores.implicit import implicit_scores
 from alignjax.scores.learned import learned_pair_scores, learned_scores
@@ -217,7 +218,7 @@ def require_tables(
         prompts, texts = zip(*(wanted[i] for i in sorted(lacking)), strict=True)
         count = write_unscored(path, prompts, texts)
         raise InputError(f"{'; '.join(notes)}. Score the {count} lines of {path}, add them, and run again.")
-    path.unlink(missing_ok=True)
+    remove(path)
 
 
 def table_digests(scorers: Mapping[str, Scorer], use: Callable[[TableScorer], np.ndarray]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,6 @@ import numpy as np
 
 from alignjax.config import SamplingSettings
 from alignjax.data.batches import PairBatch, pair_batches, pair_lengths, response_lengths
-from alignjax.data.files import write_bytes, write_text
 from alignjax.data.records import Prompt
 from alignjax.data.refusals import is_refusal
 from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, tokenize_prompts
@@ -22,6 +22,8 @@ from alignjax.models import Lora, Model
 from alignjax.policy import divergence
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.sampling import Samples, sample
+from alignjax.runtime import processes
+from alignjax.runtime.files import write_bytes, write_text
 from alignjax.runtime.mesh import batch_rows
 from alignjax.runtime.metrics import progress
 from alignjax.scores.lookup import prompt_json
@@ -160,7 +162,7 @@ def draw(
     part.parent.mkdir(parents=True, exist_ok=True)
     with (
         progress(len(ids), f"sample {policy.name}", unit="prompt") as bar,
-        open(part, "a", encoding="utf-8") as file,
+        open(part if processes.first() else os.devnull, "a", encoding="utf-8") as file,
     ):
         bar.update(len(done))
 
@@ -196,7 +198,7 @@ def draw(
 
 def _kept_draws(part: Path) -> dict[int, list[list[int]]]:
     """Finished prompts of an interrupted run: place -> K responses. A line that was cut short is dropped."""
-    if not part.exists():
+    if not processes.agreed(part.exists()):
         return {}
     whole = part.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
     write_text(part, whole + "\n" if whole else "")

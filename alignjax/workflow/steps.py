@@ -8,6 +8,7 @@ import numpy as np
 from alignjax.config import ScoreSettings, TrainingSettings, to_mapping
 from alignjax.data.tokenize import Template
 from alignjax.models import load_score_model as load_folder
+from alignjax.runtime.files import remove
 from alignjax.scores.lookup import read_lookup
 from alignjax.stages import file_digest, write_json
 from alignjax.workflow import assess, dualize, judges, labels, preferences, score_models, scoring, training
@@ -100,7 +101,7 @@ def sample(context: Context, start: Start) -> Responses:
         part = context.cache("samples", "jsonl")
         drawn = scoring.draw(context, start.reference, start.template, prompts, context.config.sampling, part)
         scoring.write_responses(path, drawn, {})
-        part.unlink()
+        remove(part)
 
     context.stages.run(
         "samples", work, settings=part(context, "sampling"), inputs=["data"], outputs=["samples.jsonl"]

@@ -1,7 +1,6 @@
 """Trains policies: the embedded reference by likelihood, everything else by DPO from the reference."""
 
 import functools
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +50,7 @@ from alignjax.models import (
 )
 from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
+from alignjax.runtime.files import remove
 from alignjax.runtime.mesh import batch_rows, placer
 from alignjax.runtime.metrics import progress
 from alignjax.workflow.context import Context
@@ -315,8 +315,7 @@ def fit_stage(
             stop=preemption.asked,
             bar=bar,
         )
-    if folder.exists():
-        shutil.rmtree(folder)  # the stage saves its result itself
+    remove(folder)  # the stage saves its result itself
     return result
 
 

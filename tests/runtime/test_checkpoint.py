@@ -112,6 +112,7 @@ def test_damaged_last_checkpoint_falls_back_with_a_warning(tmp_path, caplog, kin
 def test_all_damaged_is_a_fresh_start(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as series:
         series.save(1, _tree(1), None)
+        series.wait()
         _flip_a_byte(tmp_path / "1")
         assert series.restore(_tree(0)) is None
 

@@ -1,0 +1,113 @@
+"""Several processes that are one run: all compute, the first writes, and all see what it wrote.
+
+Every process does the same work in the same order on its own devices; what differs is decided here. The run's
+folder must be one that all of them see.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from alignjax.errors import InputError
+
+_ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def start() -> None:
+    """Joins the other processes of the run; before anything that asks for devices.
+
+    They are found by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID
+    where these are set, and else by the cluster: Cloud TPU, Kubernetes, SLURM, Open MPI.
+
+    Raises:
+      InputError: neither says where they are, a number cannot be used, or they cannot be reached.
+    """
+    given: dict[str, Any] = {}
+    if os.environ.get(_ADDRESS):
+        given = {"coordinator_address": os.environ[_ADDRESS], "cluster_detection_method": "deactivate"}
+        given |= {"num_processes": _number(_COUNT), "process_id": _number(_NUMBER)}
+    try:
+        jax.distributed.initialize(**given)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"--distributed: the other processes cannot be joined ({reason}); set {_ADDRESS}, {_COUNT} and "
+            f"{_NUMBER}, or leave the flag out where there is one process."
+        ) from None
+
+
+def several() -> bool:
+    """Whether this process is one of several; starts no backend where it is not."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return not several() or jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """All processes wait here for each other; nothing to do for one.
+
+    Args:
+      name: where this is; processes that wait at different places are an error and not a deadlock.
+    """
+    if several():
+        multihost_utils.sync_global_devices(name)
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says, in all of them: for a decision that a file's existence makes."""
+    if not several():
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def whole(values: Any) -> np.ndarray:
+    """An array on the host of every process, though its parts lie on the devices of several.
+
+    All processes call this, in the same order.
+    """
+    if not isinstance(values, jax.Array) or values.is_fully_addressable or values.is_fully_replicated:
+        return np.asarray(values)
+    return np.asarray(multihost_utils.process_allgather(values, tiled=True))
+
+
+def check_shared(folder: Path, what: str) -> None:
+    """Refuses a folder that each process sees for itself.
+
+    Args:
+      folder: an existing folder.
+      what: how the user gave it, for the message.
+
+    Raises:
+      InputError: a file of the first process is not seen by this one.
+    """
+    if not several():
+        return
+    mark = folder / f".shared-{int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31))))}"
+    if first():
+        mark.touch()
+    meet(f"mark {mark.name}")
+    seen = multihost_utils.process_allgather(np.array(mark.exists()))
+    if first():
+        mark.unlink()
+    if not seen.all():
+        raise InputError(
+            f"{what}: processes {np.flatnonzero(~seen.ravel()).tolist()} do not see what process 0 writes "
+            "there; give a folder that all processes share (network file system, mounted bucket)."
+        )
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    if not text.isdecimal():
+        raise InputError(f"{name}: is {text!r}, must be a whole number wherever {_ADDRESS} is set.")
+    return int(text)
