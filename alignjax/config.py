@@ -204,6 +204,7 @@ class Config:
     raw_labels: bool = False  # the authors' labels: log-ratios without beta_pre
     bootstrap: int = 1000
     ref_batch_size: int = 64  # rows a batch where nothing is differentiated
+    resident_models: str = "all"  # reference and score models of folders in device memory: all, or one
     shown_samples: int = 6
     judges: Mapping[str, JudgeSettings] = dataclasses.field(default_factory=dict)  # by dimension
     refusals: tuple[str, ...] = REFUSALS  # a response that opens with one of them refuses

@@ -31,6 +31,12 @@ def check(config: "Config") -> None:
     _require(config.seed >= 0, "seed", config.seed, "must be at least 0.")
     _require(config.bootstrap >= 100, "bootstrap", config.bootstrap, "must be at least 100 resamples.")
     _require(config.ref_batch_size > 0, "ref_batch_size", config.ref_batch_size, "must be at least 1.")
+    _require(
+        config.resident_models in ("all", "one"),
+        "resident_models",
+        config.resident_models,
+        "must be all, or one: one model in device memory at a time.",
+    )
     _require(config.shown_samples >= 0, "shown_samples", config.shown_samples, "must be at least 0.")
     _require(
         config.hard_labels >= 0, "hard_labels", config.hard_labels, "must be 0 (soft) or a number of draws."

@@ -20,7 +20,6 @@ from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages
 from alignjax.workflow import training
 from alignjax.workflow.context import Context
-from alignjax.workflow.scoring import Policy
 
 
 def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
@@ -44,7 +43,7 @@ def export(workdir: Path, output: Path, *, adapter_only: bool) -> None:
     context = Context(
         config, workdir, stages, MetricsWriter(workdir, active=False), devices=jax.local_devices()[:1]
     )
-    reference = Policy("reference", training.load_reference(context), None, stages.fingerprints["reference"])
+    reference = training.reference_policy(context)
     aligned = training.load_policy(context, "policy", reference, "aligned")
     model = aligned.model
     if adapter_only:

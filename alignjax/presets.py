@@ -24,6 +24,7 @@ def shared(method: str) -> ConfigDict:
     config.hard_labels = 0  # 1: one Bernoulli draw a pair, as published
     config.bootstrap = 1000
     config.ref_batch_size = 128
+    config.resident_models = "all"  # "one": reference and score models of folders one after another
     config.shown_samples = 6
     config.judges = {"reward": judge(), "safety": judge()}
     config.refusals = REFUSALS
@@ -141,7 +142,7 @@ def published(config: Any, preset: str) -> None:
     if preset == "llama3-8b":
         config.model.template = ""  # the model's own chat template
     config.lora.dropout = 0.05
-    config.ref_batch_size = 8
+    config.ref_batch_size, config.resident_models = 8, "one"  # for a chip of 16 GB
     config.data.held_out_fraction = 0.1
     config.align.update(published_steps())
     config.sampling.update({"num_prompts": 1000, "num_samples": 128, "max_new_tokens": 256, "top_p": 0.9})

@@ -47,7 +47,7 @@ start() {
   fi
   # shellcheck disable=SC2016  # expanded by the inner bash
   nohup setsid bash -c '"$@"; echo $? >"$0/status.new"; mv "$0/status.new" "$0/status"' \
-    "$state" .venv/bin/python -m alignjax.train "$@" </dev/null >"$state/log" 2>&1 &
+    "$state" .venv/bin/python -m alignjax.train --distributed "$@" </dev/null >"$state/log" 2>&1 &
   echo $! >"$state/pid"
 }
 

@@ -77,8 +77,13 @@ def evaluate(
         reference = policies["reference"]
         drawn = {name: _draw(context, preferences, template, policy) for name, policy in policies.items()}
         require_tables(scorers, context.workdir / "unscored.jsonl", drawn=list(drawn.values()))
+        # One model after the other, and not one policy after the other: each is read once.
+        found = [
+            {name: scorer.responses(some) for name, some in drawn.items()} for scorer in scorers.values()
+        ]
+        scores = {name: np.stack([one[name] for one in found], axis=-1) for name in policies}
         means = {
-            name: _sampled(context, scorers, reference, policy, drawn[name])
+            name: _sampled(context, scores[name], reference, policy, drawn[name])
             for name, policy in policies.items()
         }
         first = {name: [texts[0] for texts in found.texts] for name, found in drawn.items()}
@@ -102,10 +107,9 @@ def _draw(context: Context, preferences: Preferences, template: Template, policy
 
 
 def _sampled(
-    context: Context, scorers: Mapping[str, Scorer], reference: Policy, policy: Policy, drawn: Responses
+    context: Context, scores: np.ndarray, reference: Policy, policy: Policy, drawn: Responses
 ) -> Means:
-    """Means over responses sampled from the policy itself."""
-    scores = score_responses(scorers, drawn)
+    """Means over responses sampled from the policy itself, with their scores [N, K, 1+m]."""
     kl = response_kl(context, policy, reference, drawn)
     forms = response_forms(drawn, end_ids(policy.model), context.config.refusals)
     truth = None

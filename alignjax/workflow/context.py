@@ -19,6 +19,7 @@ from alignjax.data.worlds import World
 from alignjax.runtime.mesh import make_mesh, row_parts
 from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages, file_digest
+from alignjax.workflow.residence import Residence
 
 _SHORT_ROW = 48  # tokens
 
@@ -54,6 +55,11 @@ class Context:
         mesh = make_mesh(**sizes, devices=self.devices)
         check_batches(self.config, row_parts(mesh))
         return mesh
+
+    @functools.cached_property
+    def residence(self) -> Residence:
+        """Models in device memory."""
+        return Residence(one=self.config.resident_models == "one")
 
     def seed(self, purpose: str) -> int:
         """A 31-bit seed of its own for every purpose; a function of (config.seed, purpose) alone."""

@@ -16,7 +16,7 @@ from alignjax.models.score_model import Kind
 from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import restore_tree
 from alignjax.scores.learned import expected_calibration_error, learned_pair_scores
-from alignjax.workflow import training
+from alignjax.workflow import compiled, training
 from alignjax.workflow.context import Context
 from alignjax.workflow.preferences import Dimension, Labelled
 from alignjax.workflow.scoring import Policy
@@ -30,10 +30,10 @@ def score_steps(
     regularizer: float,
     centering: float,
     optimizer: OptimizerSettings,
-) -> training.Steps:
+) -> compiled.Steps:
     """Train step of a score model; equal settings share it."""
     loss_fn = score_loss_fn(decoder, adapter, kind=kind, regularizer=regularizer, centering=centering)
-    return training.steps_of(loss_fn, optimizer)
+    return compiled.steps_of(loss_fn, optimizer)
 
 
 def kind_of(name: str) -> Kind:
@@ -82,11 +82,20 @@ def _signs(pairs: Sequence[PreferencePair]) -> dict[str, np.ndarray]:
     return {"chosen_sign": chosen, "rejected_sign": rejected}
 
 
-def load_score_model(context: Context, name: str, reference: Policy) -> tuple[ScoreModel, Lora | None]:
-    """The score model that `train_score_model` saved, on the reference's own body where it has adapters."""
+def load_score_model(
+    context: Context, name: str, reference: Policy
+) -> Callable[[], tuple[ScoreModel, Lora | None]]:
+    """What gives the model that `train_score_model` saved; adapters sit on the reference's own body."""
     like, _, adapter, model = _start(context, name, reference)
     trainable, _ = restore_tree(context.workdir / name / "best", like)
-    return _assembled(model, adapter, trainable)
+    if adapter is None:
+        return lambda: _assembled(model, None, trainable)
+    model = model.replace(params={})  # the body is the reference's, which is not kept
+
+    def load() -> tuple[ScoreModel, Lora | None]:
+        return _assembled(model.replace(params={"decoder": reference.model.params}), adapter, trainable)
+
+    return load
 
 
 def _start(

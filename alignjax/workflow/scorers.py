@@ -73,43 +73,43 @@ class LearnedScorer:
     Attributes:
       context: the run.
       name: of the dimension.
-      model: reward or cost model.
-      lora: its adapters, or None.
+      load: gives the reward or cost model and its adapters, or None.
     """
 
     context: Context
     name: str
-    model: ScoreModel
-    lora: Lora | None
+    load: Callable[[], tuple[ScoreModel, Lora | None]]
 
     def pairs(self, tokens: Sequence[TokenizedPair], texts: Sequence[PreferencePair]) -> np.ndarray:
         """As `Scorer.pairs`; the texts are not read."""
+        model, lora = self.load()
         with progress(len(tokens), f"{self.name} of pairs", unit="pair") as bar:
             found = learned_pair_scores(
-                self.model,
+                model,
                 tokens,
-                lora=self.lora,
+                lora=lora,
                 batch_size=self.context.config.ref_batch_size,
                 buckets=self.context.buckets(pair_lengths(tokens)),
                 progress=bar.update,
                 mesh=self.context.mesh,
             )
-        return np.asarray(as_utility(self.model.kind, found), np.float64)
+        return np.asarray(as_utility(model.kind, found), np.float64)
 
     def responses(self, drawn: Responses) -> np.ndarray:
         """As `Scorer.responses`."""
         flat = [response for row in drawn.tokens for response in row]
+        model, lora = self.load()
         with progress(len(flat), f"{self.name} of responses", unit="response") as bar:
             found = learned_scores(
-                self.model,
+                model,
                 flat,
-                lora=self.lora,
+                lora=lora,
                 batch_size=self.context.config.ref_batch_size,
                 buckets=self.context.buckets(response_lengths(flat)),
                 progress=bar.update,
                 mesh=self.context.mesh,
             )
-        return np.asarray(as_utility(self.model.kind, found), np.float64).reshape(len(drawn.tokens), -1)
+        return np.asarray(as_utility(model.kind, found), np.float64).reshape(len(drawn.tokens), -1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,15 +41,20 @@ class Policy(NamedTuple):
 
     Attributes:
       name: reference, a dimension's name, or aligned.
-      model: weights.
+      load: gives the weights; those that several policies share are read once.
       lora: adapter, or None.
       fingerprint: of the stage that made it; names its cached log-probabilities.
     """
 
     name: str
-    model: Model
+    load: Callable[[], Model]
     lora: Lora | None
     fingerprint: str
+
+    @property
+    def model(self) -> Model:
+        """The weights; not to be kept, see `workflow.residence`."""
+        return self.load()
 
 
 class Responses(NamedTuple):
@@ -71,15 +76,14 @@ class ResponseLogps:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._drawn: Responses | None = None
-        self._known: dict[tuple[str, str], np.ndarray] = {}
+        self._drawn: list[Responses] = []  # kept, so that no other gets the id of one that is gone
+        self._known: dict[tuple[int, str, str], np.ndarray] = {}
 
     def of(self, policy: Policy, drawn: Responses) -> np.ndarray:
-        """Those of `drawn` under a policy; forgets the responses it was asked about before."""
-        if drawn is not self._drawn:
-            self._drawn, self._known = drawn, {}
-        key = policy.name, policy.fingerprint
+        """Those of `drawn`, known by identity, under a policy."""
+        key = id(drawn), policy.name, policy.fingerprint
         if key not in self._known:
+            self._drawn.append(drawn)
             self._known[key] = response_logps(self._context, policy, drawn)
         return self._known[key]
 

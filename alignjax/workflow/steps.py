@@ -1,5 +1,6 @@
 """The stages that both methods are made of, each run once and kept."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -56,10 +57,10 @@ def prepare(context: Context) -> Start:
         | files,
         outputs=["reference"] if world is not None else [],
     )
-    model = training.load_reference(context)
-    reference = Policy("reference", model, None, stages.fingerprints["reference"])
-    template = preferences.template_of(context, scoring.tokenizer_of(model))
-    data = preferences.load(context, scoring.tokenizer_of(model), template)
+    reference = training.reference_policy(context)
+    tokenizer = scoring.tokenizer_of(reference.model)
+    template = preferences.template_of(context, tokenizer)
+    data = preferences.load(context, tokenizer, template)
     stages.run(
         "data",
         lambda: write_json(context.workdir / "data.json", data.counts),
@@ -172,8 +173,10 @@ def scorer(context: Context, start: Start, name: str) -> Scorer:
     if source.table:
         return TableScorer(name, source.table, read_lookup(source.table, name))
     if source.path:
-        model = load_folder(source.path, dtype=config.model.dtype, mesh=context.mesh)
-        return LearnedScorer(context, name, model, None)
+        read = functools.partial(load_folder, source.path, dtype=config.model.dtype, mesh=context.mesh)
+        load = functools.partial(context.residence.get, f"score {name}", read)
+        load()  # a folder that cannot be used is refused now
+        return LearnedScorer(context, name, lambda: (load(), None))
     reference, data = start.reference, start.data.dimensions[name]
     context.stages.run(
         name,
@@ -182,7 +185,7 @@ def scorer(context: Context, start: Start, name: str) -> Scorer:
         inputs=["data"],
         outputs=[f"{name}/best"],
     )
-    return LearnedScorer(context, name, *score_models.load_score_model(context, name, reference))
+    return LearnedScorer(context, name, score_models.load_score_model(context, name, reference))
 
 
 def with_pairs(context: Context, start: Start, drawn: Responses) -> Start:

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from alignjax.alignment import losses
 from alignjax.alignment.held_out import preference_metrics
 from alignjax.alignment.loop import (
     FitResult,
@@ -18,14 +16,10 @@ from alignjax.alignment.loop import (
     epochs,
     fit,
 )
-from alignjax.alignment.optimizer import OptimizerSettings, make_optimizer
+from alignjax.alignment.optimizer import OptimizerSettings
 from alignjax.alignment.step import (
     AdapterSettings,
-    LossFn,
-    TrainState,
-    dpo_loss_fn,
     init_state,
-    make_train_step,
     sft_loss_fn,
 )
 from alignjax.config import LoraSettings, TrainingSettings
@@ -34,7 +28,6 @@ from alignjax.data.tokenize import TokenizedPair, TokenizedResponse, tokenize_re
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
 from alignjax.models import (
-    DecoderConfig,
     Lora,
     Model,
     ScoreModel,
@@ -53,48 +46,9 @@ from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
 from alignjax.runtime.files import remove
 from alignjax.runtime.mesh import batch_rows, placer
 from alignjax.runtime.metrics import progress
+from alignjax.workflow import compiled
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy, compute_pair_logps, pair_logps, remember_pair_logps
-
-
-class Layout(NamedTuple):
-    """Where every array of a state lies; hashable, unlike a tree of shardings."""
-
-    structure: Any
-    shardings: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, state: TrainState) -> "Layout":
-        """That of a state."""
-        leaves, structure = jax.tree.flatten(state)
-        return cls(structure, tuple(leaf.sharding for leaf in leaves))
-
-
-class Steps(NamedTuple):
-    """Compiled step of one optax run; runs with equal settings share it: nothing compiles twice."""
-
-    tx: optax.GradientTransformation
-    train: Callable[[Layout], jax.stages.Wrapped]
-
-
-@functools.lru_cache(maxsize=8)
-def dpo_steps(
-    decoder: DecoderConfig, adapter: AdapterSettings | None, beta: float, optimizer: OptimizerSettings
-) -> Steps:
-    """Train step of DPO."""
-    return steps_of(dpo_loss_fn(decoder, adapter, beta=beta, loss=losses.dpo), optimizer)
-
-
-def steps_of(loss_fn: LossFn, optimizer: OptimizerSettings) -> Steps:
-    """Train step of any loss."""
-    tx, schedule = make_optimizer(optimizer)
-
-    @functools.lru_cache(maxsize=2)
-    def train(layout: Layout) -> jax.stages.Wrapped:
-        shardings = jax.tree.unflatten(layout.structure, layout.shardings)
-        return make_train_step(loss_fn, tx, schedule, shardings=shardings)
-
-    return Steps(tx, train)
 
 
 class LabelledPairs(NamedTuple):
@@ -115,6 +69,15 @@ def load_reference(context: Context) -> Model:
             "lower it."
         )
     return model
+
+
+def reference_policy(context: Context) -> Policy:
+    """The reference, read when its weights are asked for."""
+
+    def load() -> Model:
+        return context.residence.get("reference", lambda: load_reference(context))
+
+    return Policy("reference", load, None, context.stages.fingerprints["reference"])
 
 
 def check_mesh(context: Context) -> None:
@@ -151,7 +114,7 @@ def train_reference(context: Context, world: World) -> None:
     result = fit_stage(
         context,
         "reference",
-        steps_of(sft_loss_fn(decoder, None), optimizer),
+        compiled.steps_of(sft_loss_fn(decoder, None), optimizer),
         optimizer,
         trainable=params,
         frozen=None,
@@ -201,7 +164,7 @@ def train_dpo(
     result = fit_stage(
         context,
         stage,
-        dpo_steps(model.config, adapter, beta, optimizer),
+        compiled.dpo_steps(model.config, adapter, beta, optimizer),
         optimizer,
         trainable=trainable,
         frozen=frozen,
@@ -236,8 +199,9 @@ def _policy(context: Context, stage: str, reference: Policy, trainable: Any, nam
     """What was trained as a policy, without dropout."""
     fingerprint, settings = context.stages.fingerprints[stage], context.config.lora
     if settings.rank == 0:
-        return Policy(name, reference.model.replace(params=trainable), None, fingerprint)
-    return Policy(name, reference.model, Lora(trainable, settings.alpha / settings.rank, 0.0), fingerprint)
+        model = reference.model.replace(params=trainable)
+        return Policy(name, lambda: model, None, fingerprint)
+    return Policy(name, reference.load, Lora(trainable, settings.alpha / settings.rank, 0.0), fingerprint)
 
 
 def start_of(
@@ -276,7 +240,7 @@ def optimizer_of(settings: TrainingSettings, per_epoch: int) -> OptimizerSetting
 def fit_stage(
     context: Context,
     stage: str,
-    steps: Steps,
+    steps: compiled.Steps,
     optimizer: OptimizerSettings,
     *,
     trainable: Any,
@@ -293,7 +257,7 @@ def fit_stage(
     with Checkpoints(folder) as checkpoints, progress(num_steps, stage) as bar:
         result = fit(
             state,
-            steps.train(Layout.of(state)),
+            steps.train(compiled.Layout.of(state)),
             frozen,
             epochs(make_epoch),
             FitSettings(

@@ -1,5 +1,6 @@
 """PeCAN on a Hugging Face folder and preference files, as a user comes with them."""
 
+import gc
 import json
 
 import jax
@@ -12,7 +13,17 @@ from alignjax import runs
 from alignjax.data.records import PreferencePair
 from alignjax.data.split import split_by_prompt
 from alignjax.errors import InputError
-from alignjax.models import DecoderConfig, Model, init_params, save_pretrained
+from alignjax.models import (
+    DecoderConfig,
+    Model,
+    init_params,
+    init_score_model,
+    load_pretrained,
+    save_pretrained,
+    save_score_model,
+)
+from alignjax.models.score_model import Kind
+from alignjax.workflow import steps, training
 
 NUM_PROMPTS = 40
 
@@ -229,3 +240,50 @@ def test_costs_learn_from_safety_signs_where_the_data_has_them(folder, tmp_path,
         losses.append([line["loss"] for line in lines if line["stage"] == "safety" and "loss" in line][0])
     # Before the first update every score is small: about ln 2 for each of a pair's two signs comes on top.
     np.testing.assert_allclose(losses[0] - losses[1], 2 * np.log(2), atol=0.3)
+
+
+def test_score_models_of_folders_need_no_place_beside_the_reference(
+    folder, tmp_path, file_config, monkeypatch
+):
+    """One model in memory at a time gives the bytes that all of them at once give."""
+    base = load_pretrained(folder)
+    kinds: dict[str, Kind] = {"reward": "reward", "safety": "cost"}
+    for seed, (name, kind) in enumerate(kinds.items()):
+        scored = init_score_model(jax.random.key(seed), base, kind=kind)
+        head = {k: jax.random.normal(jax.random.key(seed), v.shape) for k, v in scored.params["head"].items()}
+        save_score_model(
+            scored.replace(params={**scored.params, "head": head}), tmp_path / name, layout="safe_rlhf"
+        )
+    size, base = base.params["embedding"].shape, None
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"ask {i}"} for i in range(NUM_PROMPTS)])
+    beside = []
+
+    def counted(load):
+        def counting(path, **options):
+            gc.collect()
+            beside.append(sum(array.shape == size for array in jax.live_arrays()))
+            return load(path, **options)
+
+        return counting
+
+    monkeypatch.setattr(steps, "load_folder", counted(steps.load_folder))
+    monkeypatch.setattr(training, "load_pretrained", counted(training.load_pretrained))
+    runs_of = {}
+    for resident in ("all", "one"):
+
+        def given(config, resident=resident):
+            config.calibrate, config.relabel.pairs, config.data.prompts = False, "samples", prompts
+            config.constraints.safety.update({"fraction": 0.1})
+            config.resident_models = resident
+            for name in config.data.sources:
+                config.data.sources[name].path, config.scores[name].path = "", str(tmp_path / name)
+
+        beside.clear()
+        before = sum(array.shape == size for array in jax.live_arrays())
+        workdir = tmp_path / resident
+        runs.run(file_config(folder, {}, "mocan", given), workdir)
+        runs_of[resident] = workdir, [number - before for number in beside]
+    assert runs_of["all"][1] == [0, 1, 2]
+    assert len(runs_of["one"][1]) > 3 and set(runs_of["one"][1]) == {0}
+    for name in ("samples.jsonl", "scores.npz", "dual.json", "labels.jsonl", "evaluation.json"):
+        assert (runs_of["all"][0] / name).read_bytes() == (runs_of["one"][0] / name).read_bytes(), name

@@ -1,5 +1,6 @@
 """A run that is killed, or asked to stop, and started again ends with the numbers of an unbroken one."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -29,15 +30,15 @@ OPTIONS = """
 SAME = ("samples.jsonl", "dual.json", "evaluation.json", "labels.jsonl")
 
 
-def start(workdir):
+def start(workdir, *more):
     command = [sys.executable, "-m", "alignjax.train", "--config=configs/mocan.py", f"--workdir={workdir}"]
     return subprocess.Popen(
-        [*command, *OPTIONS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *OPTIONS, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(workdir):
-    process = start(workdir)
+def finish(workdir, *more):
+    process = start(workdir, *more)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
@@ -106,3 +107,30 @@ def test_asked_to_stop(whole, tmp_path, stage):
     assert output.rstrip().endswith("stopped by a signal, everything is saved: the same command goes on.")
     finish(tmp_path / "run")
     same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_killed_ten_times_in_training(tmp_path):
+    """At random moments, in steps and in the writing of checkpoints: not a bit of the adapter differs."""
+    more, rng = ("--config.align.epochs=24", "--config.align.checkpoint_every=4"), np.random.default_rng(0)
+    finish(tmp_path / "whole", *more)
+    workdir, reached = tmp_path / "run", []
+    for _ in range(10):
+        process = start(workdir, *more)
+        before = steps_kept(workdir)
+        while process.poll() is None and steps_kept(workdir) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 1.0))
+        process.kill()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, output
+        reached.append(steps_kept(workdir))
+    assert all(later > earlier for earlier, later in itertools.pairwise(reached)), reached
+    finish(workdir, *more)
+    same(tmp_path / "whole", workdir)
+
+
+def steps_kept(workdir):
+    """Steps of the last whole checkpoint of the final training, 0 without one."""
+    found = (workdir / "cache").glob(f"policy-*/*/{CHECKSUMS}")
+    return max((int(path.parent.name) for path in found if path.parent.name.isdecimal()), default=0)

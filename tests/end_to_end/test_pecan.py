@@ -151,7 +151,7 @@ def test_labels_are_the_sigmoid_of_the_lagrangian(whole, tiny_config):
     stages.fingerprints.update({name: record["fingerprint"] for name, record in stages.records().items()})
     context = Context(config, whole, stages, MetricsWriter(whole, active=False))
     base = load_pretrained(whole / "reference")
-    reference = Policy("reference", base, None, "")
+    reference = Policy("reference", lambda: base, None, "")
     lines = [json.loads(line) for line in (whole / "labels.jsonl").read_text().splitlines()]
     shown = lines[:8]
     end = base.config.eos_ids[0]

@@ -182,7 +182,7 @@ def test_slurm_queues_again_what_a_signal_stopped(stubs, status, state):
     stubs.rule(SRUN + f"if [[ $tool == squeue ]]; then echo {state}; exit; fi")
     assert stubs.run(SBATCH, "python", "--config=c").status == status
     calls = stubs.calls()
-    assert calls[0][-4:] == ["python", "-m", "alignjax.train", "--config=c"]
+    assert calls[0][-5:] == ["python", "-m", "alignjax.train", "--distributed", "--config=c"]
     again = [["scontrol", "requeue", "4711"]] if (status, state) == (75, "RUNNING") else []
     assert [call for call in calls if call[0] == "scontrol"] == again
 
