@@ -258,6 +258,7 @@ def _check_model(config: "Config") -> None:
     _require(
         model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype, "must be float32 or bfloat16."
     )
+    _require(model.attention in ("xla", "cudnn"), "model.attention", model.attention, "must be xla or cudnn.")
     _require(
         0 < model.max_prompt_length < model.max_length,
         "model.max_prompt_length",

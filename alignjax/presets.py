@@ -28,7 +28,7 @@ def shared(method: str) -> ConfigDict:
     config.shown_samples = 6
     config.judges = {"reward": judge(), "safety": judge()}
     config.refusals = REFUSALS
-    config.model = ConfigDict({"dtype": "float32", "remat": False, "template": ""})
+    config.model = ConfigDict({"dtype": "float32", "remat": False, "attention": "xla", "template": ""})
     config.model.path = placeholder(str)
     config.model.max_length, config.model.max_prompt_length = 512, 256
     # data x fsdp x tensor devices; -1: what the others leave. Batch sizes are multiples of data x fsdp.

@@ -1,7 +1,7 @@
 """Rotary positions, the attention mask, and attention over rows and over caches."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,20 +75,33 @@ def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, wind
     return mask
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """softmax(q k^T / sqrt(H)) v, with the query heads of one key/value head folded into its rows.
-
-    Folding makes one large product for each key/value head instead of G small ones, and never repeats
-    keys or values.
+def attend(q: Array, k: Array, v: Array, mask: Array, *, kernel: str = "xla") -> Array:
+    """softmax(q k^T / sqrt(H)) v.
 
     Args:
       q: [B, T, KV * G, H].
       k: [B, S, KV, H].
       v: [B, S, KV, H].
       mask: [B, T, S] bool.
+      kernel: "xla"; "cudnn", which never holds the scores of all keys and needs an NVIDIA GPU and bfloat16.
 
     Returns:
       [B, T, KV * G, H] in q's dtype.
+    """
+    return _attend_folded(q, k, v, mask) if kernel == "xla" else attend_fused(q, k, v, mask, "cudnn")
+
+
+def attend_fused(q: Array, k: Array, v: Array, mask: Array, implementation: Literal["xla", "cudnn"]) -> Array:
+    """`attend` by one of the implementations that `jax.nn.dot_product_attention` has."""
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask[:, None], implementation=implementation, return_residual=False
+    )
+
+
+def _attend_folded(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """With the query heads of one key/value head folded into its rows.
+
+    One large product for each key/value head instead of G small ones; keys and values are never repeated.
     """
     batch, length, heads, width = q.shape
     keys, groups = k.shape[2], heads // k.shape[2]

@@ -59,6 +59,7 @@ class DecoderConfig:
       eos_ids: tokens that end one.
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
       remat: recompute each layer in the backward pass; only its input is kept.
+      attention: what computes attention over rows: "xla", or "cudnn", the kernel of NVIDIA GPUs.
     """
 
     architecture: str
@@ -81,6 +82,7 @@ class DecoderConfig:
     eos_ids: tuple[int, ...] = ()
     dtype: str = "float32"
     remat: bool = False
+    attention: str = "xla"
 
     def __post_init__(self) -> None:
         """Refuse what the decoder does not know."""

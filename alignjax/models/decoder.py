@@ -90,7 +90,7 @@ class Block(nn.Module):
     def prefill(self, h: Array, rope: tuple[Array, Array], mask: Array) -> tuple[Array, tuple[Array, Array]]:
         """The same, and the keys and values [B, T, KV, H] it used."""
         q, k, v = self._qkv(h, rope)
-        h = h + self._out(attend(q, k, v, mask))
+        h = h + self._out(attend(q, k, v, mask, kernel=self.config.attention))
         return h + self._mlp(h), (k, v)
 
     def decode(

@@ -8,6 +8,7 @@ import numpy as np
 
 from alignjax.config import ScoreSettings, TrainingSettings, to_mapping
 from alignjax.data.tokenize import Template
+from alignjax.models import ScoreModel
 from alignjax.models import load_score_model as load_folder
 from alignjax.runtime.files import remove
 from alignjax.scores.lookup import read_lookup
@@ -173,7 +174,11 @@ def scorer(context: Context, start: Start, name: str) -> Scorer:
     if source.table:
         return TableScorer(name, source.table, read_lookup(source.table, name))
     if source.path:
-        read = functools.partial(load_folder, source.path, dtype=config.model.dtype, mesh=context.mesh)
+
+        def read() -> ScoreModel:
+            model = load_folder(source.path or "", dtype=config.model.dtype, mesh=context.mesh)
+            return training.with_kernel(context, model)
+
         load = functools.partial(context.residence.get, f"score {name}", read)
         load()  # a folder that cannot be used is refused now
         return LearnedScorer(context, name, lambda: (load(), None))

@@ -1,9 +1,10 @@
 """Trains policies: the embedded reference by likelihood, everything else by DPO from the reference."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -28,6 +29,7 @@ from alignjax.data.tokenize import TokenizedPair, TokenizedResponse, tokenize_re
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
 from alignjax.models import (
+    DecoderConfig,
     Lora,
     Model,
     ScoreModel,
@@ -50,6 +52,8 @@ from alignjax.workflow import compiled
 from alignjax.workflow.context import Context
 from alignjax.workflow.scoring import Policy, compute_pair_logps, pair_logps, remember_pair_logps
 
+_Body = TypeVar("_Body", Model, ScoreModel)
+
 
 class LabelledPairs(NamedTuple):
     """What DPO is trained or judged on: n pairs and [n] P(chosen preferred)."""
@@ -68,7 +72,36 @@ def load_reference(context: Context) -> Model:
             f"config.model.max_length: is {settings.max_length}; {path} has a context of {most} tokens; "
             "lower it."
         )
-    return model
+    return with_kernel(context, model)
+
+
+def with_kernel(context: Context, model: _Body) -> _Body:
+    """The model with the attention that `config.model.attention` names.
+
+    Raises:
+      InputError: as in `check_kernel`.
+    """
+    check_kernel(context, model.config)
+    return model.replace(config=dataclasses.replace(model.config, attention=context.config.model.attention))
+
+
+def check_kernel(context: Context, decoder: DecoderConfig) -> None:
+    """Refuses a kernel of attention that is not for these devices, this dtype or these heads.
+
+    Raises:
+      InputError: says which of them.
+    """
+    settings, platforms = context.config.model, {device.platform for device in context.mesh.devices.flat}
+    wrong = [
+        *([f"it runs on {', '.join(sorted(platforms))}"] if platforms != {"gpu"} else []),
+        *([f"config.model.dtype is {settings.dtype}"] if settings.dtype != "bfloat16" else []),
+        *([f"heads are {decoder.head_dim} wide"] if decoder.head_dim % 8 or decoder.head_dim > 128 else []),
+    ]
+    if settings.attention == "cudnn" and wrong:
+        raise InputError(
+            "config.model.attention: cudnn is for NVIDIA GPUs, bfloat16 and heads of at most 128, a multiple "
+            f"of 8, but {' and '.join(wrong)}; leave it at xla."
+        )
 
 
 def reference_policy(context: Context) -> Policy:
@@ -91,6 +124,7 @@ def check_mesh(context: Context) -> None:
     else:
         decoder = config_from_hf(dict(context.world.decoder_fields))
         check_divides(decoder, context.mesh, where=f"the reference of {context.world.name}")
+        check_kernel(context, decoder)
 
 
 @preemption.deferred()

@@ -9,6 +9,7 @@ from alignjax.models.attention import (
     apply_rope,
     attend,
     attend_cached,
+    attend_fused,
     attention_mask,
     rope_frequencies,
     rope_stretch,
@@ -89,6 +90,17 @@ def test_attend_equals_one_head_at_a_time():
     k, v = (jax.random.normal(key, (2, 7, 2, 4)) for key in keys[1:3])
     mask = jax.random.bernoulli(keys[3], 0.5, (2, 7, 7)) | jnp.eye(7, dtype=bool)[None]
     np.testing.assert_allclose(attend(q, k, v, mask), naive(q, k, v, mask), atol=1e-6)
+
+
+def test_the_fused_one_is_called_with_the_same_meaning():
+    """Here by XLA; where there is an NVIDIA GPU the same arguments go to its kernel."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    q = jax.random.normal(keys[0], (2, 7, 6, 4))
+    k, v = (jax.random.normal(key, (2, 7, 2, 4)) for key in keys[1:3])
+    mask = jax.random.bernoulli(keys[3], 0.5, (2, 7, 7)) | jnp.eye(7, dtype=bool)[None]
+    with jax.numpy_rank_promotion("allow"):  # of jax's own code
+        found = attend_fused(q, k, v, mask, "xla")
+    np.testing.assert_allclose(found, attend(q, k, v, mask), atol=1e-6)
 
 
 def test_attend_by_hand():

@@ -52,3 +52,13 @@ def test_the_mesh_takes_the_devices_it_is_given(run_on):
 def test_what_does_not_fit_is_refused(run_on, count, sizes, message):
     with pytest.raises(InputError, match=message):
         training.check_mesh(run_on(count, **sizes))
+
+
+def test_a_kernel_for_other_devices_is_refused(run_on):
+    context = run_on(1)
+    model = dataclasses.replace(context.config.model, attention="cudnn")
+    context = dataclasses.replace(context, config=dataclasses.replace(context.config, model=model))
+    with pytest.raises(
+        InputError, match=r"^config\.model\.attention: cudnn .*, but it runs on cpu and .*dtype is float32"
+    ):
+        training.check_mesh(context)
