@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -33,7 +34,7 @@ SHORT = {
 }
 OF_METHOD = {
     "pecan_tpu": {
-        "constraints.safety.margin": 0.2,
+        "constraints.safety.margin": 0.1,
         **{f"prealign.{field}": x for field, x in TRAINING.items()},
     },
     "mocan_tpu": {
@@ -128,6 +129,49 @@ def test_outputs_are_stored_and_are_of_these_cells(path):
     assert kinds <= {"stream", "display_data"}
     assert all(set(cell.metadata) <= {"tags"} for cell in stored.cells)
     assert sum(map(num_images, stored.cells)) >= 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_cells_that_wait_for_paths_would_run_what_they_say(name, monkeypatch, capsys):
+    """The cells for files of one's own, with paths; `run` and the process of the plan are noted down only."""
+    monkeypatch.chdir(ROOT)
+    method = name.removesuffix("_tpu")
+    cells = by_id(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
+    runs, plans = [], []
+    status = 0
+
+    def plan(command, **options):
+        plans.append((command, options["env"]))
+        return subprocess.CompletedProcess(command, status, "what the plan says", "")
+
+    known = {"os": os, "sys": sys, "Path": Path}
+    exec(cells["imports"].source, known)
+    known |= {"run": lambda *given: runs.append(given), "subprocess": SimpleNamespace(run=plan)}
+    own, published = (
+        re.sub(r'(path"?:|_PATH =) ""', r'\1 "somewhere"', cells[cell].source)
+        for cell in ("own", "published")
+    )
+    exec(own, known)
+    exec(published, known)
+    assert "what the plan says" in capsys.readouterr().out
+    status = 4
+    exec(published, known)
+    assert "Nothing was run: the plan ended with status 4" in capsys.readouterr().out
+    (own, own_folder), (published, published_folder) = runs
+    assert (own_folder, published_folder) == (Path(f"runs/{method}-own"), Path(f"runs/{method}-alpaca-7b"))
+    assert {own.method, published.method} == {method}
+    for config in (own, published):
+        assert config.model.path == "somewhere" and config.align.checkpoint_every
+        assert {source.path for source in config.data.sources.values()} == {"somewhere"}
+    assert own.constraints["safety"].fraction == 0.3
+    # The paper's: beta 0.1, LoRA of rank 8, length 512, 1,000 prompts x 128 responses, 2 x 8 pairs a step.
+    sampling, align = published.sampling, published.align
+    assert (published.beta, published.lora.rank, published.model.max_length) == (0.1, 8, 512)
+    assert (sampling.num_prompts, sampling.num_samples) == (1000, 128)
+    assert (align.batch_size, align.accumulate, align.epochs) == (2, 8, 3.0)
+    command, environment = plans[0]
+    assert command[1:3] == ["-m", "alignjax.plan"] and environment["JAX_PLATFORMS"] == "cpu"
+    assert command[3:] == [f"--config=configs/{method}.py:alpaca-7b", "--topology=v5e:1x1"]
 
 
 @pytest.mark.parametrize(
