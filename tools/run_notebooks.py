@@ -15,6 +15,7 @@ sets variables after the cell with the tag `parameters`. A cell that fails, or t
 
 import argparse
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -54,7 +55,8 @@ def execute(notebook: NotebookNode, folder: Path, parameters: dict[str, Any]) ->
     Raises:
       NotebookError: a cell failed or wrote to standard error; there are parameters and no such cell.
     """
-    done = NotebookNode({**notebook, "cells": [_with(cell, parameters) for cell in notebook.cells]})
+    done = copy.deepcopy(notebook)
+    done.cells = [_with(cell, parameters) for cell in done.cells]
     if parameters and not any(_takes_parameters(cell) for cell in notebook.cells):
         raise NotebookError("has no cell with the tag `parameters`; add it, or give no --parameters.")
     # A progress bar is one line on a screen and hundreds in a file; that its widget is missing is no matter.
