@@ -1,36 +1,194 @@
-"""Every notebook runs from its first cell to its last, warnings as errors."""
+"""Every notebook runs from its first cell to its last, and the stored outputs are of the stored cells."""
 
+import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / "tools" / "run_notebooks.py"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RUNS = ("pecan_tpu", "mocan_tpu")
+MOST_BYTES = 400_000
+# Folders and addresses of a machine, which nobody else has.
+PRIVATE = re.compile(r"(?<![\w.])/(home|root|tmp|work|content|usr|opt|Users|private)/|\b\d+\.\d+\.\d+\.\d+\b")
+# A few steps of everything, as in tests/end_to_end.
+TRAINING = {"epochs": 1.0, "batch_size": 32, "evals": 2, "log_every": 1, "warmup_steps": 0}
+DRAWS = {"num_prompts": 8, "num_samples": 4, "max_new_tokens": 8}
+SHORT = {
+    "bootstrap": 100,
+    "lora.rank": 2,
+    "reference_examples": 320,
+    "data.num_pairs": 96,
+    "data.num_held_out": 96,
+    "accept_uninformative": True,
+    **{f"{stage}.{field}": x for stage in ("reference", "align") for field, x in TRAINING.items()},
+    **{f"{stage}.{field}": x for stage in ("sampling", "evaluation") for field, x in DRAWS.items()},
+}
+OF_METHOD = {
+    "pecan_tpu": {
+        "constraints.safety.margin": 0.1,
+        **{f"prealign.{field}": x for field, x in TRAINING.items()},
+    },
+    "mocan_tpu": {
+        "constraints.safety.margin": 0.02,
+        "baselines.single": False,
+        "baselines.lams": [0.5],
+        **{f"score_training.{field}": x for field, x in TRAINING.items()},
+    },
+}
 
 
-def code_of(path: Path) -> str:
-    """The code cells in order, without installing anything."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return "\n".join(source for source in sources if not source.startswith("%pip"))
-
-
-@pytest.mark.parametrize("name", [path.name for path in sorted(FOLDER.glob("*.ipynb"))])
-def test_runs(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code_of(FOLDER / name)],
+def run_tool(path, output, **parameters):
+    environment = {key: os.environ[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in os.environ}
+    return subprocess.run(
+        [sys.executable, TOOL, path, f"--output={output}", f"--parameters={json.dumps(parameters)}"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={"MPLBACKEND": "Agg", "JAX_PLATFORMS": "cpu", "PATH": "", "HOME": str(tmp_path)},
+        # Compiling is most of a shortened run.
+        env={**environment, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+        check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout
 
 
-def test_outputs_are_not_committed():
-    for path in FOLDER.glob("*.ipynb"):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), path.name
+def texts(cell):
+    """What a cell shows as text."""
+    for output in cell.get("outputs", ()):
+        yield output.get("text", "")
+        yield from (v for k, v in output.get("data", {}).items() if k.startswith("text/"))
+
+
+def num_images(cell):
+    return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+
+
+def by_id(notebook):
+    return {cell.id: cell for cell in notebook.cells}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_whole(path, tmp_path):
+    changes = {**SHORT, **OF_METHOD[path.stem]} if path.stem in RUNS else {}
+    parameters = {"WORKDIR": str(tmp_path / "run"), "CHANGES": changes} if changes else {}
+    done = run_tool(path, tmp_path / "out.ipynb", **parameters)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stored, ran = (nbformat.read(p, as_version=4) for p in (path, tmp_path / "out.ipynb"))
+    assert [(cell.id, cell.source) for cell in ran.cells] == [(cell.id, cell.source) for cell in stored.cells]
+    assert [num_images(cell) for cell in ran.cells] == [num_images(cell) for cell in stored.cells]
+    code = [cell for cell in ran.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    if path.stem in RUNS:
+        check_run(by_id(ran), tmp_path / "run", list(changes.items()))
+
+
+def check_run(cells, workdir, changes):
+    """What the notebook shows is what the run's folder holds."""
+    config = json.loads((workdir / "config.json").read_text())
+    for field, value in changes:
+        node = config
+        for name in field.split("."):
+            node = node[name]
+        assert node == value, field
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    dual = json.loads((workdir / "dual.json").read_text())
+    asked = dual["asked"]["safety"]["margin"]
+    assert evaluation["asked"]["safety"] == asked
+    certificate = "".join(texts(cells["certificate"]))
+    assert certificate.startswith("feasible") and f"asked {asked:.2f}" in certificate
+    assert f"lambda*, safety: {dual['lam']['safety']:.3f}" in certificate
+    achieved = evaluation["policies"]["aligned"]["margins"]["safety"]["mean"]
+    assert f"achieved {achieved:.2f}" in "".join(texts(cells["audit"]))
+    shown = "".join(texts(cells["samples"]))
+    policies = [name for name in evaluation["policies"] if not name.startswith("lambda=")]
+    assert {"reference", "aligned"} <= set(policies)
+    for policy in policies:
+        lines = (workdir / "evaluation_samples" / f"{policy}.jsonl").read_text().splitlines()
+        first = next(row for row in map(json.loads, lines) if row["sample"] == 0)
+        assert " ".join(first["response"].split()) in shown.replace("&#x27;", "'"), policy
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_stored_and_are_of_these_cells(path):
+    spec = importlib.util.spec_from_file_location("run_notebooks", TOOL)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    stored = nbformat.read(path, as_version=4)
+    nbformat.validate(stored)
+    assert path.stat().st_size < MOST_BYTES
+    # Outputs older than the code: python tools/run_notebooks.py notebooks/NAME.ipynb
+    assert stored.metadata["outputs_of"] == tool.digest(stored)
+    assert set(stored.metadata) == {"colab", "kernelspec", "language_info", "outputs_of"}
+    assert stored.metadata.language_info == {"name": "python"}
+    shown = "".join(text for cell in stored.cells for text in texts(cell))
+    assert shown and not PRIVATE.findall(shown + "".join(cell.source for cell in stored.cells))
+    kinds = {output.output_type for cell in stored.cells for output in cell.get("outputs", ())}
+    assert kinds <= {"stream", "display_data"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in stored.cells)
+    assert sum(map(num_images, stored.cells)) >= 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_cells_that_wait_for_paths_would_run_what_they_say(name, monkeypatch, capsys):
+    """The cells for files of one's own, with paths; `run` and the process of the plan are noted down only."""
+    monkeypatch.chdir(ROOT)
+    method = name.removesuffix("_tpu")
+    cells = by_id(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4))
+    runs, plans = [], []
+    status = 0
+
+    def plan(command, **options):
+        plans.append((command, options["env"]))
+        return subprocess.CompletedProcess(command, status, "what the plan says", "")
+
+    known = {"os": os, "sys": sys, "Path": Path}
+    exec(cells["imports"].source, known)
+    known |= {"run": lambda *given: runs.append(given), "subprocess": SimpleNamespace(run=plan)}
+    own, published = (
+        re.sub(r'(path"?:|_PATH =) ""', r'\1 "somewhere"', cells[cell].source)
+        for cell in ("own", "published")
+    )
+    exec(own, known)
+    exec(published, known)
+    assert "what the plan says" in capsys.readouterr().out
+    status = 4
+    exec(published, known)
+    assert "Nothing was run: the plan ended with status 4" in capsys.readouterr().out
+    (own, own_folder), (published, published_folder) = runs
+    assert (own_folder, published_folder) == (Path(f"runs/{method}-own"), Path(f"runs/{method}-alpaca-7b"))
+    assert {own.method, published.method} == {method}
+    for config in (own, published):
+        assert config.model.path == "somewhere" and config.align.checkpoint_every
+        assert {source.path for source in config.data.sources.values()} == {"somewhere"}
+    assert own.constraints["safety"].fraction == 0.3
+    # The paper's: beta 0.1, LoRA of rank 8, length 512, 1,000 prompts x 128 responses, 2 x 8 pairs a step.
+    sampling, align = published.sampling, published.align
+    assert (published.beta, published.lora.rank, published.model.max_length) == (0.1, 8, 512)
+    assert (sampling.num_prompts, sampling.num_samples) == (1000, 128)
+    assert (align.batch_size, align.accumulate, align.epochs) == (2, 8, 3.0)
+    command, environment = plans[0]
+    assert command[1:3] == ["-m", "alignjax.plan"] and environment["JAX_PLATFORMS"] == "cpu"
+    assert command[3:] == [f"--config=configs/{method}.py:alpaca-7b", "--topology=v5e:1x1"]
+
+
+@pytest.mark.parametrize(
+    ("source", "parameters", "message"),
+    [
+        ("1 / 0", {}, "ZeroDivisionError"),
+        ("import warnings; warnings.warn('not quite')", {}, "cell given wrote to standard error"),
+        ("print('well')", {"WORKDIR": "x"}, "has no cell with the tag `parameters`"),
+    ],
+)
+def test_what_does_not_run_is_not_stored(source, parameters, message, tmp_path):
+    cell = nbformat.v4.new_code_cell(source, id="given")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in.ipynb")
+    done = run_tool(tmp_path / "in.ipynb", tmp_path / "out.ipynb", **parameters)
+    assert done.returncode == 1 and message in done.stderr
+    assert not (tmp_path / "out.ipynb").exists()
