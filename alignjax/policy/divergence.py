@@ -56,9 +56,12 @@ def completion_kl(
         raise InputError(
             f"completion_kl: vocabularies of {sizes[0]} and {sizes[1]} tokens; give one tokenizer."
         )
-    return _completion_kl_jit(
+    # An adapted policy and its reference have the same weights: given twice, they would count twice against
+    # the device's memory where the program is compiled.
+    shared = reference.params is model.params
+    return completion_kl_jit(
         (model.config, reference.config),
-        (model.params, reference.params),
+        (model.params,) if shared else (model.params, reference.params),
         (lora, reference_lora),
         batch.rows,
     )
@@ -89,10 +92,12 @@ def response_kl(
 
 def _completion_kl(
     configs: tuple[DecoderConfig, DecoderConfig],
-    params: tuple[Any, Any],
+    params: tuple[Any, ...],
     loras: tuple[Lora | None, Lora | None],
     rows: Rows,
 ) -> Array:
+    """Sums over tokens [B]; `params` are the policy's and the reference's, or one for both."""
+    params = (params[0], params[-1])
     tokens, positions, segments, branches, target_index, _, slots = (jnp.asarray(field) for field in rows)
     valid = slots >= 0
 
@@ -121,4 +126,4 @@ def _completion_kl(
     return jnp.sum(sums, axis=0)
 
 
-_completion_kl_jit = jax.jit(_completion_kl, static_argnums=(0,))
+completion_kl_jit = jax.jit(_completion_kl, static_argnums=(0,))
