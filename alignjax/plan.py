@@ -1,6 +1,7 @@
 """Says, before anything is rented, whether a run fits a slice and what it costs there.
 
-    python -m alignjax.plan --config=FILE[:PRESET] --topology=v5e:4x4 [--config.FIELD=VALUE ...] [--suggest] [--json]
+    python -m alignjax.plan --config=FILE[:PRESET] --topology=v5e:4x4 [--config.FIELD=VALUE ...]
+        [--model=NAME|FOLDER] [--pairs=N] [--mean_length=N] [--only=STAGE,...] [--suggest] [--json]
 
 Every program of every stage is compiled for the slice, without a TPU and without weights. Exit status 4: some
 stage does not fit.
@@ -31,10 +32,18 @@ _PAIRS = 30_000
 def _define_flags() -> None:
     config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
     flags.DEFINE_string("topology", "", "v5e:4x4, v5p:2x2x1, ...; h100:8; gpu:80GiB:8.")
-    flags.DEFINE_string("model", "", "A known shape or a folder with config.json; default: the configuration's.")
-    flags.DEFINE_integer("pairs", _PAIRS, "Labelled pairs a dimension, of files; for the hours.", lower_bound=2)
-    flags.DEFINE_integer("mean_length", None, "Mean tokens of prompt and response, for the hours; default: longest.",
-                         lower_bound=1)  # fmt: skip
+    flags.DEFINE_string(
+        "model", "", "A known shape or a folder with config.json; default: the configuration's."
+    )
+    flags.DEFINE_integer(
+        "pairs", _PAIRS, "Labelled pairs a dimension, of files; for the hours.", lower_bound=2
+    )
+    flags.DEFINE_integer(
+        "mean_length",
+        None,
+        "Mean tokens of prompt and response, for the hours; default: the longest.",
+        lower_bound=1,
+    )
     flags.DEFINE_list("only", [], "Stages to plan; default: all.")
     flags.DEFINE_boolean("suggest", False, "Try meshes, remat and batch sizes and name the best that fits.")
     flags.DEFINE_boolean("json", False, "Print JSON.")
@@ -61,19 +70,10 @@ def _main(unset: list[str]) -> None:
     options = {"pairs": given.pairs, "mean_length": given.mean_length, "world": world, "only": given.only}
     options["say"] = lambda line: print(line, file=sys.stderr, flush=True)
     if given.suggest:
-        found = suggest.best(config, decoder, name, target, devices, **options)
-        config, plan = found.config, found.plan
+        plan = suggest.best(config, decoder, name, target, devices, **options)
     else:
         plan = make_plan(setting_of(config, decoder, name, target.chip, devices), target.chip, **options)
-    if given.json:
-        record = show.json_of(plan, target)
-        if given.suggest:
-            record["overrides"] = found.overrides
-        print(json.dumps(record, indent=2))
-    else:
-        print(show.text_of(plan, target))
-        if given.suggest:
-            print("The fastest that fits, by these estimates:\n  " + " ".join(found.overrides))
+    print(json.dumps(show.json_of(plan, target), indent=2) if given.json else show.text_of(plan, target))
     if not plan.fits:
         print(show.refusal_of(plan, target), file=sys.stderr)
         sys.exit(EXIT_DOES_NOT_FIT)
@@ -81,8 +81,8 @@ def _main(unset: list[str]) -> None:
 
 def main() -> None:
     """Entry point."""
-    # No device is used. The compiler must not look for the metadata of a cloud's machine, and several plans may
-    # be made at once.
+    # No device is used. The compiler must not look for the metadata of a cloud's machine, and several plans
+    # may be made at once.
     jax.config.update("jax_platforms", "cpu")
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     _define_flags()

@@ -17,6 +17,7 @@ from jax import Array
 from alignjax.models.attention import apply_rope, attend, attend_cached, attention_mask, rope_tables
 from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import TARGETS, Lora
+from alignjax.models.rows import along_rows
 
 Params = Any  # a nested dict of arrays
 Masks = Mapping[str, Array]
@@ -94,16 +95,16 @@ class Block(nn.Module):
         """The same, and the keys and values [B, T, KV, H] it used."""
         keep = self._kept(h)
         q, k, v = self._qkv(h, rope, keep)
-        h = h + self._out(attend(q, k, v, mask), keep)
-        return h + self._mlp(h, keep), (k, v)
+        h = along_rows(h + self._out(attend(q, k, v, mask), keep))
+        return along_rows(h + self._mlp(h, keep)), (k, v)
 
     def decode(
         self, h: Array, layer_cache: LayerCache, rope: tuple[Array, Array], masks: tuple[Array, Array]
     ) -> tuple[Array, tuple[Array, Array]]:
         """One token a continuation: h [N, K, D] -> [N, K, D] and its keys and values [N, K, KV, H]."""
         q, k, v = self._qkv(h, rope, {})
-        h = h + self._out(attend_cached(q, k, v, *layer_cache, *masks), {})
-        return h + self._mlp(h, {}), (k, v)
+        h = along_rows(h + self._out(attend_cached(q, k, v, *layer_cache, *masks), {}))
+        return along_rows(h + self._mlp(h, {})), (k, v)
 
     def decode_into(
         self,
@@ -121,8 +122,10 @@ class Block(nn.Module):
             jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None], step, axis=3)
             for cache, new in ((cache_k, k), (cache_v, v))
         )
-        h = h + self._out(attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, *masks), {})
-        return h + self._mlp(h, {}), (cache_k, cache_v)
+        h = along_rows(
+            h + self._out(attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, *masks), {})
+        )
+        return along_rows(h + self._mlp(h, {})), (cache_k, cache_v)
 
     def _kept(self, h: Array) -> Masks:
         """What dropout keeps of every adapter's input, by the first projection that reads it; {}: no dropout.
@@ -149,7 +152,7 @@ class Block(nn.Module):
 
     def _qkv(self, h: Array, rope: tuple[Array, Array], keep: Masks) -> tuple[Array, Array, Array]:
         c = self.config
-        q, k, v = self._project(("q", "k", "v"), self.attn_norm(h), keep)
+        q, k, v = jax.lax.optimization_barrier(self._project(("q", "k", "v"), self.attn_norm(h), keep))
         q = q.reshape(*h.shape[:2], c.num_heads, c.head_dim)
         k = k.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
         v = v.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
@@ -244,7 +247,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """[...] int32 -> [..., D] in the compute dtype."""
-        return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype)
+        return along_rows(jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype))
 
     def normed(self, hidden: Array) -> Array:
         """The final norm of [..., D]."""

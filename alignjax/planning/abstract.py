@@ -75,9 +75,7 @@ def pair_batch(size: int, bucket: Bucket, mesh: Mesh, *, signs: bool = False) ->
     """
     numbers, places = (_rows((size,), kind, mesh) for kind in (np.float32, np.int32))
     sign = numbers if signs else None
-    return PairBatch(
-        token_rows(size, bucket, mesh), numbers, numbers, numbers, numbers, places, sign, sign
-    )
+    return PairBatch(token_rows(size, bucket, mesh), numbers, numbers, numbers, numbers, places, sign, sign)
 
 
 def response_batch(size: int, bucket: Bucket, mesh: Mesh) -> ResponseBatch:
@@ -126,7 +124,7 @@ def bytes_a_device(tree: Tree) -> int:
 def _part_bytes(leaf: Any) -> int:
     shape = leaf.sharding.shard_shape(leaf.shape)
     size = int(np.prod(shape, dtype=np.int64))
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return size * 8  # two words of threefry
     return size * leaf.dtype.itemsize
 

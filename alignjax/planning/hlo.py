@@ -5,7 +5,7 @@ XLA's own cost analysis counts a loop's body once, and a decoder is a loop over 
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _ITEM = {"pred": 1, "s4": 0.5, "u4": 0.5, "token": 0, "opaque": 0, "bf16": 2, "f16": 2, "key": 8}
@@ -88,10 +88,12 @@ def parse(text: str) -> Module:
 
 
 def loop_of(module: Module, instruction: Instruction) -> Loop:
-    """Body and turns of a `while`: as the compiler noted them, or the constant that its condition compares."""
+    """Body and turns of a `while`: as the compiler noted them, or what its condition compares with."""
     attributes = dict(re.findall(r"(body|condition)=%?([\w.\-]+)", instruction.rest))
     noted = _TRIPS.search(instruction.rest)
-    trips = int(noted[1]) if noted is not None else _compared(module, attributes["condition"])
+    trips = (
+        int(noted[1]) if noted is not None else _compared(module, attributes["condition"], attributes["body"])
+    )
     return Loop(attributes["body"], attributes["condition"], trips)
 
 
@@ -162,17 +164,36 @@ def _item_size(dtype: str) -> float:
     return int(bits[0]) / 8 if bits is not None else 0
 
 
-def _compared(module: Module, condition: str) -> int | None:
-    """N of a loop that counts from 0 while i < N: the only constant of a condition that is one comparison."""
+def _compared(module: Module, condition: str, body: str) -> int | None:
+    """Turns of a loop that counts up from 0 while i < N, where its condition is that comparison alone.
+
+    The step is what the body adds to i: loops that the compiler unrolled count by more than 1.
+    """
     lines = module.computations.get(condition, [])
-    constants = _constants(module, condition)
-    compares = [line for line in lines if line.opcode in ("compare", "fusion")]
-    return constants[0] if len(compares) == 1 and len(constants) == 1 and len(lines) <= 5 else None
+    bounds = [number for line in lines if (number := _constant(line)) is not None]
+    compared = [line for line in lines if line.opcode in ("compare", "fusion")]
+    counters = [line for line in lines if line.opcode == "get-tuple-element"]
+    if len(bounds) != 1 or len(compared) != 1 or len(counters) != 1:
+        return None
+    place = re.search(r"index=(\d+)", counters[0].rest)
+    return -(-bounds[0] // (1 if place is None else _step(module, body, int(place[1]))))
 
 
-def _constants(module: Module, name: str) -> Sequence[int]:
-    found = []
-    for line in module.computations.get(name, []):
-        if line.opcode == "constant" and (number := re.fullmatch(r"\d+", line.inside.strip())):
-            found.append(int(number[0]))
-    return found
+def _step(module: Module, body: str, place: int) -> int:
+    """What a loop's body adds to the counter at a place of its tuple; 1 where that cannot be read."""
+    lines = {line.name: line for line in module.computations.get(body, [])}
+    roots = [line for line in lines.values() if line.root and line.opcode == "tuple"]
+    line = lines.get(roots[0].operands[place]) if roots and place < len(roots[0].operands) else None
+    step = 0
+    while line is not None and line.opcode in ("add", "copy", "bitcast"):
+        operands = [lines[name] for name in line.operands if name in lines]
+        added = [number for one in operands if (number := _constant(one)) is not None]
+        step += added[0] if line.opcode == "add" and added else 0
+        line = next((one for one in operands if _constant(one) is None), None)
+    return step or 1
+
+
+def _constant(line: Instruction) -> int | None:
+    """The number of a constant."""
+    found = re.fullmatch(r"\d+", line.inside.strip()) if line.opcode == "constant" else None
+    return None if found is None else int(found[0])

@@ -1,4 +1,4 @@
-"""One program compiled ahead of time: the memory it needs, what it computes and moves, how long that takes."""
+"""One program compiled ahead of time: the memory it needs, what it computes and moves, how long it takes."""
 
 import re
 from typing import NamedTuple
@@ -11,7 +11,8 @@ from alignjax.planning.products import product_flops
 from alignjax.planning.traffic import Traffic, traffic_of
 from alignjax.planning.work import Program
 
-_FULL = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", re.IGNORECASE)
+# Two ways in which libtpu says what a program would need, arguments included.
+_FULL = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)(?: of|\) exceeds)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

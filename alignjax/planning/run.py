@@ -1,4 +1,4 @@
-"""A plan: every program of a run measured once, what each stage holds and takes, and whether all of it fits."""
+"""A plan: every program of a run measured once, what each stage holds and takes, whether all of it fits."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +61,7 @@ class Plan:
       counts: of the data.
       share: of the largest length that rows are taken to have on average, for the hours.
       lines: in the order of the run.
+      overrides: of the configuration, where they were searched for, as the command line takes them.
     """
 
     setting: Setting
@@ -69,6 +70,7 @@ class Plan:
     counts: Counts
     share: float
     lines: tuple[Line, ...]
+    overrides: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -93,8 +95,8 @@ def setting_of(
     """What all programs share, checked as a run checks it.
 
     Raises:
-      InputError: mesh sizes that do not make the devices or do not divide the model, batch sizes that the mesh
-        does not divide, or rows longer than the model's context.
+      InputError: mesh sizes that do not make the devices or do not divide the model, batch sizes that the
+        mesh does not divide, or rows longer than the model's context.
     """
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
     check_batches(config, row_parts(mesh))

@@ -37,7 +37,7 @@ OF_PRESETS = {"smollm2-135m": "smollm2-135m", "alpaca-7b": "alpaca-7b", "llama3-
 def decoder_of(settings: ModelSettings, name: str, preset: str) -> tuple[DecoderConfig, str]:
     """The decoder that a run is planned for, and what it is called.
 
-    The first of: the name or folder given, the configured folder if it is there, the preset's published shape.
+    The first of: the name or folder given, the configured folder if it is there, the preset's published one.
 
     Args:
       settings: `config.model`; its dtype and remat are taken over.

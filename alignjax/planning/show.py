@@ -27,6 +27,9 @@ def text_of(plan: Plan, target: Target) -> str:
         "",
         *_notes(plan, target),
     ]
+    if plan.overrides:
+        best = "The fastest that fits, by these estimates" if plan.fits else "What comes nearest"
+        head.append(f"{best}: {' '.join(plan.overrides)}")
     return "\n".join(head)
 
 
@@ -44,6 +47,7 @@ def json_of(plan: Plan, target: Target) -> dict[str, Any]:
         "pairs": plan.counts._asdict(),
         "fits": plan.fits,
         "hours": plan.hours,
+        "overrides": list(plan.overrides),
         "stages": [_record(line) for line in plan.lines],
     }
 
@@ -91,8 +95,8 @@ def _notes(plan: Plan, target: Target) -> list[str]:
     notes = [
         f"Memory: of the largest rows, by {found if target.simulated else 'the compiler for this slice'}; "
         "held: what the run keeps beside the program.",
-        f"Seconds: the largest of products / peak, bytes / memory rate, bytes sent / link rate, at these shares "
-        f"of the published figures: {shares}.",
+        "Seconds: the largest of products / peak, bytes / memory rate, bytes sent / link rate, at these "
+        f"shares of the published figures: {shares}.",
         f"Hours: rows {rows}; {plan.counts.pairs} pairs to learn from and {plan.counts.held_out} held out a "
         f"dimension, {plan.counts.align} to align on; loading and saving not counted.",
         f"Figures of the chip: {plan.chip.source}.",
@@ -138,4 +142,3 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-

@@ -1,6 +1,7 @@
 """What a run does, stage after stage: which programs, how often, and what is held in memory meanwhile."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -117,7 +118,9 @@ def _pecan(setting: Setting, counts: Counts) -> Iterator[Step]:
     config, held = setting.config, _held(setting)
     names = config.dimensions
     logps = _Scores(setting, counts, held, learned=(), resident=len(names))
-    yield logps.of_pairs("pairs", "log-probabilities by the reference", counts.pairs + counts.held_out, False, {})
+    yield logps.of_pairs(
+        "pairs", "log-probabilities by the reference", counts.pairs + counts.held_out, False, {}
+    )
     run = config.prealign
     for i, name in enumerate(names):
         yield Step(
@@ -125,12 +128,18 @@ def _pecan(setting: Setting, counts: Counts) -> Iterator[Step]:
             run.epochs * counts.pairs, held.beside(i, training=True),
         )  # fmt: skip
         yield logps.of_pairs(
-            name, "held-out log-probabilities", run.evals * counts.held_out, True, held.beside(i, training=True)
+            name,
+            "held-out log-probabilities",
+            run.evals * counts.held_out,
+            True,
+            held.beside(i, training=True),
         )
     yield from _samples(setting, held, len(names))
     drawn = config.sampling.num_prompts * config.sampling.num_samples
     yield logps.of_responses("scores", "log-probabilities by the reference", config.sampling, drawn, False)
-    yield logps.of_responses("scores", "log-probabilities by policies", config.sampling, len(names) * drawn, True)
+    yield logps.of_responses(
+        "scores", "log-probabilities by policies", config.sampling, len(names) * drawn, True
+    )
     scored = (counts.held_out + counts.align) * len(names)
     yield logps.of_pairs("labels", "log-probabilities by policies", scored, True, held.beside(len(names) - 1))
     yield from _align(setting, counts, held, "policy", len(names), 1)
@@ -144,12 +153,14 @@ def _mocan(setting: Setting, counts: Counts) -> Iterator[Step]:
     trained = [n for n, s in sources.items() if not (s.path or s.table or s.function or s.exact)]
     folders = [n for n, s in sources.items() if s.path]
     run = config.score_training
-    scores = _Scores(setting, counts, held, learned=(*trained, *folders), resident=len(trained), folders=folders)
+    scores = _Scores(
+        setting, counts, held, learned=(*trained, *folders), resident=len(trained), folders=folders
+    )
     yield from _samples(setting, held, 0)
     for i, name in enumerate(trained):
-        kind = kind_of(name)
+        make = functools.partial(work.score_step, setting, kind_of(name), counts.pairs)
         yield Step(
-            name, "train step", lambda kind=kind: work.score_step(setting, kind, counts.pairs),
+            name, "train step", make,
             run.epochs * counts.pairs, held.beside(i, training=True),
         )  # fmt: skip
         yield scores.pairs_by(name, name, "held-out scores", (run.evals + 1) * counts.held_out, i + 2)
@@ -160,7 +171,9 @@ def _mocan(setting: Setting, counts: Counts) -> Iterator[Step]:
     for name in (*trained, *folders):
         yield scores.pairs_by(name, "labels", f"{name} of pairs", labelled, len(trained))
     logps = _Scores(setting, counts, held, learned=(), resident=0)
-    yield logps.of_pairs("pairs", "log-probabilities by the reference", counts.align, False, held.beside(len(trained)))
+    yield logps.of_pairs(
+        "pairs", "log-probabilities by the reference", counts.align, False, held.beside(len(trained))
+    )
     baselines = len(config.baseline_weights())
     yield from _align(setting, counts, held, "policy", len(trained) + baselines, 1 + baselines)
     if config.rounds.count > 1:
@@ -179,7 +192,9 @@ class _Scores(NamedTuple):
     resident: int  # trained adapters that are held while something is scored
     folders: tuple[str, ...] | list[str] = ()
 
-    def of_pairs(self, stage: str, what: str, examples: float, adapted: bool, held: Mapping[str, int]) -> Step:
+    def of_pairs(
+        self, stage: str, what: str, examples: float, adapted: bool, held: Mapping[str, int]
+    ) -> Step:
         """Log-probabilities of pairs."""
         make = lambda: work.pair_logps(self.setting, self.counts.pairs, adapted=adapted)  # noqa: E731
         return Step(stage, what, make, examples, held)
@@ -238,9 +253,7 @@ def _align(
     )  # fmt: skip
 
 
-def _rounds(
-    setting: Setting, counts: Counts, held: _Held, scores: _Scores, policies: int
-) -> Iterator[Step]:
+def _rounds(setting: Setting, counts: Counts, held: _Held, scores: _Scores, policies: int) -> Iterator[Step]:
     config, asked = setting.config, setting.config.sampling
     drawn, more = asked.num_prompts * asked.num_samples, config.rounds.count - 1
     beside = held.beside(policies)
@@ -251,7 +264,8 @@ def _rounds(
     for name in scores.learned:
         step = scores.responses_by(name, "rounds", f"{name} of samples", drawn, asked.max_new_tokens)
         yield step._replace(examples=(more + 1) * drawn)
-    yield Step("rounds", "train step", lambda: work.dpo_step(setting, config.align, config.beta, counts.align),
+    train = lambda: work.dpo_step(setting, config.align, config.beta, counts.align)  # noqa: E731
+    yield Step("rounds", "train step", train,
                more * config.align.epochs * counts.align, held.beside(policies, training=True))  # fmt: skip
 
 

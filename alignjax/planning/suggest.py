@@ -18,20 +18,6 @@ _ROWS = (1, 2, 4)  # rows of a batch a part of the rows, that are tried
 _RUNS = ("prealign", "align", "score_training")
 
 
-class Suggestion(NamedTuple):
-    """What was found.
-
-    Attributes:
-      config: the configuration with the overrides.
-      overrides: as the command line takes them.
-      plan: made with it.
-    """
-
-    config: Config
-    overrides: list[str]
-    plan: Plan
-
-
 def best(
     config: Config,
     decoder: DecoderConfig,
@@ -42,8 +28,8 @@ def best(
     say: Callable[[str], None],
     world: DecoderConfig | None,
     **options: Any,
-) -> Suggestion:
-    """The suggestion of least hours among the candidates that fit; if none fits, the one that needs least.
+) -> Plan:
+    """The plan of least hours among the candidates that fit; if none fits, the one that needs least.
 
     Candidates keep the rows of an update: batch size times accumulate. Arithmetic leaves out meshes whose
     weights and optimizer alone are too large, and puts first those that send least; few are compiled.
@@ -68,19 +54,16 @@ def best(
             "take a larger slice."
         )
     known: dict[Any, Measured] = {}
-    found: list[Suggestion] = []
+    found: list[Plan] = []
     for one in candidates[:_MOST]:
         say(f"trying {' '.join(one.overrides)}")
-        # The programs that need most and take longest decide; the rest is measured for the winner alone.
-        plan = make_plan(
-            setting_of(one.config, run_as(decoder, one.config), name, target.chip, devices),
-            target.chip, known=known, say=say, world=world, **options,
-        )  # fmt: skip
-        found.append(Suggestion(one.config, one.overrides, plan))
-    fitting = [one for one in found if one.plan.fits]
-    if fitting:
-        return min(fitting, key=lambda one: (one.plan.hours is None, one.plan.hours, one.plan.worst.needed))
-    return min(found, key=lambda one: one.plan.worst.needed)
+        setting = setting_of(one.config, run_as(decoder, one.config), name, target.chip, devices)
+        plan = make_plan(setting, target.chip, known=known, say=say, world=world, **options)
+        found.append(dataclasses.replace(plan, overrides=tuple(one.overrides)))
+    fitting = [one for one in found if one.fits]
+    if not fitting:
+        return min(found, key=lambda one: one.worst.needed)
+    return min(fitting, key=lambda one: (one.hours if one.hours is not None else 0.0, one.worst.needed))
 
 
 def run_as(decoder: DecoderConfig, config: Config) -> DecoderConfig:
@@ -107,7 +90,9 @@ def _candidates(
                     continue  # does not divide; another mesh may
                 weights = _standing(setting)
                 if weights <= target.chip.usable:
-                    yield _Candidate(one, overrides, _order(setting, weights, target.chip.usable, rows, tensor))
+                    yield _Candidate(
+                        one, overrides, _order(setting, weights, target.chip.usable, rows, tensor)
+                    )
 
 
 def _order(setting: Setting, weights: float, usable: float, rows: int, tensor: int) -> tuple[float, ...]:
@@ -162,5 +147,3 @@ def _changed(
 
 def _is_used(config: Config, run: str) -> bool:
     return run == "align" or (run == "prealign") == (config.method == "pecan")
-
-

@@ -1,9 +1,10 @@
 """The devices that a plan is made for: a TPU slice that is not here, or simulated ones in a GPU's place."""
 
+import dataclasses
 import importlib.util
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -14,7 +15,8 @@ from alignjax.planning.chips import GPUS, SLICES, TPUS, Chip, any_gpu
 _GPU = re.compile(r"(?P<name>gpu:(?P<gib>\d+(\.\d+)?)GiB|[a-z0-9]+(-\d+)?)(:(?P<count>\d+))?")
 
 
-class Target(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Target:
     """What a topology's name means.
 
     Attributes:
@@ -84,8 +86,6 @@ def devices(target: Target) -> Sequence[Any]:
     # A v4 chip has two cores, which a program sees as one.
     options = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
     try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=target.name, **options
-        ).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=target.name, **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise InputError(f"--topology={target.name}: libtpu refuses it: {error}") from None

@@ -1,7 +1,8 @@
 """Bytes that a compiled program moves on one chip: through its memory, and to other chips."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from alignjax.planning.hlo import Instruction, Module, branches_of, called_by, group_size, loop_of
 
@@ -17,8 +18,8 @@ _SENT = {
 }
 # Nothing is moved: names for what is there, or the two ends of something counted once.
 _FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
-    "while", "conditional", "call", "opt-barrier", "async-update", "async-done", "custom-call-done",
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
+    "replica-id", "while", "conditional", "call", "opt-barrier", "async-update", "custom-call-done",
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def traffic_of(module: Module, *, devices: int, trips: Sequence[float] = ()) -> 
 def _of_computation(module: Module, name: str, devices: int, trips: Sequence[float]) -> Traffic:
     total = Traffic()
     lines = module.computations.get(name, [])
-    values = {line.name: line for line in lines}
+    values, channels = {line.name: line for line in lines}, set[str]()
     for line in lines:
         if line.opcode == "while":
             total.add(*_of_loop(module, line, devices, trips))
@@ -73,15 +74,29 @@ def _of_computation(module: Module, name: str, devices: int, trips: Sequence[flo
             options = [_of_computation(module, one, devices, trips) for one in branches_of(line)]
             total.add(max(options, key=lambda t: (t.memory, sum(t.sent.values())), default=Traffic()))
             continue
-        called = called_by(line)
         if line.opcode == "call":
-            for one in called:
+            for one in called_by(line):
                 total.add(_of_computation(module, one, devices, trips))
             continue
-        for one in called:  # a fusion or an asynchronous start moves what it says outside; inside only sends
-            total.add(Traffic(sent=_of_computation(module, one, devices, trips).sent))
-        total.add(Traffic(_moved(module, line, values), _sent(line, values, devices)))
+        total.add(Traffic(_moved(module, line, values)))
+        for one, around in _with_fused(module, line, values):
+            channel = re.search(r"channel_id=(\d+)", one.rest)
+            # A collective that goes on behind several fusions is a line in each of them, under one channel.
+            if channel is None or channel[1] not in channels:
+                total.add(Traffic(sent=_sent(one, around, devices)))
+            channels |= set() if channel is None else {channel[1]}
     return total
+
+
+def _with_fused(
+    module: Module, line: Instruction, values: Mapping[str, Instruction]
+) -> Iterator[tuple[Instruction, Mapping[str, Instruction]]]:
+    """An instruction and all that it is fused of, each with the values beside it."""
+    yield line, values
+    for name in called_by(line):
+        inner = {one.name: one for one in module.computations.get(name, [])}
+        for one in inner.values():
+            yield from _with_fused(module, one, inner)
 
 
 def _of_loop(
@@ -119,42 +134,51 @@ def _moved(module: Module, line: Instruction, values: Mapping[str, Instruction])
         case "scatter":
             return 2 * sizes[-1]
         case "fusion":
-            inner = called_by(line)
-            return _of_fusion(module.computations.get(inner[0], []), line, sizes) if inner else 0.0
-        case "copy-start" | "slice-start":
-            return sizes[0] if line.opcode == "copy-start" else line.parts[0].size
+            return _of_fusion(module, line, sizes)
+        case "copy-start":  # gives back (copy, operand, a flag)
+            return sizes[0] + line.parts[0].size * line.parts[0].main
+        case "slice-start":  # gives back (operand, slice, a flag)
+            return line.parts[1].size * ((sizes[0] > 0) + line.parts[1].main)
+        case "custom-call" if "AllocateBuffer" in line.rest:
+            return 0.0
         case opcode if opcode.endswith("-start"):
             return sum(sizes) + max((p.size for p in line.parts if p.main), default=0.0)
     return sum(sizes) + line.main_size
 
 
-def _of_fusion(inner: Sequence[Instruction], line: Instruction, sizes: Sequence[float]) -> float:
+def _of_fusion(module: Module, line: Instruction, sizes: Sequence[float]) -> float:
     """A fusion: each operand by what is read of it, the value by what is written."""
+    inner = module.computations.get(called_by(line)[0], []) if called_by(line) else []
+    read = sum(_read_of(module, inner, place, size) for place, size in enumerate(sizes) if size)
     aliases = _aliases(inner)
-    used: dict[str, list[tuple[Instruction, int]]] = {}
-    for one in inner:
-        if one.opcode == "bitcast":
-            continue
-        for place, name in enumerate(one.operands):
-            used.setdefault(aliases.get(name, name), []).append((one, place))
     by_name = {one.name: one for one in inner}
-    read = 0.0
-    for one in inner:
-        if one.opcode != "parameter" or int(one.inside) >= len(sizes):
-            continue
-        size = sizes[int(one.inside)]
-        read += min(size, sum(_read(use, place, size, by_name) for use, place in used.get(one.name, [])))
     roots = [one for one in inner if one.root]
     root = by_name.get(aliases.get(roots[0].name, roots[0].name)) if roots else None
     return read + _written(root, line, by_name, aliases)
 
 
-def _read(use: Instruction, place: int, size: float, by_name: Mapping[str, Instruction]) -> float:
-    """Bytes that one use within a fusion reads of an operand of `size` bytes."""
+def _read_of(module: Module, inner: Sequence[Instruction], place: int, size: float) -> float:
+    """Bytes that a fused computation reads of its operand number `place`, which has `size` bytes."""
+    names = {one.name for one in inner if one.opcode == "parameter" and one.inside.strip() == str(place)}
+    read = 0.0
+    for use in inner:
+        if use.opcode == "bitcast" and use.operands and use.operands[0] in names:
+            names.add(use.name)
+            continue
+        for at, name in enumerate(use.operands):
+            if name in names:
+                read += _read_by(module, use, at, size)
+    return min(size, read)
+
+
+def _read_by(module: Module, use: Instruction, place: int, size: float) -> float:
+    """Bytes that one instruction within a fusion reads of an operand of `size` bytes."""
     if place == 0 and use.opcode in ("dynamic-slice", "slice", "gather"):
         return use.size
     if place == 0 and use.opcode == "dynamic-update-slice":
         return 0.0  # in place
+    if use.opcode == "fusion" and called_by(use):
+        return _read_of(module, module.computations.get(called_by(use)[0], []), place, size)
     return size
 
 
@@ -173,8 +197,9 @@ def _written(
         if not part.main:
             continue
         source = by_name.get(aliases.get(name, name))
-        updates = source is not None and source.opcode == "dynamic-update-slice"
-        update = by_name.get(source.operands[1]) if updates else None
+        update = None
+        if source is not None and source.opcode == "dynamic-update-slice":
+            update = by_name.get(source.operands[1])
         total += part.size if update is None else update.size
     return total
 

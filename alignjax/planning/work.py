@@ -129,9 +129,7 @@ def score_step(setting: Setting, kind: Kind, pairs: int) -> Program:
     signs = kind == "cost" and config.score_model.signs
     _, optimizer, bucket, batch = _pairs(setting, config.score_training, pairs, signs=signs)
     extra = config.score_model
-    steps = score_steps(
-        model.config, _settings_of(lora), kind, extra.regularizer, extra.centering, optimizer
-    )
+    steps = score_steps(model.config, _settings_of(lora), kind, extra.regularizer, extra.centering, optimizer)
     trainable, frozen = model.params, None
     if lora is not None:
         trainable = {"lora": lora.params, "head": model.params["head"]}
@@ -284,7 +282,9 @@ def _logps(setting: Setting, bucket: Bucket, count: int, slots: int, *, adapted:
     return Program(slot_logps_jit, arguments, kinds, rows, rows * bucket.tokens)
 
 
-def _scores(setting: Setting, function: Any, kind: Kind, batch: Any, tokens: int, *, adapted: bool) -> Program:
+def _scores(
+    setting: Setting, function: Any, kind: Kind, batch: Any, tokens: int, *, adapted: bool
+) -> Program:
     model = score_model(setting, kind, reference_params(setting))
     lora = adapter(setting) if adapted else None
     kinds = {"parameters": bytes_a_device(model), "adapters": _size(lora)}

@@ -16,6 +16,7 @@ from alignjax.data.batches import Bucket, ResponseBatch, Rows
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.models.rows import parts_of
 from alignjax.policy.logps import chunk_width, columns, over_responses
 
 
@@ -120,7 +121,8 @@ def _completion_kl(
         skip = lambda own, ref, valid: jnp.zeros(valid.shape[:1], jnp.float32)  # noqa: E731 (a branch)
         return None, jax.lax.cond(jnp.any(chunk[2]), chunk_kl, skip, *chunk)
 
-    width = chunk_width(configs[0].vocab_size, *valid.shape)
+    rows, targets = valid.shape
+    width = chunk_width(configs[0].vocab_size, rows // parts_of(own), targets)
     # [chunks, B]
     _, sums = jax.lax.scan(body, None, (columns(own, width), columns(ref, width), columns(valid, width)))
     return jnp.sum(sums, axis=0)

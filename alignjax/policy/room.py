@@ -1,6 +1,6 @@
-"""How many continuations are drawn together: what sharing the weights asks for, or what memory has room for.
+"""How many continuations are drawn together: what sharing the weights asks for, or memory has room for.
 
-Pure arithmetic of shapes, so that a plan for devices that are not here gets the same answer as the run on them.
+Arithmetic of shapes, so that a plan for devices that are not here gets the same answer as the run on them.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from alignjax.models import DecoderConfig
 from alignjax.models.lora import projection_sizes
 
-# Continuations a part of the rows that are drawn together where neither K nor memory says otherwise: enough to
-# share the reading of the weights.
+# Continuations a part of the rows that are drawn together where neither K nor memory says otherwise: enough
+# to share the reading of the weights.
 _ROWS = 128
 # Share of the memory that is left to the rest: what was read of the prompts, logits, adapters.
 _RESERVE = 1 / 16
@@ -44,10 +44,10 @@ def drawn_together(
 
     128 rows a part, or K where that is more; halved until
 
-        weights + cache of rows + 2 cache of prompts  <=  memory (1 - 1 / 16)
+        weights + cache of rows and of prompts  <=  memory (1 - 1 / 16)
 
-    where a cache takes 2 L KV H bytes of the compute type a token, and what was read of a prompt is held in the
-    order it was read and in the order it is used. K that is more than there are rows is divided evenly.
+    where a cache takes 2 L KV H numbers of the compute type a token. K that is more than there are rows is
+    divided evenly.
 
     Args:
       config: the decoder's shape.
@@ -63,7 +63,9 @@ def drawn_together(
     if memory is not None:
         weights = num_weights(config) * jnp.dtype(config.dtype).itemsize / (fsdp * tensor)
         free = memory * (1 - _RESERVE) - weights
-        while rows > 1 and cache_bytes(config, _shape(rows, num_samples), max_new_tokens, width) / tensor > free:
+        while (
+            rows > 1 and cache_bytes(config, _shape(rows, num_samples), max_new_tokens, width) / tensor > free
+        ):
             rows //= 2
     prompts, samples = _shape(rows, num_samples)
     calls = -(-num_samples // samples)
@@ -71,10 +73,10 @@ def drawn_together(
 
 
 def cache_bytes(config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int) -> int:
-    """Bytes of keys and values while prompts of `width` tokens are gone on from, as `drawn_together` counts."""
+    """Bytes of keys and values while prompts of `width` tokens are gone on from."""
     token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(config.dtype).itemsize
     slots = drawn.samples * max(max_new_tokens - 1, 1)
-    return drawn.prompts * token * (slots + 2 * width)
+    return drawn.prompts * token * (slots + width)
 
 
 def _shape(rows: int, num_samples: int) -> Together:

@@ -328,9 +328,7 @@ def _append(
     )
 
 
-def _pick(
-    keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: Array
-) -> tuple[Array, Array]:
+def _pick(keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: Array) -> tuple[Array, Array]:
     """Token ids [N, K] int32 from logits [N, K, V], one key each, and their log-probabilities."""
     flat = logits.reshape(-1, logits.shape[2])
     largest = jnp.max(flat, axis=1, keepdims=True)
