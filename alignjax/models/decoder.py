@@ -5,6 +5,8 @@ a key/value head, N prompts, P prompt tokens, K continuations of one prompt, S s
 """
 
 import functools
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +17,10 @@ from jax import Array
 from alignjax.models.attention import apply_rope, attend, attend_cached, attention_mask, rope_tables
 from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import TARGETS, Lora
+from alignjax.models.rows import along_rows
 
 Params = Any  # a nested dict of arrays
+Masks = Mapping[str, Array]
 LayerCache = tuple[Array, Array, Array, Array]  # k and v of prompts [N, KV, P, H], of slots [N, K, KV, S, H]
 
 
@@ -89,17 +93,18 @@ class Block(nn.Module):
 
     def prefill(self, h: Array, rope: tuple[Array, Array], mask: Array) -> tuple[Array, tuple[Array, Array]]:
         """The same, and the keys and values [B, T, KV, H] it used."""
-        q, k, v = self._qkv(h, rope)
-        h = h + self._out(attend(q, k, v, mask, kernel=self.config.attention))
-        return h + self._mlp(h), (k, v)
+        keep = self._kept(h)
+        q, k, v = self._qkv(h, rope, keep)
+        h = along_rows(h + self._out(attend(q, k, v, mask, kernel=self.config.attention), keep))
+        return along_rows(h + self._mlp(h, keep)), (k, v)
 
     def decode(
         self, h: Array, layer_cache: LayerCache, rope: tuple[Array, Array], masks: tuple[Array, Array]
     ) -> tuple[Array, tuple[Array, Array]]:
         """One token a continuation: h [N, K, D] -> [N, K, D] and its keys and values [N, K, KV, H]."""
-        q, k, v = self._qkv(h, rope)
-        h = h + self._out(attend_cached(q, k, v, *layer_cache, *masks))
-        return h + self._mlp(h), (k, v)
+        q, k, v = self._qkv(h, rope, {})
+        h = along_rows(h + self._out(attend_cached(q, k, v, *layer_cache, *masks), {}))
+        return along_rows(h + self._mlp(h, {})), (k, v)
 
     def decode_into(
         self,
@@ -110,19 +115,44 @@ class Block(nn.Module):
         step: Array,
     ) -> tuple[Array, tuple[Array, Array]]:
         """The same, but returns the continuations' part of the cache with slot `step` filled."""
-        q, k, v = self._qkv(h, rope)
+        q, k, v = self._qkv(h, rope, {})
         prompt_k, prompt_v, cache_k, cache_v = layer_cache
         # Written before the rest is read: in the other order the compiler copies the whole cache.
         cache_k, cache_v = (
             jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None], step, axis=3)
             for cache, new in ((cache_k, k), (cache_v, v))
         )
-        h = h + self._out(attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, *masks))
-        return h + self._mlp(h), (cache_k, cache_v)
+        h = along_rows(
+            h + self._out(attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, *masks), {})
+        )
+        return along_rows(h + self._mlp(h, {})), (cache_k, cache_v)
 
-    def _qkv(self, h: Array, rope: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def _kept(self, h: Array) -> Masks:
+        """What dropout keeps of every adapter's input, by the first projection that reads it; {}: no dropout.
+
+        All are drawn at once, 16 bits each: a program that hashes at four places takes minutes to compile for
+        a TPU, and half of the bits are half of the work.
+        """
+        if self.lora_dropout == 0.0 or not self.has_rng("dropout"):
+            return {}
         c = self.config
-        q, k, v = self._project(("q", "k", "v"), self.attn_norm(h))
+        widths = {"q": c.hidden_size, "o": c.num_heads * c.head_dim, "gate": c.hidden_size}
+        widths["down"] = c.intermediate_size
+        read_by = {"q": ("q", "k", "v"), "gate": ("gate", "up")}
+        sizes = {
+            name: width
+            for name, width in widths.items()
+            if any(self.has_variable("lora", reader) for reader in read_by.get(name, (name,)))
+        }
+        shape = (*h.shape[:2], sum(sizes.values()))
+        bits = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint16)
+        kept = bits < jnp.uint16(min(round((1.0 - self.lora_dropout) * 2**16), 2**16 - 1))
+        ends = list(itertools.accumulate(sizes.values()))
+        return dict(zip(sizes, jnp.split(kept, ends[:-1], axis=2), strict=True))
+
+    def _qkv(self, h: Array, rope: tuple[Array, Array], keep: Masks) -> tuple[Array, Array, Array]:
+        c = self.config
+        q, k, v = jax.lax.optimization_barrier(self._project(("q", "k", "v"), self.attn_norm(h), keep))
         q = q.reshape(*h.shape[:2], c.num_heads, c.head_dim)
         k = k.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
         v = v.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
@@ -130,14 +160,14 @@ class Block(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return apply_rope(q, *rope), apply_rope(k, *rope), v
 
-    def _out(self, x: Array) -> Array:
-        return self._project(("o",), x.reshape(*x.shape[:2], -1))[0]
+    def _out(self, x: Array, keep: Masks) -> Array:
+        return self._project(("o",), x.reshape(*x.shape[:2], -1), keep)[0]
 
-    def _mlp(self, h: Array) -> Array:
-        gate, up = self._project(("gate", "up"), self.mlp_norm(h))
-        return self._project(("down",), nn.silu(gate) * up)[0]
+    def _mlp(self, h: Array, keep: Masks) -> Array:
+        gate, up = self._project(("gate", "up"), self.mlp_norm(h), keep)
+        return self._project(("down",), nn.silu(gate) * up, keep)[0]
 
-    def _project(self, names: tuple[str, ...], x: Array) -> list[Array]:
+    def _project(self, names: tuple[str, ...], x: Array, keep: Masks) -> list[Array]:
         """X through each named projection and its adapter, y = x W + scale (x A) B."""
         linears = dict(
             zip(TARGETS, (self.q, self.k, self.v, self.o, self.gate, self.up, self.down), strict=True)
@@ -146,9 +176,8 @@ class Block(nn.Module):
         adapted = [n for n in names if self.has_variable("lora", n)]
         if not adapted:
             return outputs
-        if self.has_rng("dropout") and self.lora_dropout > 0.0:
-            keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.lora_dropout, x.shape)
-            x = jnp.where(keep, x / (1.0 - self.lora_dropout), jnp.zeros((), x.dtype))
+        if names[0] in keep:
+            x = jnp.where(keep[names[0]], x / (1.0 - self.lora_dropout), jnp.zeros((), x.dtype))
         pairs = [self.get_variable("lora", n) for n in adapted]
         # One product for all adapters that read x: the gradient of A is a thin product x^T dy, slow
         # in proportion to how often it is done rather than to its width.
@@ -218,7 +247,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """[...] int32 -> [..., D] in the compute dtype."""
-        return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype)
+        return along_rows(jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype))
 
     def normed(self, hidden: Array) -> Array:
         """The final norm of [..., D]."""

@@ -75,5 +75,9 @@ def place_head(head: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
     """The head of a score model, along the hidden states; without a mesh as it is."""
     if mesh is None:
         return head
-    axes = {name: _HEAD_AXES[name] for name in head}
-    return jax.device_put(head, tree_shardings(axes, mesh))
+    return jax.device_put(head, head_shardings(head, mesh))
+
+
+def head_shardings(head: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Sharding of every array of a score model's head."""
+    return tree_shardings({name: _HEAD_AXES[name] for name in head}, mesh)

@@ -16,6 +16,7 @@ from alignjax.data.batches import Bucket, ResponseBatch, Rows
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.models.rows import parts_of
 from alignjax.policy.logps import chunk_width, columns, over_responses
 
 
@@ -56,9 +57,12 @@ def completion_kl(
         raise InputError(
             f"completion_kl: vocabularies of {sizes[0]} and {sizes[1]} tokens; give one tokenizer."
         )
-    return _completion_kl_jit(
+    # An adapted policy and its reference have the same weights: given twice, they would count twice against
+    # the device's memory where the program is compiled.
+    shared = reference.params is model.params
+    return completion_kl_jit(
         (model.config, reference.config),
-        (model.params, reference.params),
+        (model.params,) if shared else (model.params, reference.params),
         (lora, reference_lora),
         batch.rows,
     )
@@ -89,10 +93,12 @@ def response_kl(
 
 def _completion_kl(
     configs: tuple[DecoderConfig, DecoderConfig],
-    params: tuple[Any, Any],
+    params: tuple[Any, ...],
     loras: tuple[Lora | None, Lora | None],
     rows: Rows,
 ) -> Array:
+    """Sums over tokens [B]; `params` are the policy's and the reference's, or one for both."""
+    params = (params[0], params[-1])
     tokens, positions, segments, branches, target_index, _, slots = (jnp.asarray(field) for field in rows)
     valid = slots >= 0
 
@@ -115,10 +121,11 @@ def _completion_kl(
         skip = lambda own, ref, valid: jnp.zeros(valid.shape[:1], jnp.float32)  # noqa: E731 (a branch)
         return None, jax.lax.cond(jnp.any(chunk[2]), chunk_kl, skip, *chunk)
 
-    width = chunk_width(configs[0].vocab_size, *valid.shape)
+    rows, targets = valid.shape
+    width = chunk_width(configs[0].vocab_size, rows // parts_of(own), targets)
     # [chunks, B]
     _, sums = jax.lax.scan(body, None, (columns(own, width), columns(ref, width), columns(valid, width)))
     return jnp.sum(sums, axis=0)
 
 
-_completion_kl_jit = jax.jit(_completion_kl, static_argnums=(0,))
+completion_kl_jit = jax.jit(_completion_kl, static_argnums=(0,))

@@ -17,6 +17,7 @@ from alignjax.data.batches import response_lengths as lengths_of
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.models.rows import parts_of
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import batch_rows, placer
 
@@ -130,16 +131,16 @@ def token_logps(
         return None, jax.lax.cond(jnp.any(chunk[2]), chunk_logps, skip, *chunk)
 
     num_targets = valid.shape[1]
-    width = chunk_width(config.vocab_size, *valid.shape)
+    width = chunk_width(config.vocab_size, valid.shape[0] // parts_of(hidden), valid.shape[1])
     chunks = tuple(columns(x, width) for x in (hidden, targets, valid))
     _, token = jax.lax.scan(body, None, chunks)  # [chunks, B, width]
     return jnp.swapaxes(token, 0, 1).reshape(valid.shape[0], -1)[:, :num_targets]
 
 
 def chunk_width(vocab_size: int, num_rows: int, num_targets: int) -> int:
-    """Columns of [B, R] a chunk; B times this is about the rows of logits that may exist at once."""
+    """Columns of [B, R] a chunk; B, on one device, times this is about the rows of logits there at once."""
     rows = max(_CHUNK_ROWS, _CHUNK_LOGITS // vocab_size)
-    most = max(1, rows // num_rows)
+    most = max(1, rows // max(1, num_rows))
     num_chunks = -(-num_targets // most)
     return -(-num_targets // num_chunks)  # even chunks, so that the last one is hardly padded
 

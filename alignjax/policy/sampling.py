@@ -25,13 +25,10 @@ from alignjax.models import (
     step_function,
     unembed,
 )
-from alignjax.policy import draws
+from alignjax.policy import draws, room
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import placer, row_parts
 
-# Continuations that are drawn together where the caller does not say: enough to share the reading of the
-# weights, and little enough for their keys and values to fit.
-_ROWS = 128
 # Lengths that prompts are padded to; beyond them, multiples of the last.
 _PROMPT_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
@@ -83,8 +80,9 @@ def sample(
       temperature: > 0.
       top_p: in (0, 1]; 1 is the full distribution.
       lora: adapters; None: the base model.
-      prompt_batch_size: prompts computed together, on a mesh rounded up to what it divides; None: as many as
-        make about 128 continuations a part of the rows.
+      prompt_batch_size: prompts computed together with all their continuations, on a mesh rounded up to what
+        it divides; None: as many as make 128 continuations a part of the rows, or fewer where the device's
+        memory has no room for them (see `policy.room`).
       progress: called with the number of prompts done since the last call.
       places: each prompt's place in the list that `prompts` are a part of, N ints; None: 0 to N - 1. The
         rest of a list is then drawn as with the whole of it.
@@ -109,7 +107,7 @@ def sample(
     if not 0.0 < top_p <= 1.0:
         raise InputError(f"sample: top_p is {top_p}; it must be above 0 and at most 1.")
     ends = end_ids(model)
-    draw = _Draw(num_samples, max_new_tokens, ends, False, tempered=temperature != 1.0, nucleus=top_p < 1.0)
+    draw = Draw(num_samples, max_new_tokens, ends, False, tempered=temperature != 1.0, nucleus=top_p < 1.0)
     if places is not None and len(places) != len(prompts):
         raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
     warp = temperature, top_p
@@ -127,13 +125,13 @@ def greedy(
     mesh: Mesh | None = None,
 ) -> Samples:
     """The most probable token at every step; arguments, result (with K = 1) and errors as `sample`."""
-    draw = _Draw(1, max_new_tokens, end_ids(model), greedy=True, tempered=False, nucleus=False)
+    draw = Draw(1, max_new_tokens, end_ids(model), greedy=True, tempered=False, nucleus=False)
     key, warp = jax.random.key(0), (1.0, 1.0)
     return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, mesh=mesh)
 
 
-class _Draw(NamedTuple):
-    """What is compiled into the program; hashable."""
+class Draw(NamedTuple):
+    """What is compiled into the sampler; hashable."""
 
     num_samples: int
     max_new_tokens: int
@@ -153,7 +151,7 @@ def _run(
     key: Array,
     model: Model,
     prompts: Sequence[np.ndarray],
-    draw: _Draw,
+    draw: Draw,
     warp: tuple[float, float],
     lora: Lora | None,
     prompt_batch_size: int | None,
@@ -168,8 +166,13 @@ def _run(
     if prompt_batch_size is not None and prompt_batch_size < 1:
         raise InputError(f"sample: prompt_batch_size is {prompt_batch_size}; it must be at least 1.")
     _check_prompts(prompts, model.config.vocab_size)
-    parts, place = row_parts(mesh), placer(mesh)
-    most = prompt_batch_size or max(1, _ROWS // draw.num_samples) * parts
+    place = placer(mesh)
+    together = room.Together(prompt_batch_size or 0, draw.num_samples)
+    if prompt_batch_size is None:
+        width = padded_length(max(map(len, prompts), default=1))
+        asked = draw.num_samples, draw.max_new_tokens, width
+        together = room.drawn_together(model.config, *asked, mesh, room.memory_of(mesh))
+    most, part_of = together.prompts, draw._replace(num_samples=together.samples)
     shape = (len(prompts), draw.num_samples)
     result = Samples(
         np.zeros((*shape, draw.max_new_tokens), np.int32),
@@ -177,23 +180,27 @@ def _run(
         np.zeros(shape, np.float32),
     )
     temperature, top_p = (jnp.float32(x) for x in warp)
-    size = min(most, 1 << (len(prompts) - 1).bit_length()) if prompts else 1  # a power of two: few programs
-    size = -(-size // parts) * parts
+    size = prompts_together(len(prompts), most, mesh)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # neighbours need little padding
     for start in range(0, len(prompts), size):
         rows = order[start : start + size]
         # The last batch is filled up with its first prompt: one shape, and rows that end like real ones.
         filled = rows + rows[:1] * (size - len(rows))
-        tokens = np.zeros((size, _padded_length(len(prompts[rows[-1]]))), np.int32)
+        tokens = np.zeros((size, padded_length(len(prompts[rows[-1]]))), np.int32)
         for row, i in enumerate(filled):
             tokens[row, : len(prompts[i])] = prompts[i]
         lengths = np.array([len(prompts[i]) for i in filled], np.int32)
         index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
         batch = place((tokens, lengths, index))
-        found = _generate(model.config, draw, mesh, model.params, lora, key, *batch, temperature, top_p)
-        part = Samples(*(processes.whole(x)[: len(rows)] for x in found))
-        for whole, some in zip(result, part, strict=True):
-            whole[rows] = some
+        weights, found = (model.config, part_of, mesh, model.params, lora, key), []
+        for first in range(0, draw.num_samples, together.samples):
+            some = generate_jit(*weights, *batch, np.int32(first), temperature, top_p)
+            found.append([processes.whole(x) for x in some])  # waited for: the next call needs the room
+        # The last call may have drawn more continuations than are wanted.
+        whole = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
+        part = Samples(*(x[: len(rows), : draw.num_samples] for x in whole))
+        for field, some in zip(result, part, strict=True):
+            field[rows] = some
         if keep is not None:
             keep(rows, part)
         preemption.stop_if_asked()
@@ -211,7 +218,15 @@ def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int) -> None:
             raise InputError(f"sample: prompt {i} has id {wrong[0]}; the vocabulary has {vocab_size} ids.")
 
 
-def _padded_length(length: int) -> int:
+def prompts_together(count: int, most: int, mesh: Mesh | None) -> int:
+    """Prompts of each call where there are `count` and `most` may be; on a mesh a multiple of its parts."""
+    parts = row_parts(mesh)
+    size = min(most, 1 << (count - 1).bit_length()) if count else 1  # a power of two: few programs
+    return -(-size // parts) * parts
+
+
+def padded_length(length: int) -> int:
+    """Tokens that a prompt of this length is padded to: few lengths, few programs."""
     for fixed in _PROMPT_LENGTHS:
         if length <= fixed:
             return fixed
@@ -231,9 +246,9 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _generate(
+def generate_jit(
     config: DecoderConfig,
-    draw: _Draw,
+    draw: Draw,
     mesh: Mesh | None,
     params: Any,
     lora: Lora | None,
@@ -241,10 +256,14 @@ def _generate(
     prompts: Array,
     prompt_lengths: Array,
     index: Array,
+    first_sample: Array,
     temperature: Array,
     top_p: Array,
 ) -> tuple[Array, Array, Array]:
-    """One batch: prompts [N, P], padded on the right, their lengths and places [N] -> Samples' fields."""
+    """One batch: prompts [N, P], padded on the right, their lengths and places [N] -> Samples' fields.
+
+    The continuations are number `first_sample` [] int32 and those after it.
+    """
     num, width = prompts.shape
     samples, limit = draw.num_samples, draw.max_new_tokens
     positions = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None, :], (num, width))
@@ -254,7 +273,7 @@ def _generate(
     logits = unembed(config, params, last_hidden)  # once a prompt, not once a continuation
     prompt_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     fold_samples = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    numbers = jnp.arange(samples, dtype=jnp.int32)
+    numbers = first_sample + jnp.arange(samples, dtype=jnp.int32)
     keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
     # The last token is never read again, so it needs no slot.
     cache = empty_cache(config, num, samples, max(limit - 1, 1))
@@ -288,7 +307,7 @@ def _append(
     state: _State,
     logits: Array,
     keys: Array,
-    draw: _Draw,
+    draw: Draw,
     pick: Callable[[Array, Array], tuple[Array, Array]],
 ) -> _State:
     """Draws one token a continuation from logits [N, K, V] and records it where the continuation goes on."""
@@ -311,9 +330,7 @@ def _append(
     )
 
 
-def _pick(
-    keys: Array, logits: Array, *, draw: _Draw, temperature: Array, top_p: Array
-) -> tuple[Array, Array]:
+def _pick(keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: Array) -> tuple[Array, Array]:
     """Token ids [N, K] int32 from logits [N, K, V], one key each, and their log-probabilities."""
     flat = logits.reshape(-1, logits.shape[2])
     largest = jnp.max(flat, axis=1, keepdims=True)

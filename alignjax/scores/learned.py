@@ -59,7 +59,7 @@ def learned_scores(
         batches = response_batches(responses, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)  # no part of the compiled program
         over_batches(
-            batches, lambda batch: _response_scores_jit(model, lora, batch), result, progress, mesh=mesh
+            batches, lambda batch: response_scores_jit(model, lora, batch), result, progress, mesh=mesh
         )
     _check_finite(result, "learned_scores", "response")
     return result[:, 0]
@@ -99,7 +99,7 @@ def learned_pair_scores(
         rows = batch_rows(batch_size, len(pairs), mesh)
         batches = pair_batches(pairs, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)
-        over_batches(batches, lambda batch: _pair_scores_jit(model, lora, batch), result, progress, mesh=mesh)
+        over_batches(batches, lambda batch: pair_scores_jit(model, lora, batch), result, progress, mesh=mesh)
     _check_finite(result, "learned_pair_scores", "pair")
     return result
 
@@ -145,8 +145,8 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
 
 # The compiled forms, once for each shape of batch; columns are the responses of a row.
-_response_scores_jit = jax.jit(lambda model, lora, batch: response_scores(model, batch, lora=lora)[:, None])
-_pair_scores_jit = jax.jit(lambda model, lora, batch: jnp.stack(pair_scores(model, batch, lora=lora), axis=1))
+response_scores_jit = jax.jit(lambda model, lora, batch: response_scores(model, batch, lora=lora)[:, None])
+pair_scores_jit = jax.jit(lambda model, lora, batch: jnp.stack(pair_scores(model, batch, lora=lora), axis=1))
 
 
 def _check_batch_size(batch_size: int, where: str) -> None:

@@ -92,7 +92,7 @@ def test_adapters_are_applied(model, responses, alone):
 
 
 def test_the_second_call_compiles_nothing(model, responses):
-    compiled: Any = module._response_scores_jit  # jax's type does not declare _cache_size
+    compiled: Any = module.response_scores_jit  # jax's type does not declare _cache_size
     learned_scores(model, responses, batch_size=4, buckets=WIDE)
     before = compiled._cache_size()
     learned_scores(model.replace(tokenizer=None), responses[::-1], batch_size=4, buckets=WIDE)

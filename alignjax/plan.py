@@ -1,0 +1,94 @@
+"""Says, before anything is rented, whether a run fits a slice and what it costs there.
+
+    python -m alignjax.plan --config=FILE[:PRESET] --topology=v5e:4x4 [--config.FIELD=VALUE ...]
+        [--model=NAME|FOLDER] [--pairs=N] [--mean_length=N] [--only=STAGE,...] [--suggest] [--json]
+
+Every program of every stage is compiled for the slice, without a TPU and without weights. Exit status 4: some
+stage does not fit.
+"""
+
+import json
+import os
+import sys
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from alignjax import cli
+from alignjax.config import from_mapping
+from alignjax.data.worlds import world_for
+from alignjax.errors import InputError
+from alignjax.models import config_from_hf
+from alignjax.planning import shapes, show, suggest, targets
+from alignjax.planning.inputs import filled
+from alignjax.planning.run import make_plan, setting_of
+
+EXIT_DOES_NOT_FIT = 4
+# Of PKU-SafeRLHF-30K, the published setting's data.
+_PAIRS = 30_000
+
+
+def _define_flags() -> None:
+    config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
+    flags.DEFINE_string("topology", "", "v5e:4x4, v5p:2x2x1, ...; h100:8; gpu:80GiB:8.")
+    flags.DEFINE_string(
+        "model", "", "A known shape or a folder with config.json; default: the configuration's."
+    )
+    flags.DEFINE_integer(
+        "pairs", _PAIRS, "Labelled pairs a dimension, of files; for the hours.", lower_bound=2
+    )
+    flags.DEFINE_integer(
+        "mean_length",
+        None,
+        "Mean tokens of prompt and response, for the hours; default: the longest.",
+        lower_bound=1,
+    )
+    flags.DEFINE_list("only", [], "Stages to plan; default: all.")
+    flags.DEFINE_boolean("suggest", False, "Try meshes, remat and batch sizes and name the best that fits.")
+    flags.DEFINE_boolean("json", False, "Print JSON.")
+
+
+def _main(unset: list[str]) -> None:
+    given = flags.FLAGS
+    values = cli.load_config(lambda: given.config)
+    if values is None:
+        raise InputError("--config is missing; give --config=configs/pecan.py.")
+    cli.load_config(lambda: cli.unset(values, unset))
+    target = targets.parse(given.topology)
+    config = from_mapping(filled(cli.load_config(lambda: values.to_dict())))
+    _, _, preset = config_flags.get_config_filename(given["config"]).partition(":")
+    if config.data.world is None:
+        (decoder, name), world = shapes.decoder_of(config.model, given.model, preset), None
+    else:
+        name = f"the reference of {config.data.world}"
+        world = config_from_hf(dict(world_for(config.data.world).decoder_fields))
+        decoder = shapes.run_as(world, config.model)
+    if target.simulated:
+        jax.config.update("jax_num_cpu_devices", target.count)
+    devices = targets.devices(target)
+    options = {"pairs": given.pairs, "mean_length": given.mean_length, "world": world, "only": given.only}
+    options["say"] = lambda line: print(line, file=sys.stderr, flush=True)
+    if given.suggest:
+        plan = suggest.best(config, decoder, name, target, devices, **options)
+    else:
+        plan = make_plan(setting_of(config, decoder, name, target.chip, devices), target.chip, **options)
+    print(json.dumps(show.json_of(plan, target), indent=2) if given.json else show.text_of(plan, target))
+    if not plan.fits:
+        print(show.refusal_of(plan, target), file=sys.stderr)
+        sys.exit(EXIT_DOES_NOT_FIT)
+
+
+def main() -> None:
+    """Entry point."""
+    # No device is used. The compiler must not look for the metadata of a cloud's machine, and several plans
+    # may be made at once.
+    jax.config.update("jax_platforms", "cpu")
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    _define_flags()
+    unset = cli.take_unset(sys.argv)
+    cli.run(lambda: _main(unset), required=["topology"])
+
+
+if __name__ == "__main__":
+    main()

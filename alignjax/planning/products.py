@@ -1,0 +1,42 @@
+"""FLOPs of a function's matrix products, from what was traced: loops are counted with all of their turns."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def product_flops(jaxpr: Any, trips: Sequence[float] = ()) -> float:
+    """FLOPs of the matrix products of a traced function, on all devices together.
+
+        2 x (elements of the result) x (length of the contracted dimensions),   for each product
+
+    Recomputation (remat) is part of what was traced. Of the branches of a condition the dearest is counted.
+
+    Args:
+      jaxpr: of `jitted.trace(...)`.
+      trips: turns of loops that end when data say so, the outermost first, as many as are nested; a loop that
+        none is given for is counted once.
+    """
+    inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return sum(_of_equation(equation, trips) for equation in inner.eqns)
+
+
+def _of_equation(equation: Any, trips: Sequence[float]) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[d] for d in contracted)
+    if name == "scan":
+        return params["length"] * product_flops(params["jaxpr"], trips)
+    if name == "while":
+        return (trips[0] if trips else 1.0) * product_flops(params["body_jaxpr"], trips[1:])
+    if name == "cond":
+        return max(product_flops(branch, trips) for branch in params["branches"])
+    return sum(product_flops(one, trips) for one in _jaxprs(params))
+
+
+def _jaxprs(params: dict[str, Any]) -> list[Any]:
+    return [value for value in params.values() if isinstance(value, ClosedJaxpr | Jaxpr)]

@@ -1,0 +1,149 @@
+"""Tries meshes, remat and batch sizes, and names the fastest that fits."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from alignjax.config import Config, TrainingSettings
+from alignjax.errors import InputError
+from alignjax.models import DecoderConfig
+from alignjax.planning.abstract import bytes_a_device
+from alignjax.planning.measure import Measured
+from alignjax.planning.run import Plan, make_plan, setting_of
+from alignjax.planning.targets import Target
+from alignjax.planning.work import Setting, adapter, reference_params
+
+_MOST = 4  # candidates that are compiled, of those that arithmetic leaves
+_ROWS = (1, 2, 4)  # rows of a batch a part of the rows, that are tried
+_RUNS = ("prealign", "align", "score_training")
+
+
+def best(
+    config: Config,
+    decoder: DecoderConfig,
+    name: str,
+    target: Target,
+    devices: Sequence[Any],
+    *,
+    say: Callable[[str], None],
+    world: DecoderConfig | None,
+    **options: Any,
+) -> Plan:
+    """The plan of least hours among the candidates that fit; if none fits, the one that needs least.
+
+    Candidates keep the rows of an update: batch size times accumulate. Arithmetic leaves out meshes whose
+    weights and optimizer alone are too large, and puts first those that send least; few are compiled.
+
+    Args:
+      config: checked.
+      decoder: the reference's shape.
+      name: what it is called.
+      target: the slice.
+      devices: of `targets.devices`.
+      say: told of each candidate.
+      world: as of `make_plan`.
+      options: of `make_plan`.
+
+    Raises:
+      InputError: no mesh divides the model and its batches.
+    """
+    candidates = sorted(_candidates(config, decoder, name, target, devices), key=lambda one: one.order)
+    if not candidates:
+        raise InputError(
+            f"--suggest: no mesh of {target.count} devices divides {name} and leaves room for its weights; "
+            "take a larger slice."
+        )
+    known: dict[Any, Measured] = {}
+    found: list[Plan] = []
+    for one in candidates[:_MOST]:
+        say(f"trying {' '.join(one.overrides)}")
+        setting = setting_of(one.config, run_as(decoder, one.config), name, target.chip, devices)
+        plan = make_plan(setting, target.chip, known=known, say=say, world=world, **options)
+        found.append(dataclasses.replace(plan, overrides=tuple(one.overrides)))
+    fitting = [one for one in found if one.fits]
+    if not fitting:
+        return min(found, key=lambda one: one.worst.needed)
+    return min(fitting, key=lambda one: (one.hours if one.hours is not None else 0.0, one.worst.needed))
+
+
+def run_as(decoder: DecoderConfig, config: Config) -> DecoderConfig:
+    """The decoder as a candidate runs it."""
+    return dataclasses.replace(decoder, remat=config.model.remat)
+
+
+class _Candidate(NamedTuple):
+    config: Config
+    overrides: list[str]
+    order: tuple[float, ...]  # smaller is tried first
+
+
+def _candidates(
+    config: Config, decoder: DecoderConfig, name: str, target: Target, devices: Sequence[Any]
+) -> Iterator[_Candidate]:
+    for data, fsdp, tensor in _meshes(target.count):
+        for rows in _ROWS:
+            for remat in (True,) if config.model.remat else (False, True):
+                one, overrides = _changed(config, data, fsdp, tensor, rows, remat=remat)
+                try:
+                    setting = setting_of(one, run_as(decoder, one), name, target.chip, devices)
+                except InputError:
+                    continue  # does not divide; another mesh may
+                weights = _standing(setting)
+                if weights <= target.chip.usable:
+                    yield _Candidate(
+                        one, overrides, _order(setting, weights, target.chip.usable, rows, tensor)
+                    )
+
+
+def _order(setting: Setting, weights: float, usable: float, rows: int, tensor: int) -> tuple[float, ...]:
+    """Least doubt first: weights within half of the memory, then little sent, then many rows at once."""
+    mesh = setting.mesh.shape
+    return (weights > 0.7 * usable, tensor > 1, mesh["fsdp"] > 8, mesh["fsdp"], setting.decoder.remat, -rows)
+
+
+def _standing(setting: Setting) -> float:
+    """Bytes a chip of weights, adapters and optimizer, whatever the batch."""
+    body, lora = bytes_a_device(reference_params(setting)), adapter(setting)
+    trained = body if lora is None else bytes_a_device(lora.params)
+    # Two moments and a sum of gradients; fully trained weights stand beside the reference.
+    return body + trained * 4
+
+
+def _meshes(count: int) -> Iterator[tuple[int, int, int]]:
+    for fsdp in _divisors(count):
+        for tensor in _divisors(count // fsdp):
+            yield count // fsdp // tensor, fsdp, tensor
+
+
+def _divisors(count: int) -> list[int]:
+    return [n for n in range(1, count + 1) if count % n == 0]
+
+
+def _changed(
+    config: Config, data: int, fsdp: int, tensor: int, rows: int, *, remat: bool
+) -> tuple[Config, list[str]]:
+    """The configuration on another mesh, with batches of so many rows a part; rows of an update are kept."""
+    parts = data * fsdp
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    overrides = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+    changes: dict[str, Any] = {"mesh": dataclasses.replace(config.mesh, **sizes)}
+    if remat != config.model.remat:
+        changes["model"] = dataclasses.replace(config.model, remat=remat)
+        overrides.append(f"--config.model.remat={remat}")
+    for run in (name for name in _RUNS if _is_used(config, name)):
+        old: TrainingSettings = getattr(config, run)
+        total = old.batch_size * old.accumulate
+        batch = min(parts * rows, -(-total // parts) * parts)
+        accumulate = max(1, round(total / batch))
+        if (batch, accumulate) != (old.batch_size, old.accumulate):
+            changes[run] = dataclasses.replace(old, batch_size=batch, accumulate=accumulate)
+            overrides += [f"--config.{run}.batch_size={batch}", f"--config.{run}.accumulate={accumulate}"]
+    reference = -(-config.ref_batch_size // parts) * parts
+    if reference != config.ref_batch_size:
+        changes["ref_batch_size"] = reference
+        overrides.append(f"--config.ref_batch_size={reference}")
+    return dataclasses.replace(config, **changes), overrides
+
+
+def _is_used(config: Config, run: str) -> bool:
+    return run == "align" or (run == "prealign") == (config.method == "pecan")

@@ -1,0 +1,102 @@
+"""How many continuations are drawn together: what sharing the weights asks for, or memory has room for.
+
+Arithmetic of shapes, so that a plan for devices that are not here gets the same answer as the run on them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from alignjax.models import DecoderConfig
+from alignjax.models.lora import projection_sizes
+
+# Continuations a part of the rows that are drawn together where neither K nor memory says otherwise: enough
+# to share the reading of the weights.
+_ROWS = 128
+# Share of the memory that is left to the rest: what was read of the prompts, logits, adapters.
+_RESERVE = 1 / 16
+_QUARTER = 2**28  # bytes; limits are rounded down to it, so that devices of one kind agree
+
+
+class Together(NamedTuple):
+    """What one call of the sampler draws.
+
+    Attributes:
+      prompts: prompts, a multiple of the parts that rows are divided into.
+      samples: continuations of each.
+    """
+
+    prompts: int
+    samples: int
+
+
+def drawn_together(
+    config: DecoderConfig,
+    num_samples: int,
+    max_new_tokens: int,
+    width: int,
+    mesh: Mesh | None,
+    memory: int | None,
+) -> Together:
+    """How K continuations of many prompts are divided into calls.
+
+    128 rows a part, or K where that is more; halved until
+
+        weights + cache of rows and of prompts  <=  memory (1 - 1 / 16)
+
+    where a cache takes 2 L KV H numbers of the compute type a token. K that is more than there are rows is
+    divided evenly.
+
+    Args:
+      config: the decoder's shape.
+      num_samples: K.
+      max_new_tokens: T; a continuation's cache has T - 1 slots.
+      width: tokens that prompts are padded to.
+      mesh: the devices; None: one.
+      memory: bytes of a device, as `memory_of` gives them; None: unknown, no limit.
+    """
+    fsdp, tensor = (1, 1) if mesh is None else (mesh.shape["fsdp"], mesh.shape["tensor"])
+    parts = fsdp if mesh is None else fsdp * mesh.shape["data"]
+    rows = max(_ROWS, 1 << (num_samples - 1).bit_length())
+    if memory is not None:
+        weights = num_weights(config) * jnp.dtype(config.dtype).itemsize / (fsdp * tensor)
+        free = memory * (1 - _RESERVE) - weights
+        while (
+            rows > 1 and cache_bytes(config, _shape(rows, num_samples), max_new_tokens, width) / tensor > free
+        ):
+            rows //= 2
+    prompts, samples = _shape(rows, num_samples)
+    calls = -(-num_samples // samples)
+    return Together(prompts * parts, -(-num_samples // calls))
+
+
+def cache_bytes(config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int) -> int:
+    """Bytes of keys and values while prompts of `width` tokens are gone on from."""
+    token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(config.dtype).itemsize
+    slots = drawn.samples * max(max_new_tokens - 1, 1)
+    return drawn.prompts * token * (slots + width)
+
+
+def _shape(rows: int, num_samples: int) -> Together:
+    return Together(max(1, rows // num_samples), min(rows, num_samples))
+
+
+def num_weights(config: DecoderConfig) -> int:
+    """Weights of the matrices of a decoder: layers, embedding and, where untied, the head."""
+    layer = sum(rows * columns for rows, columns in projection_sizes(config).values())
+    ends = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
+    return config.num_layers * layer + ends
+
+
+def memory_of(mesh: Mesh | None) -> int | None:
+    """Bytes that programs may use of one of the devices at hand; None where it does not say, as a CPU."""
+    device = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
+    stats = device.memory_stats()
+    return None if not stats or "bytes_limit" not in stats else rounded(stats["bytes_limit"])
+
+
+def rounded(limit: float) -> int:
+    """A limit in whole quarters of a GiB, rounded down."""
+    return int(limit) // _QUARTER * _QUARTER

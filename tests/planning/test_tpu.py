@@ -1,0 +1,80 @@
+"""Programs compiled for TPU slices that are not here."""
+
+import dataclasses
+import importlib.util
+
+import pytest
+
+from alignjax.planning import targets, work
+from alignjax.planning.measure import estimate, measure
+from alignjax.planning.run import setting_of
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="TPU programs need libtpu: pip install libtpu"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_cloud(monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+@pytest.fixture
+def on(make_config, decoder):
+    """What a run's programs share on a slice."""
+
+    def make(topology, **changes):
+        target = targets.parse(topology)
+        found = targets.devices(target)
+        assert len(found) == target.count
+        config = make_config(lora={"dropout": 0.0}, **changes)
+        return setting_of(config, decoder, "model", target.chip, found), target.chip
+
+    return make
+
+
+def test_scoring_on_one_chip(on):
+    setting, chip = on("v5e:1x1")
+    program = work.pair_logps(setting, 100, adapted=False)
+    found = measure(program, 1)
+    # The same products as on a CPU, see test_work.py; the weights and the batch are the arguments.
+    bucket = work.pair_bucket(64)
+    layer = 2 * bucket.tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 4 * bucket.tokens**2 * 32
+    assert found.flops == pytest.approx(8 * (2 * layer + 2 * bucket.targets * 32 * 96), rel=0.01)
+    # A chip keeps arrays in tiles of at least 8 x 128 numbers: small ones take more than they hold.
+    assert sum(program.kinds.values()) <= found.arguments < 16 * 2**20
+    assert found.traffic is not None and found.traffic.unknown_loops == 0 and not found.traffic.sent
+    seconds = estimate(found, chip)
+    assert seconds is not None and seconds.longest == max(seconds.seconds.values()) > 0
+
+
+def test_gradients_are_summed_over_four_chips(on):
+    setting, _ = on("v5e:2x2", align={"batch_size": 8})
+    program = work.dpo_step(setting, setting.config.align, 0.1, 100)
+    found = measure(program, 4)
+    assert found.traffic is not None
+    # Adapters in float32, by a ring: each chip sends 2 x 3/4 of them. Scalars add a little.
+    assert sum(found.traffic.sent.values()) == pytest.approx(1.5 * program.kinds["adapters"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_collectives_of_fixed_work_a_chip_grow_by_less_than_a_tenth(on):
+    sent = {}
+    for topology, chips in (("v5e:4x4", 16), ("v5e:16x16", 256)):
+        setting, _ = on(
+            topology, align={"batch_size": chips}, prealign={"batch_size": chips}, ref_batch_size=chips
+        )
+        found = measure(work.dpo_step(setting, setting.config.align, 0.1, 10 * chips), chips)
+        assert found.traffic is not None
+        sent[chips] = sum(found.traffic.sent.values())
+    assert 0 < sent[256] < 1.1 * sent[16]
+
+
+def test_what_is_too_large_is_told_and_not_raised(on):
+    setting, chip = on("v5e:1x1")
+    # An embedding and a head of 2^26 x 32 float32 each: 16 GiB where 15.75 are.
+    wide = dataclasses.replace(setting.decoder, vocab_size=2**26)
+    program = work.pair_logps(setting._replace(decoder=wide), 100, adapted=False)
+    found = measure(program, 1)
+    assert found.refused and found.needed > chip.usable and found.traffic is None
