@@ -27,8 +27,9 @@ def along_rows(x: Array) -> Array:
     parts = parts_of(x)
     if parts == 1 or x.shape[0] % parts:
         return x
-    sharding = NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(_AXES))
-    return jax.lax.with_sharding_constraint(x, sharding)
+    mesh = jax.typeof(x).sharding.mesh
+    axes = tuple(name for name in _AXES if name in mesh.shape)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(axes)))
 
 
 def parts_of(x: Array) -> int:
