@@ -2,8 +2,8 @@
 
     python tools/scaling_table.py [CASE ...]
 
-Without names all cases; each takes some minutes of one core, since every program of the run is compiled. Needs
-libtpu, no TPU.
+Without names all cases; each takes some minutes of one core, since every program of the run is compiled.
+Needs libtpu, no TPU.
 """
 
 import importlib.util
@@ -45,14 +45,7 @@ CASES = {
     "8b-full": Case(
         "pecan", "llama3-8b", "", "v5p:2x2x1", {"mesh": {"data": 1, "fsdp": 4}, "lora": {"rank": 0}}, 4
     ),
-    "70b": Case(
-        "pecan",
-        "llama3-8b",
-        "llama3-70b",
-        "v5e:4x4",
-        {"mesh": {"data": 1, "fsdp": 16}, "ref_batch_size": 16},
-        16,
-    ),
+    "70b": Case("pecan", "llama3-8b", "llama3-70b", "v5e:4x4", {"mesh": {"data": 1, "fsdp": 2, "tensor": 8}}),
 }
 
 
@@ -64,7 +57,7 @@ def main() -> None:
     unknown = [name for name in names if name not in CASES]
     if unknown:
         raise SystemExit(f"{unknown[0]}: no such case; choose from {', '.join(CASES)}.")
-    print("| case | slice | mesh | most memory, GiB | train step | sampler | hours, longest rows |")
+    print("| case | slice | mesh | most memory, GiB a chip | train step | sampler | hours, longest rows |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in names:
         print(row(name, plan_of(CASES[name])), flush=True)
@@ -89,8 +82,8 @@ def config_of(case: Case) -> Config:
     values = filled(module.get_config(case.preset).to_dict())
     for table, change in case.changes.items():
         values[table] = {**values[table], **change} if isinstance(change, dict) else change
-    for run in _STEPS if case.batch is not None else ():
-        if run in values:
+    if case.batch is not None:
+        for run in (name for name in _STEPS if name in values):
             values[run] |= {"batch_size": case.batch, "accumulate": max(1, 16 // case.batch)}
     return from_mapping(values)
 

@@ -47,10 +47,10 @@ def _gpu(name: str, tflops: float, rate: float, memory: float, links: float, she
 
 # Links: the documentation gives Gbit/s one way (v5e 1,600, v5p 4,800, v6e 3,200, v4 2,400), here in GB/s.
 TPUS = {
-    "v4": _tpu("v4", 275, 1200, 32, 31.75, 300, "v4"),
+    "v4": _tpu("v4", 275, 1200, 32, 30.75, 300, "v4"),
     "v5e": _tpu("v5e", 197, 819, 16, 15.75, 200, "v5e"),
     "v5p": _tpu("v5p", 459, 2765, 95.73, 95.73, 600, "v5p"),
-    "v6e": _tpu("v6e", 918, 1638, 32, 31.25, 400, "v6e"),
+    "v6e": _tpu("v6e", 918, 1638, 32, 31.24, 400, "v6e"),
 }
 # Links: NVLink where there is one, else PCIe; half of the sum of both directions.
 GPUS = {

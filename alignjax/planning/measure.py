@@ -1,10 +1,12 @@
 """One program compiled ahead of time: the memory it needs, what it computes and moves, how long it takes."""
 
 import re
-from typing import NamedTuple
+from importlib import metadata
+from typing import Any, NamedTuple
 
 import jax
 
+from alignjax.errors import InputError
 from alignjax.planning import hlo
 from alignjax.planning.chips import EFFICIENCY, GIB, Chip
 from alignjax.planning.products import product_flops
@@ -49,6 +51,7 @@ def measure(program: Program, devices: int) -> Measured:
       devices: how many there are.
 
     Raises:
+      InputError: the compiled program cannot be read.
       jax.errors.JaxRuntimeError: the compiler failed for another reason than memory.
     """
     traced = program.function.trace(*program.arguments)
@@ -72,9 +75,21 @@ def measure(program: Program, devices: int) -> Measured:
         memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         memory.peak_memory_in_bytes - own - results,
     )
-    module = hlo.parse(compiled.as_text())
+    module = hlo.parse(_text(compiled))
     traffic = traffic_of(module, devices=devices, trips=program.loops)
     return Measured(own, temporaries, results, flops, traffic, refused=False)
+
+
+def _text(compiled: Any) -> str:
+    """The compiled program as text; a compiler newer than the reader may write what that does not know."""
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        wanted = next((one for one in metadata.requires("jax") or () if one.startswith("libtpu")), "libtpu")
+        raise InputError(
+            f"--topology: jaxlib {metadata.version('jaxlib')} cannot read what this libtpu compiled; install "
+            f"the release that goes with it, pip install '{wanted.partition(';')[0].strip()}'."
+        ) from None
 
 
 class Estimate(NamedTuple):

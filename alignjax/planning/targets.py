@@ -83,8 +83,11 @@ def devices(target: Target) -> Sequence[Any]:
             f"--topology={target.name}: TPU programs are compiled by libtpu, which is missing; pip install "
             "libtpu (no TPU is needed)."
         )
-    # A v4 chip has two cores, which a program sees as one.
-    options = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
+    options: dict[str, Any] = {}
+    if target.chip.name == "v4":  # a chip has two cores, which a program sees as one
+        options["chip_config_name"] = "megacore"
+    if target.count == 1:  # the default is a host with four chips
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=target.name, **options).devices
     except jax.errors.JaxRuntimeError as error:

@@ -20,8 +20,8 @@ from alignjax.policy.divergence import completion_kl_jit
 from alignjax.policy.logps import slot_logps_jit
 from alignjax.runtime.mesh import batch_rows
 from alignjax.scores.learned import pair_scores_jit, response_scores_jit
-from alignjax.workflow.score_models import score_steps
 from alignjax.workflow.compiled import Layout, Steps, dpo_steps, steps_of
+from alignjax.workflow.score_models import score_steps
 from alignjax.workflow.training import optimizer_of
 
 Tree = Any

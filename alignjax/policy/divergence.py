@@ -121,8 +121,7 @@ def _completion_kl(
         skip = lambda own, ref, valid: jnp.zeros(valid.shape[:1], jnp.float32)  # noqa: E731 (a branch)
         return None, jax.lax.cond(jnp.any(chunk[2]), chunk_kl, skip, *chunk)
 
-    rows, targets = valid.shape
-    width = chunk_width(configs[0].vocab_size, rows // parts_of(own), targets)
+    width = chunk_width(configs[0].vocab_size, valid.shape[0] // parts_of(own), valid.shape[1])
     # [chunks, B]
     _, sums = jax.lax.scan(body, None, (columns(own, width), columns(ref, width), columns(valid, width)))
     return jnp.sum(sums, axis=0)

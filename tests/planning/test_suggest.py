@@ -1,0 +1,47 @@
+"""The search keeps the rows of an update, divides the devices, and says no where nothing can fit."""
+
+import jax
+import pytest
+
+from alignjax.errors import InputError
+from alignjax.planning import suggest, targets
+
+
+@pytest.fixture
+def find(make_config, decoder):
+    """Searches for the train step of a run on a target."""
+
+    def best(topology, **changes):
+        target = targets.parse(topology)
+        config = make_config(align={"batch_size": 2, "accumulate": 8}, lora={"dropout": 0.0}, **changes)
+        return suggest.best(
+            config, decoder, "model", target, jax.devices()[: target.count],
+            say=lambda _: None, world=None, pairs=1000, mean_length=None, only=["policy"],
+        )  # fmt: skip
+
+    return best
+
+
+def test_what_is_found(find, monkeypatch):
+    monkeypatch.setattr(suggest, "_MOST", 2)
+    plan = find("h100:4")
+    config = plan.setting.config
+    assert plan.fits and plan.setting.mesh.size == 4 and plan.hours is not None
+    # Two rows and eight micro-batches do not divide over four parts; four rows and four do.
+    assert config.align.batch_size * config.align.accumulate == 16
+    assert config.align.batch_size % (config.mesh.data * config.mesh.fsdp) == 0
+    for override in plan.overrides:
+        table, _, value = override.removeprefix("--config.").partition("=")
+        found = config
+        for name in table.split("."):
+            found = getattr(found, name)
+        assert str(found) == value
+
+
+def test_what_can_never_fit(find):
+    with pytest.raises(InputError, match="no mesh of 2 devices divides model and leaves room"):
+        find("gpu:0.00001GiB:2")
+
+
+def test_meshes_are_all_factorisations():
+    assert sorted(suggest._meshes(4)) == [(1, 1, 4), (1, 2, 2), (1, 4, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1)]
