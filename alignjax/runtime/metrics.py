@@ -150,11 +150,11 @@ def progress(
         initial=initial,
         unit=unit,
         leave=leave,
-        disable=not processes.first(),
         file=sys.stderr,
         mininterval=interval,
         maxinterval=max(interval, 10.0),
         dynamic_ncols=sys.stderr.isatty(),
+        **({} if processes.first() else {"disable": True}),  # not False, which would overrule TQDM_DISABLE
     )
 
 

@@ -304,6 +304,7 @@ def test_exports_are_adapter_and_base(whole, tmp_path):
     assert np.abs(adapted - score_responses(base, responses, batch_size=16)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_eight_devices_agree_with_one(whole, tmp_path, tiny_config):
     """The whole run on data 2 x fsdp 2 x tensor 2: the same numbers but for the rounding of sums."""
     mesh = MeshSettings(data=2, fsdp=2, tensor=2)

@@ -44,6 +44,7 @@ class Run:
         self.workdir, self.processes, self.logs = workdir, [], []
         for number in range(count):
             env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}"}
+            env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # compiling is most of it
             flags = []
             if count > 1:
                 env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
@@ -110,7 +111,9 @@ def test_two_processes_agree_with_one(method, tmp_path):
     assert "[samples]" in printed[0] and "[samples]" not in printed[1]
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
     assert load(two / "run.json")["processes"] == 2
-    # What is done is kept, by all processes alike, and by one process with its own devices too.
+    if method != "pecan":  # a third run is for the slow one
+        return
+    # What is done is kept, by all processes alike.
     printed = whole(method, two, count=2)
     assert printed[0].count("done before, kept") == len(load(two / "run.json")["stages"])
 
