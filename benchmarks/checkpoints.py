@@ -83,9 +83,14 @@ def a_batch() -> Any:
     rng = np.random.default_rng(0)
     ids = [[rng.integers(0, CONFIG.vocab_size, 128).astype(np.int32) for _ in range(3)] for _ in range(BATCH)]
     zeros = np.zeros(BATCH, np.float32)
-    columns = {"labels": zeros + 1, "ref_chosen": zeros, "ref_rejected": zeros}
-    pairs = [TokenizedPair(*row) for row in ids]
-    return pair_batches(pairs, **columns, batch_size=BATCH, buckets=(PAIR_BUCKET,))[0]
+    return pair_batches(
+        [TokenizedPair(*row) for row in ids],
+        labels=zeros + 1,
+        ref_chosen=zeros,
+        ref_rejected=zeros,
+        batch_size=BATCH,
+        buckets=(PAIR_BUCKET,),
+    )[0]
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ def progress(
     """
     # In a log file (no terminal) every refresh is a line: one in 10 seconds is enough.
     interval = 0.2 if sys.stderr.isatty() else 10.0
+    # Not False where it is shown, which would overrule TQDM_DISABLE.
+    hidden: dict[str, Any] = {} if processes.first() else {"disable": True}
     return tqdm.tqdm(
         total=total,
         desc=description,
@@ -154,7 +156,7 @@ def progress(
         mininterval=interval,
         maxinterval=max(interval, 10.0),
         dynamic_ncols=sys.stderr.isatty(),
-        **({} if processes.first() else {"disable": True}),  # not False, which would overrule TQDM_DISABLE
+        **hidden,
     )
 
 
