@@ -79,7 +79,7 @@ def check_batches(config: "Config", parts: int) -> None:
         sizes["reference.batch_size"] = config.reference.batch_size
     if config.method == "pecan":
         sizes["prealign.batch_size"] = config.prealign.batch_size
-    elif not all(name in config.scores and _given(config.scores[name]) for name in config.dimensions):
+    elif not all(name in config.scores and given(config.scores[name]) for name in config.dimensions):
         sizes["score_training.batch_size"] = config.score_training.batch_size
     for name, size in sizes.items():
         _require(size % parts == 0, name, size,
@@ -87,7 +87,7 @@ def check_batches(config: "Config", parts: int) -> None:
                  "fsdp).")  # fmt: skip
 
 
-def _given(source: "ScoreSettings") -> bool:
+def given(source: "ScoreSettings") -> bool:
     """Whether a score is not trained in the run."""
     return any(getattr(source, field) for field in _GIVEN)
 
@@ -130,8 +130,8 @@ def _check_scores(config: "Config") -> None:
         not extra, "scores", sorted(extra), "names no dimension: reward and the constraints are dimensions."
     )
     for name, source in config.scores.items():
-        given = [field for field in _GIVEN if getattr(source, field)]
-        _require(len(given) <= 1, f"scores.{name}", given, f"give at most one of {', '.join(_GIVEN)}.")
+        found = [field for field in _GIVEN if getattr(source, field)]
+        _require(len(found) <= 1, f"scores.{name}", found, f"give at most one of {', '.join(_GIVEN)}.")
         _require(
             not source.exact or config.data.world is not None,
             f"scores.{name}.exact",
@@ -236,7 +236,7 @@ def _check_sources(config: "Config") -> None:
     sources, scores = config.data.sources, config.scores
     there = [name for name in config.dimensions if name in sources and sources[name].path]
     for name in config.dimensions:
-        external = name in scores and any(getattr(scores[name], field) for field in _GIVEN)
+        external = name in scores and given(scores[name])
         if name in there or (config.method == "mocan" and external and not config.calibrate):
             continue
         where = f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs"

@@ -1,6 +1,7 @@
 """Strict switches for every test: eight devices, no silent promotion of ranks or types."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -19,3 +20,18 @@ def _compiled_programs() -> Iterator[None]:
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def one_device() -> Iterator[None]:
+    """Runs that do not name their devices have one, and not the eight that every test is given."""
+    # Here, because most tests need no workflow.
+    from alignjax.runtime.mesh import make_mesh
+    from alignjax.workflow import context
+
+    def make(*, devices: Any, **sizes: int) -> Any:
+        return make_mesh(**sizes, devices=devices or jax.devices()[:1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "make_mesh", make)
+        yield

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from alignjax.config import SamplingSettings, ScoreSettings
+from alignjax.config_checks import given
 from alignjax.data.worlds import world_for
 from alignjax.models import DecoderConfig
 from alignjax.planning import work
@@ -150,7 +151,7 @@ def _mocan(setting: Setting, counts: Counts) -> Iterator[Step]:
     config, held = setting.config, _held(setting)
     names = config.dimensions
     sources = {name: config.scores.get(name, ScoreSettings()) for name in names}
-    trained = [n for n, s in sources.items() if not (s.path or s.table or s.function or s.exact)]
+    trained = [n for n, s in sources.items() if not given(s)]
     folders = [n for n, s in sources.items() if s.path]
     run = config.score_training
     scores = _Scores(

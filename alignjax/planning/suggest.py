@@ -10,6 +10,7 @@ from alignjax.models import DecoderConfig
 from alignjax.planning.abstract import bytes_a_device
 from alignjax.planning.measure import Measured
 from alignjax.planning.run import Plan, make_plan, setting_of
+from alignjax.planning.shapes import run_as
 from alignjax.planning.targets import Target
 from alignjax.planning.work import Setting, adapter, reference_params
 
@@ -57,18 +58,13 @@ def best(
     found: list[Plan] = []
     for one in candidates[:_MOST]:
         say(f"trying {' '.join(one.overrides)}")
-        setting = setting_of(one.config, run_as(decoder, one.config), name, target.chip, devices)
+        setting = setting_of(one.config, run_as(decoder, one.config.model), name, target.chip, devices)
         plan = make_plan(setting, target.chip, known=known, say=say, world=world, **options)
         found.append(dataclasses.replace(plan, overrides=tuple(one.overrides)))
     fitting = [one for one in found if one.fits]
     if not fitting:
         return min(found, key=lambda one: one.worst.needed)
     return min(fitting, key=lambda one: (one.hours if one.hours is not None else 0.0, one.worst.needed))
-
-
-def run_as(decoder: DecoderConfig, config: Config) -> DecoderConfig:
-    """The decoder as a candidate runs it."""
-    return dataclasses.replace(decoder, remat=config.model.remat)
 
 
 class _Candidate(NamedTuple):
@@ -85,7 +81,7 @@ def _candidates(
             for remat in (True,) if config.model.remat else (False, True):
                 one, overrides = _changed(config, data, fsdp, tensor, rows, remat=remat)
                 try:
-                    setting = setting_of(one, run_as(decoder, one), name, target.chip, devices)
+                    setting = setting_of(one, run_as(decoder, one.model), name, target.chip, devices)
                 except InputError:
                     continue  # does not divide; another mesh may
                 weights = _standing(setting)

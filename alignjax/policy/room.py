@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from alignjax.models import DecoderConfig
 from alignjax.models.lora import projection_sizes
+from alignjax.runtime.mesh import row_parts
 
 # Continuations a part of the rows that are drawn together where neither K nor memory says otherwise: enough
 # to share the reading of the weights.
@@ -58,7 +59,6 @@ def drawn_together(
       memory: bytes of a device, as `memory_of` gives them; None: unknown, no limit.
     """
     fsdp, tensor = (1, 1) if mesh is None else (mesh.shape["fsdp"], mesh.shape["tensor"])
-    parts = fsdp if mesh is None else fsdp * mesh.shape["data"]
     rows = max(_ROWS, 1 << (num_samples - 1).bit_length())
     if memory is not None:
         weights = num_weights(config) * jnp.dtype(config.dtype).itemsize / (fsdp * tensor)
@@ -69,7 +69,7 @@ def drawn_together(
             rows //= 2
     prompts, samples = _shape(rows, num_samples)
     calls = -(-num_samples // samples)
-    return Together(prompts * parts, -(-num_samples // calls))
+    return Together(prompts * row_parts(mesh), -(-num_samples // calls))
 
 
 def cache_bytes(config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int) -> int:

@@ -1,31 +1,26 @@
 """Small configurations of both methods, and what a run says."""
 
+import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 import alignjax
-from alignjax.config import Config, from_mapping
-from alignjax.runtime.mesh import make_mesh
-from alignjax.workflow import context
+from alignjax import runs
+from alignjax.config import Config, MeshSettings, from_mapping
 
 _CONFIGS = Path(alignjax.__file__).parents[1] / "configs"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_device() -> Iterator[None]:
-    """Runs that do not name their devices have one, and not the eight that every test is given."""
-
-    def make(*, devices: Any, **sizes: int) -> Any:
-        return make_mesh(**sizes, devices=devices or jax.devices()[:1])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "make_mesh", make)
-        yield
+def _one_device(one_device: None) -> None:
+    """Every run of these tests."""
 
 
 # A ConfigDict's attributes have no types, so a preset is Any.
@@ -112,3 +107,39 @@ def stages_done():
         return [line[1:-1] for line in text.splitlines() if line.startswith("[") and line.endswith("]")]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def check_eight_devices():
+    """check_eight_devices(whole, config, workdir) runs the configuration again on data 2 x fsdp 2 x tensor 2.
+
+    The numbers are those of `whole`, its run on one device, but for the rounding of sums.
+    """
+
+    def load(path: Path) -> Any:
+        return json.loads(path.read_text())
+
+    def load_samples(workdir: Path) -> list[list[int]]:
+        """Token ids of the reference's samples."""
+        lines = (workdir / "samples.jsonl").read_text().splitlines()
+        return [json.loads(line)["response_ids"] for line in lines]
+
+    def check(whole: Path, config: Config, workdir: Path) -> None:
+        mesh = MeshSettings(data=2, fsdp=2, tensor=2)
+        runs.run(dataclasses.replace(config, mesh=mesh), workdir, devices=jax.devices())
+        assert len(jax.devices()) == 8
+        one, eight = (load_samples(folder) for folder in (whole, workdir))
+        assert one == eight
+        with np.load(whole / "scores.npz") as a, np.load(workdir / "scores.npz") as b:
+            np.testing.assert_allclose(b["rewards"], a["rewards"], atol=1e-3)
+            np.testing.assert_allclose(b["utilities"], a["utilities"], atol=1e-3)
+        assert load(workdir / "dual.json")["lam"]["safety"] == pytest.approx(
+            load(whole / "dual.json")["lam"]["safety"], rel=1e-2
+        )
+        one, eight = (load(folder / "evaluation.json")["policies"] for folder in (whole, workdir))
+        for name, policy in one.items():
+            for field in ("reward", "kl"):
+                found = eight[name][field]["mean"]
+                assert found == pytest.approx(policy[field]["mean"], abs=5e-3), (name, field)
+
+    return check

@@ -1,16 +1,13 @@
 """MoCAN from samples to policy through the public door, on the embedded worlds, a few steps of everything."""
 
-import dataclasses
 import itertools
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from alignjax import runs
-from alignjax.config import MeshSettings
 from alignjax.data import worlds
 from alignjax.errors import InputError
 from alignjax.workflow import scoring
@@ -298,27 +295,5 @@ def test_the_enumerable_world_audits_by_exact_sums(tmp_path, mocan_config):
     assert wins["aligned"]["reference"]["mean"] + wins["reference"]["aligned"]["mean"] == pytest.approx(1)
 
 
-def test_eight_devices_agree_with_one(whole, tmp_path, mocan_config):
-    """The whole run on data 2 x fsdp 2 x tensor 2: the same numbers but for the rounding of sums."""
-    mesh = MeshSettings(data=2, fsdp=2, tensor=2)
-    workdir = tmp_path / "eight"
-    runs.run(dataclasses.replace(mocan_config(), mesh=mesh), workdir, devices=jax.devices())
-    assert len(jax.devices()) == 8
-    one, eight = (load_samples(folder) for folder in (whole, workdir))
-    assert one == eight
-    with np.load(whole / "scores.npz") as a, np.load(workdir / "scores.npz") as b:
-        np.testing.assert_allclose(b["rewards"], a["rewards"], atol=1e-3)
-        np.testing.assert_allclose(b["utilities"], a["utilities"], atol=1e-3)
-    assert load(workdir / "dual.json")["lam"]["safety"] == pytest.approx(
-        load(whole / "dual.json")["lam"]["safety"], rel=1e-2
-    )
-    one, eight = (load(folder / "evaluation.json")["policies"] for folder in (whole, workdir))
-    for name, policy in one.items():
-        for field in ("reward", "kl"):
-            assert eight[name][field]["mean"] == pytest.approx(policy[field]["mean"], abs=5e-3), (name, field)
-
-
-def load_samples(workdir):
-    """Token ids of the reference's samples."""
-    lines = (workdir / "samples.jsonl").read_text().splitlines()
-    return [json.loads(line)["response_ids"] for line in lines]
+def test_eight_devices_agree_with_one(whole, tmp_path, mocan_config, check_eight_devices):
+    check_eight_devices(whole, mocan_config(), tmp_path / "eight")

@@ -1,6 +1,5 @@
 """PeCAN from pairs to policy through the public door, on the embedded world, a few steps of everything."""
 
-import dataclasses
 import json
 import shutil
 
@@ -10,7 +9,6 @@ import pytest
 
 from alignjax import runs
 from alignjax import solve as solve_command
-from alignjax.config import MeshSettings
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InfeasibleError
 from alignjax.evaluate import evaluate
@@ -305,27 +303,5 @@ def test_exports_are_adapter_and_base(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_devices_agree_with_one(whole, tmp_path, tiny_config):
-    """The whole run on data 2 x fsdp 2 x tensor 2: the same numbers but for the rounding of sums."""
-    mesh = MeshSettings(data=2, fsdp=2, tensor=2)
-    workdir = tmp_path / "eight"
-    runs.run(dataclasses.replace(tiny_config(margin=MARGIN), mesh=mesh), workdir, devices=jax.devices())
-    assert len(jax.devices()) == 8
-    one, eight = (load_samples(folder) for folder in (whole, workdir))
-    assert one == eight
-    with np.load(whole / "scores.npz") as a, np.load(workdir / "scores.npz") as b:
-        np.testing.assert_allclose(b["rewards"], a["rewards"], atol=1e-3)
-        np.testing.assert_allclose(b["utilities"], a["utilities"], atol=1e-3)
-    assert load(workdir / "dual.json")["lam"]["safety"] == pytest.approx(
-        load(whole / "dual.json")["lam"]["safety"], rel=1e-2
-    )
-    one, eight = (load(folder / "evaluation.json")["policies"] for folder in (whole, workdir))
-    for name, policy in one.items():
-        for field in ("reward", "kl"):
-            assert eight[name][field]["mean"] == pytest.approx(policy[field]["mean"], abs=5e-3), (name, field)
-
-
-def load_samples(workdir):
-    """Token ids of the reference's samples."""
-    lines = (workdir / "samples.jsonl").read_text().splitlines()
-    return [json.loads(line)["response_ids"] for line in lines]
+def test_eight_devices_agree_with_one(whole, tmp_path, tiny_config, check_eight_devices):
+    check_eight_devices(whole, tiny_config(margin=MARGIN), tmp_path / "eight")

@@ -5,9 +5,9 @@ import os
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import pytest
@@ -17,22 +17,13 @@ from transformers import PreTrainedTokenizerFast
 
 import alignjax
 from alignjax.models import DecoderConfig, Model, init_params, save_pretrained
-from alignjax.runtime.mesh import make_mesh
-from alignjax.workflow import context
 
 PACKAGE = Path(alignjax.__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_device() -> Iterator[None]:
-    """Runs that do not name their devices have one, and not the eight that every test is given."""
-
-    def make(*, devices: Any, **sizes: int) -> Any:
-        return make_mesh(**sizes, devices=devices or jax.devices()[:1])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "make_mesh", make)
-        yield
+def _one_device(one_device: None) -> None:
+    """Every run of these tests."""
 
 
 class Outcome(NamedTuple):
