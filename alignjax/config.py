@@ -22,7 +22,7 @@ class ModelSettings:
 
     path: str | None = None  # Hugging Face folder or .gguf file; None where a world brings its own reference
     dtype: str = "float32"  # compute type: float32 or bfloat16
-    attention: str = "xla"  # or "cudnn": the kernel of NVIDIA GPUs, in bfloat16
+    attention: str = "xla"  # cudnn: the kernel of NVIDIA GPUs, in bfloat16; splash: that of TPUs
     remat: bool = False  # recompute each layer in the backward pass: less memory, a third more work
     template: str = ""  # plain text with {prompt}; empty: the tokenizer's chat template
     max_length: int = 512  # tokens of prompt and response together

@@ -1,12 +1,13 @@
 """The rules that a configuration has to keep: ranges, and combinations that make sense."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from alignjax.errors import InputError
 from alignjax.models.lora import TARGETS
 
 if TYPE_CHECKING:  # config.py calls this module
-    from alignjax.config import Config, SamplingSettings, ScoreSettings, TrainingSettings
+    from alignjax.config import Config, ModelSettings, SamplingSettings, ScoreSettings, TrainingSettings
 
 METHODS = ("pecan", "mocan")
 WORLDS = ("assistant", "enumerable")
@@ -85,6 +86,45 @@ def check_batches(config: "Config", parts: int) -> None:
         _require(size % parts == 0, name, size,
                  f"must be a multiple of {parts}, the parts that rows are divided into (config.mesh, data x "
                  "fsdp).")  # fmt: skip
+
+
+def check_kernel(
+    model: "ModelSettings", platforms: Collection[str], head_dim: int, sliding_window: int | None
+) -> None:
+    """Refuses a kernel of attention that is not for these devices or this model.
+
+    Args:
+      model: settings.
+      platforms: of the devices.
+      head_dim: width of the model's heads.
+      sliding_window: of the model, in positions.
+
+    Raises:
+      InputError: says for what the kernel is, and what is there.
+    """
+    runs = [f"it runs on {', '.join(sorted(platforms))}"]
+    longest = -(-2 * model.max_length // 16) * 16  # tokens of a row, which holds both responses of a pair
+    narrow = sliding_window is not None and sliding_window < longest
+    if model.attention == "cudnn":
+        what = "NVIDIA GPUs, bfloat16 and heads of at most 128, a multiple of 8"
+        wrong = [
+            *(runs if set(platforms) != {"gpu"} else []),
+            *([f"config.model.dtype is {model.dtype}"] if model.dtype != "bfloat16" else []),
+            *([f"heads are {head_dim} wide"] if head_dim % 8 or head_dim > 128 else []),
+        ]
+    elif model.attention == "splash":
+        what = f"TPUs and models whose window, if they have one, is at least {longest} tokens (a pair's row)"
+        wrong = [
+            *(runs if set(platforms) != {"tpu"} else []),
+            *([f"the model's is {sliding_window}"] if narrow else []),
+        ]
+    else:
+        return
+    if wrong:
+        found = " and ".join(wrong)
+        raise InputError(
+            f"config.model.attention: {model.attention} is for {what}, but {found}; leave it at xla."
+        )
 
 
 def given(source: "ScoreSettings") -> bool:
@@ -258,7 +298,8 @@ def _check_model(config: "Config") -> None:
     _require(
         model.dtype in ("float32", "bfloat16"), "model.dtype", model.dtype, "must be float32 or bfloat16."
     )
-    _require(model.attention in ("xla", "cudnn"), "model.attention", model.attention, "must be xla or cudnn.")
+    kernels = ("xla", "cudnn", "splash")
+    _require(model.attention in kernels, "model.attention", model.attention, "must be xla, cudnn or splash.")
     _require(
         0 < model.max_prompt_length < model.max_length,
         "model.max_prompt_length",

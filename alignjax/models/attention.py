@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from alignjax.models.config import DecoderConfig, RopeScaling
+from alignjax.models.splash import RowIds, attend_splash
 
 # Finite, so that a row without any visible key (padding) gives a mean and not nan; far enough below any
 # score that its exponential is exactly 0 in every other row.
@@ -75,20 +76,40 @@ def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, wind
     return mask
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array, *, kernel: str = "xla") -> Array:
+def visible_keys(
+    config: DecoderConfig, positions: Array, segment_ids: Array, branch_ids: Array | None
+) -> Array | RowIds:
+    """What `attend` needs to know which keys a query sees: a mask, or what a kernel makes its own from.
+
+    Raises:
+      ValueError: a window shorter than the rows, which the TPU's kernel would count in places, not positions.
+    """
+    if config.attention != "splash":
+        branches = jnp.zeros_like(segment_ids) if branch_ids is None else branch_ids
+        return attention_mask(positions, segment_ids, branches, config.sliding_window)
+    window, length = config.sliding_window, segment_ids.shape[1]
+    if window is not None and window < length:
+        raise ValueError(f"attention: splash has no window, but rows of {length} have one of {window}.")
+    return RowIds(segment_ids, branch_ids)
+
+
+def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str = "xla") -> Array:
     """softmax(q k^T / sqrt(H)) v.
 
     Args:
       q: [B, T, KV * G, H].
       k: [B, S, KV, H].
       v: [B, S, KV, H].
-      mask: [B, T, S] bool.
-      kernel: "xla"; "cudnn", which never holds the scores of all keys and needs an NVIDIA GPU and bfloat16.
+      visible: mask [B, T, S] bool; for "splash" the rows' ids.
+      kernel: "xla"; "cudnn" and "splash", which never hold the scores of all keys: the first needs an NVIDIA
+        GPU and bfloat16, the second a TPU.
 
     Returns:
       [B, T, KV * G, H] in q's dtype.
     """
-    return _attend_folded(q, k, v, mask) if kernel == "xla" else attend_fused(q, k, v, mask, "cudnn")
+    if isinstance(visible, RowIds):
+        return attend_splash(q, k, v, visible)
+    return _attend_folded(q, k, v, visible) if kernel == "xla" else attend_fused(q, k, v, visible, "cudnn")
 
 
 def attend_fused(q: Array, k: Array, v: Array, mask: Array, implementation: Literal["xla", "cudnn"]) -> Array:

@@ -59,7 +59,8 @@ class DecoderConfig:
       eos_ids: tokens that end one.
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
       remat: recompute each layer in the backward pass; only its input is kept.
-      attention: what computes attention over rows: "xla", or "cudnn", the kernel of NVIDIA GPUs.
+      attention: what computes attention over rows: "xla", "cudnn", the kernel of NVIDIA GPUs, or
+        "splash", that of TPUs.
     """
 
     architecture: str

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alignjax.models.attention import apply_rope, attend, attend_cached, attention_mask, rope_tables
+from alignjax.models.attention import apply_rope, attend, attend_cached, rope_tables, visible_keys
 from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import TARGETS, Lora
 from alignjax.models.rows import along_rows
+from alignjax.models.splash import RowIds
 
 Params = Any  # a nested dict of arrays
 Masks = Mapping[str, Array]
@@ -87,15 +88,17 @@ class Block(nn.Module):
         if c.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(c.norm_eps, "head_dim"), RMSNorm(c.norm_eps, "head_dim")
 
-    def __call__(self, h: Array, rope: tuple[Array, Array], mask: Array) -> Array:
-        """Training and scoring: h [B, T, D], mask [B, T, T] -> [B, T, D]."""
-        return self.prefill(h, rope, mask)[0]
+    def __call__(self, h: Array, rope: tuple[Array, Array], visible: Array | RowIds) -> Array:
+        """Training and scoring: h [B, T, D], of `visible_keys` -> [B, T, D]."""
+        return self.prefill(h, rope, visible)[0]
 
-    def prefill(self, h: Array, rope: tuple[Array, Array], mask: Array) -> tuple[Array, tuple[Array, Array]]:
+    def prefill(
+        self, h: Array, rope: tuple[Array, Array], visible: Array | RowIds
+    ) -> tuple[Array, tuple[Array, Array]]:
         """The same, and the keys and values [B, T, KV, H] it used."""
         keep = self._kept(h)
         q, k, v = self._qkv(h, rope, keep)
-        h = along_rows(h + self._out(attend(q, k, v, mask, kernel=self.config.attention), keep))
+        h = along_rows(h + self._out(attend(q, k, v, visible, kernel=self.config.attention), keep))
         return along_rows(h + self._mlp(h, keep)), (k, v)
 
     def decode(
@@ -212,13 +215,13 @@ class Decoder(nn.Module):
         if not c.tie_embeddings:
             self.head = self.param("head", _named(init, axes[::-1]), shape[::-1], jnp.float32)
 
-    def hidden(self, tokens: Array, positions: Array, segment_ids: Array, branch_ids: Array) -> Array:
+    def hidden(self, tokens: Array, positions: Array, segment_ids: Array, branch_ids: Array | None) -> Array:
         """All arguments [B, T] int32 -> [B, T, D]."""
         rope = rope_tables(self.config, positions)
-        mask = attention_mask(positions, segment_ids, branch_ids, self.config.sliding_window)
+        visible = visible_keys(self.config, positions, segment_ids, branch_ids)
 
         def body(block: Block, h: Array, _: None) -> tuple[Array, None]:
-            return block(h, rope, mask), None
+            return block(h, rope, visible), None
 
         if self.config.remat:
             # The scan's own boundary prevents the common-subexpression elimination remat guards against.
@@ -229,10 +232,10 @@ class Decoder(nn.Module):
     def prefill(self, tokens: Array, positions: Array, segment_ids: Array) -> tuple[Array, Array, Array]:
         """All arguments [N, P] -> hidden [N, P, D], k and v [L, N, P, KV, H]."""
         rope = rope_tables(self.config, positions)
-        mask = attention_mask(positions, segment_ids, jnp.zeros_like(segment_ids), self.config.sliding_window)
+        visible = visible_keys(self.config, positions, segment_ids, None)
 
         def body(block: Block, h: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-            return block.prefill(h, rope, mask)
+            return block.prefill(h, rope, visible)
 
         h, (k, v) = self._scan(body)(self.layers, self.embed(tokens), None)
         return self.final_norm(h), k, v
@@ -317,7 +320,6 @@ def hidden_states(
     Returns:
       [B, T, D] in the compute dtype.
     """
-    branch_ids = jnp.zeros_like(segment_ids) if branch_ids is None else branch_ids
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     module, variables = bind(config, params, lora)
     return module.apply(variables, tokens, positions, segment_ids, branch_ids, rngs=rngs, method="hidden")

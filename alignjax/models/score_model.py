@@ -229,7 +229,7 @@ def load_score_model(
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the folder of a score model.")
     fields, where = read_json(path / "config.json"), str(path / "config.json")
-    layout, causal = _layout(fields, where)
+    layout, causal = layout_of(fields, where)
     kind, normalize = _settings(fields, layout, where)
     config = config_from_hf(fields | {"architectures": [causal]}, where=where)
     config = body_config(dataclasses.replace(config, dtype=dtype, remat=remat))
@@ -312,8 +312,8 @@ def _head_fields(model: ScoreModel, layout: str) -> dict[str, Any]:
     }
 
 
-def _layout(fields: dict[str, Any], where: str) -> tuple[str, str]:
-    """The layout, and the name of the same decoder as a language model."""
+def layout_of(fields: dict[str, Any], where: str) -> tuple[str, str]:
+    """The layout of a score model's config.json, and its decoder's name as a language model."""
     name = str((fields.get("architectures") or [None])[0])
     for layout, suffix in _SUFFIXES.items():
         causal = name.removesuffix(suffix) + "ForCausalLM"

@@ -33,6 +33,11 @@ def _of_equation(equation: Any, trips: Sequence[float]) -> float:
         return params["length"] * product_flops(params["jaxpr"], trips)
     if name == "while":
         return (trips[0] if trips else 1.0) * product_flops(params["body_jaxpr"], trips[1:])
+    if name == "shard_map":  # of one device
+        return params["mesh"].size * product_flops(params["jaxpr"], trips)
+    if name == "pallas_call":
+        # Of every block, those that a mask hides and the kernel leaves out included.
+        return math.prod(params["grid_mapping"].grid) * product_flops(params["jaxpr"], trips)
     if name == "cond":
         return max(product_flops(branch, trips) for branch in params["branches"])
     return sum(product_flops(one, trips) for one in _jaxprs(params))

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 
 from alignjax.config import Config
-from alignjax.config_checks import check_batches
+from alignjax.config_checks import check_batches, check_kernel
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, check_divides
 from alignjax.planning.chips import Chip
 from alignjax.planning.measure import Estimate, Measured, estimate, measure
+from alignjax.planning.shapes import score_decoders
 from alignjax.planning.stages import Counts, Step, counts_of, steps_of
 from alignjax.planning.work import Program, Setting
 from alignjax.policy.room import rounded
@@ -101,12 +102,18 @@ def setting_of(
     mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
     check_batches(config, row_parts(mesh))
     check_divides(decoder, mesh, where=name)
+    # A plan for GPUs is made by the CPU's compiler.
+    platforms = {"gpu" if device.platform == "cpu" else device.platform for device in devices}
+    check_kernel(config.model, platforms, decoder.head_dim, decoder.sliding_window)
+    scored_by = score_decoders(config)
+    for score, body in scored_by.items():
+        check_divides(body, mesh, where=str(config.scores[score].path))
     if config.model.max_length > decoder.max_positions:
         raise InputError(
             f"config.model.max_length: is {config.model.max_length}; {name} has a context of "
             f"{decoder.max_positions} tokens; lower it."
         )
-    return Setting(config, decoder, name, mesh, rounded(chip.usable))
+    return Setting(config, decoder, name, mesh, rounded(chip.usable), scored_by)
 
 
 def make_plan(

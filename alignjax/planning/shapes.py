@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignjax.config import ModelSettings
+from alignjax.config import Config, ModelSettings
 from alignjax.errors import InputError
-from alignjax.models import DecoderConfig, config_from_hf
+from alignjax.models import DecoderConfig, body_config, config_from_hf
 from alignjax.models.huggingface import read_json
+from alignjax.models.score_model import layout_of
 
 
 def _llama(vocab: int, hidden: int, mlp: int, layers: int, heads: int, kv: int, **more: Any) -> DecoderConfig:
@@ -63,8 +64,26 @@ def decoder_of(settings: ModelSettings, name: str, preset: str) -> tuple[Decoder
 
 
 def run_as(decoder: DecoderConfig, settings: ModelSettings) -> DecoderConfig:
-    """The decoder as the configuration runs it."""
-    return dataclasses.replace(decoder, dtype=settings.dtype, remat=settings.remat)
+    """The decoder as the configuration runs it, but a GPU's kernel as the compiler's own attention."""
+    kernel = "splash" if settings.attention == "splash" else "xla"
+    return dataclasses.replace(decoder, dtype=settings.dtype, remat=settings.remat, attention=kernel)
+
+
+def score_decoders(config: Config) -> dict[str, DecoderConfig]:
+    """The bodies of the score models whose folders are there, by dimension.
+
+    Raises:
+      InputError: a config.json that is not of a score model.
+    """
+    found = {}
+    for name, source in config.scores.items():
+        path = Path(source.path or "") / "config.json"
+        if source.path and path.exists():
+            fields = read_json(path)
+            _, causal = layout_of(fields, str(path))
+            decoder = config_from_hf(fields | {"architectures": [causal]}, where=str(path))
+            found[name] = body_config(run_as(decoder, config.model))
+    return found
 
 
 def _read(folder: Path, where: str) -> DecoderConfig:

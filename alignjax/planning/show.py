@@ -44,6 +44,7 @@ def json_of(plan: Plan, target: Target) -> dict[str, Any]:
         "memory_from": "the CPU's compiler" if target.simulated else "the TPU's compiler",
         "efficiency": EFFICIENCY,
         "mean_share": plan.share,
+        "notes": _unseen(plan),
         "pairs": plan.counts._asdict(),
         "fits": plan.fits,
         "hours": plan.hours,
@@ -100,12 +101,23 @@ def _notes(plan: Plan, target: Target) -> list[str]:
         f"Hours: rows {rows}; {plan.counts.pairs} pairs to learn from and {plan.counts.held_out} held out a "
         f"dimension, {plan.counts.align} to align on; loading and saving not counted.",
         f"Figures of the chip: {plan.chip.source}.",
+        *_unseen(plan),
     ]
     if plan.hours is not None:
         notes.append(f"The whole run: {plan.hours:.2f} hours.")
     elif plan.chip.flops is None:
         notes.append(f"No times: of {plan.chip.name} only the memory is known.")
     return notes
+
+
+def _unseen(plan: Plan) -> list[str]:
+    """Which score models are planned without their config.json."""
+    config, known = plan.setting.config, plan.setting.scored_by
+    sources = config.scores.items() if config.method == "mocan" else ()
+    missing = [f"{name} ({source.path})" for name, source in sources if source.path and name not in known]
+    if not missing:
+        return []
+    return [f"Score models without a config.json, taken to have the reference's shape: {', '.join(missing)}."]
 
 
 def _record(line: Line) -> dict[str, Any]:

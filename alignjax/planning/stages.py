@@ -12,7 +12,6 @@ from alignjax.models import DecoderConfig
 from alignjax.planning import work
 from alignjax.planning.abstract import bytes_a_device
 from alignjax.planning.work import Program, Setting
-from alignjax.workflow.score_models import kind_of
 
 
 class Counts(NamedTuple):
@@ -159,7 +158,7 @@ def _mocan(setting: Setting, counts: Counts) -> Iterator[Step]:
     )
     yield from _samples(setting, held, 0)
     for i, name in enumerate(trained):
-        make = functools.partial(work.score_step, setting, kind_of(name), counts.pairs)
+        make = functools.partial(work.score_step, setting, name, counts.pairs)
         yield Step(
             name, "train step", make,
             run.epochs * counts.pairs, held.beside(i, training=True),
@@ -211,13 +210,13 @@ class _Scores(NamedTuple):
     def pairs_by(self, name: str, stage: str, what: str, examples: float, copies: int) -> Step:
         """Scores of pairs by one score model."""
         adapted = name not in self.folders and self.held.adapted
-        make = lambda: work.pair_scores(self.setting, kind_of(name), self.counts.pairs, adapted=adapted)  # noqa: E731
+        make = lambda: work.pair_scores(self.setting, name, self.counts.pairs, adapted=adapted)  # noqa: E731
         return Step(stage, what, make, examples, self._of_model(name, copies))
 
     def responses_by(self, name: str, stage: str, what: str, drawn: float, new: int) -> Step:
         """Scores of sampled responses by one score model."""
         adapted = name not in self.folders and self.held.adapted
-        make = lambda: work.response_scores(self.setting, kind_of(name), int(drawn), new, adapted=adapted)  # noqa: E731
+        make = lambda: work.response_scores(self.setting, name, int(drawn), new, adapted=adapted)  # noqa: E731
         return Step(stage, what, make, drawn, self._of_model(name, self.resident))
 
     def _of_model(self, name: str, copies: int) -> dict[str, int]:

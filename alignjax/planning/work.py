@@ -1,6 +1,7 @@
 """The functions that a run calls, as the package compiles them, with their arguments as shapes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,6 @@ from alignjax.alignment.step import AdapterSettings, sft_loss_fn
 from alignjax.config import Config, SamplingSettings, TrainingSettings
 from alignjax.data.buckets import Bucket
 from alignjax.models import DecoderConfig, Lora, ScoreModel, body_config, identity_normalizer
-from alignjax.models.score_model import Kind
 from alignjax.planning import abstract
 from alignjax.planning.abstract import bytes_a_device
 from alignjax.policy import room, sampling
@@ -21,7 +21,7 @@ from alignjax.policy.logps import slot_logps_jit
 from alignjax.runtime.mesh import batch_rows
 from alignjax.scores.learned import pair_scores_jit, response_scores_jit
 from alignjax.workflow.compiled import Layout, Steps, dpo_steps, steps_of
-from alignjax.workflow.score_models import score_steps
+from alignjax.workflow.score_models import kind_of, score_steps
 from alignjax.workflow.training import optimizer_of
 
 Tree = Any
@@ -59,6 +59,7 @@ class Setting(NamedTuple):
       name: of the reference, for messages.
       mesh: the devices.
       memory: bytes of a device that programs may use.
+      scored_by: bodies of score models that are read, by dimension; others are planned as the reference's.
     """
 
     config: Config
@@ -66,6 +67,7 @@ class Setting(NamedTuple):
     name: str
     mesh: Mesh
     memory: int
+    scored_by: Mapping[str, DecoderConfig] = MappingProxyType({})
 
 
 def reference_params(setting: Setting) -> Tree:
@@ -82,9 +84,11 @@ def adapter(setting: Setting) -> Lora | None:
     return abstract.adapters(setting.decoder, setting.mesh, **options)
 
 
-def score_model(setting: Setting, kind: Kind, params: Tree) -> ScoreModel:
-    """A score model on a policy's body; a cost's head has a bias."""
-    head = abstract.score_head(setting.decoder, setting.mesh, bias=kind == "cost")
+def score_model(setting: Setting, name: str) -> ScoreModel:
+    """The score model of a dimension, on the reference's body or on its own; a cost's head has a bias."""
+    decoder, kind = setting.scored_by.get(name, setting.decoder), kind_of(name)
+    params = abstract.decoder_params(decoder, setting.mesh, where=setting.name)
+    head = abstract.score_head(decoder, setting.mesh, bias=kind == "cost")
     body = {name: tree for name, tree in params.items() if name != "head"}
     normalizer = jax.tree.map(
         lambda x: abstract.everywhere(x.shape, x.dtype, setting.mesh), jax.eval_shape(identity_normalizer)
@@ -92,7 +96,7 @@ def score_model(setting: Setting, kind: Kind, params: Tree) -> ScoreModel:
     return ScoreModel(
         params={"decoder": body, "head": head},
         normalizer=normalizer,
-        config=body_config(setting.decoder),
+        config=body_config(decoder),
         kind=kind,
     )
 
@@ -123,10 +127,11 @@ def dpo_step(setting: Setting, run: TrainingSettings, beta: float, pairs: int) -
     return _step(steps, trainable, frozen, batch, bucket, setting)
 
 
-def score_step(setting: Setting, kind: Kind, pairs: int) -> Program:
+def score_step(setting: Setting, name: str, pairs: int) -> Program:
     """Train step of a score model on the reference's body."""
     config, lora = setting.config, adapter(setting)
-    model = score_model(setting, kind, reference_params(setting))
+    model = score_model(setting, name)
+    kind = model.kind
     signs = kind == "cost" and config.score_model.signs
     _, optimizer, bucket, batch = _pairs(setting, config.score_training, pairs, signs=signs)
     extra = config.score_model
@@ -150,22 +155,22 @@ def response_logps(setting: Setting, responses: int, new_tokens: int, *, adapted
     return _logps(setting, bucket, responses, 1, adapted=adapted)
 
 
-def pair_scores(setting: Setting, kind: Kind, pairs: int, *, adapted: bool) -> Program:
+def pair_scores(setting: Setting, name: str, pairs: int, *, adapted: bool) -> Program:
     """Scores of both responses of pairs by a score model."""
     bucket = pair_bucket(setting.config.model.max_length)
     rows = batch_rows(setting.config.ref_batch_size, pairs, setting.mesh)
     batch = abstract.pair_batch(rows, bucket, setting.mesh, signs=False)
-    return _scores(setting, pair_scores_jit, kind, batch, rows * bucket.tokens, adapted=adapted)
+    return _scores(setting, pair_scores_jit, name, batch, rows * bucket.tokens, adapted=adapted)
 
 
 def response_scores(
-    setting: Setting, kind: Kind, responses: int, new_tokens: int, *, adapted: bool
+    setting: Setting, name: str, responses: int, new_tokens: int, *, adapted: bool
 ) -> Program:
     """Scores of sampled responses by a score model."""
     bucket = _sampled_bucket(setting.config, new_tokens)
     rows = batch_rows(setting.config.ref_batch_size, responses, setting.mesh)
     batch = abstract.response_batch(rows, bucket, setting.mesh)
-    return _scores(setting, response_scores_jit, kind, batch, rows * bucket.tokens, adapted=adapted)
+    return _scores(setting, response_scores_jit, name, batch, rows * bucket.tokens, adapted=adapted)
 
 
 def divergence(setting: Setting, responses: int, new_tokens: int) -> Program:
@@ -283,10 +288,8 @@ def _logps(setting: Setting, bucket: Bucket, count: int, slots: int, *, adapted:
     return Program(slot_logps_jit, arguments, kinds, rows, rows * bucket.tokens)
 
 
-def _scores(
-    setting: Setting, function: Any, kind: Kind, batch: Any, tokens: int, *, adapted: bool
-) -> Program:
-    model = score_model(setting, kind, reference_params(setting))
+def _scores(setting: Setting, function: Any, name: str, batch: Any, tokens: int, *, adapted: bool) -> Program:
+    model = score_model(setting, name)
     lora = adapter(setting) if adapted else None
     kinds = {"parameters": bytes_a_device(model), "adapters": _size(lora)}
     return Program(function, (model, _frozen(lora), batch), kinds, batch.weights.shape[0], tokens)

@@ -24,6 +24,7 @@ from alignjax.alignment.step import (
     sft_loss_fn,
 )
 from alignjax.config import LoraSettings, TrainingSettings
+from alignjax.config_checks import check_kernel
 from alignjax.data.batches import pair_batches, pair_lengths, response_batches, response_lengths
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse, tokenize_responses
 from alignjax.data.worlds import World
@@ -81,27 +82,13 @@ def with_kernel(context: Context, model: _Body) -> _Body:
     Raises:
       InputError: as in `check_kernel`.
     """
-    check_kernel(context, model.config)
+    _check_kernel(context, model.config)
     return model.replace(config=dataclasses.replace(model.config, attention=context.config.model.attention))
 
 
-def check_kernel(context: Context, decoder: DecoderConfig) -> None:
-    """Refuses a kernel of attention that is not for these devices, this dtype or these heads.
-
-    Raises:
-      InputError: says which of them.
-    """
-    settings, platforms = context.config.model, {device.platform for device in context.mesh.devices.flat}
-    wrong = [
-        *([f"it runs on {', '.join(sorted(platforms))}"] if platforms != {"gpu"} else []),
-        *([f"config.model.dtype is {settings.dtype}"] if settings.dtype != "bfloat16" else []),
-        *([f"heads are {decoder.head_dim} wide"] if decoder.head_dim % 8 or decoder.head_dim > 128 else []),
-    ]
-    if settings.attention == "cudnn" and wrong:
-        raise InputError(
-            "config.model.attention: cudnn is for NVIDIA GPUs, bfloat16 and heads of at most 128, a multiple "
-            f"of 8, but {' and '.join(wrong)}; leave it at xla."
-        )
+def _check_kernel(context: Context, decoder: DecoderConfig) -> None:
+    platforms = {device.platform for device in context.mesh.devices.flat}
+    check_kernel(context.config.model, platforms, decoder.head_dim, decoder.sliding_window)
 
 
 def reference_policy(context: Context) -> Policy:
@@ -124,7 +111,7 @@ def check_mesh(context: Context) -> None:
     else:
         decoder = config_from_hf(dict(context.world.decoder_fields))
         check_divides(decoder, context.mesh, where=f"the reference of {context.world.name}")
-        check_kernel(context, decoder)
+        _check_kernel(context, decoder)
 
 
 @preemption.deferred()

@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from alignjax.models.splash import RowIds, attend_splash
 from alignjax.planning.products import product_flops
+from alignjax.runtime.mesh import make_mesh
 
 # [4, 8] x [8, 16] is 4 * 16 results of 8 products and sums: 2 * 4 * 8 * 16 = 1,024.
 ONE = 1024.0
@@ -58,6 +61,26 @@ def test_of_branches_the_dearest():
         return jax.lax.cond(jnp.sum(h) > 0, lambda h: h @ w @ w, lambda h: h @ w, h)
 
     assert _flops(f, (4, 8), (8, 8)) == 2 * 2 * 4 * 8 * 8
+
+
+def test_a_kernel_is_counted_for_each_block_and_each_device():
+    length, width = 256, 16
+    heads_of_rows = (2, length, 4, width)
+
+    def traced(sharding=None):
+        arrays = [jax.ShapeDtypeStruct(heads_of_rows, jnp.float32, sharding=sharding)] * 3
+        segments = jax.ShapeDtypeStruct((2, length), jnp.int32)
+        with jax.numpy_rank_promotion("allow"):  # of jax's own code
+            attention = jax.jit(lambda q, k, v, segments: attend_splash(q, k, v, RowIds(segments, None)))
+            return attention.trace(*arrays, segments).jaxpr
+
+    # Rows x heads x two products of T x T x H, as if no block were hidden.
+    whole = 2 * 4 * 2 * 2 * length**2 * width
+    assert product_flops(traced()) == whole
+    mesh = make_mesh(data=2, tensor=4)
+    divided = traced(NamedSharding(mesh, PartitionSpec(("data",), None, "tensor", None)))
+    assert any(equation.primitive.name == "shard_map" for equation in divided.eqns)
+    assert product_flops(divided) == whole
 
 
 def test_as_xla_counts_them_where_nothing_loops():

@@ -24,7 +24,7 @@ def _no_cloud(monkeypatch):
 def on(make_config, decoder):
     """What a run's programs share on a slice."""
 
-    def make(topology, **changes):
+    def make(topology, decoder=decoder, **changes):
         target = targets.parse(topology)
         found = targets.devices(target)
         assert len(found) == target.count
@@ -56,6 +56,20 @@ def test_gradients_are_summed_over_four_chips(on):
     assert found.traffic is not None
     # Adapters in float32, by a ring: each chip sends 2 x 3/4 of them. Scalars add a little.
     assert sum(found.traffic.sent.values()) == pytest.approx(1.5 * program.kinds["adapters"], rel=0.1)
+
+
+def test_the_tpus_own_attention_holds_no_scores(on, decoder):
+    # Rows of 1,023 tokens: 4 of 8 pairs on a chip with 4 heads of 1,023^2 scores in float32 are 67 MB.
+    needed, flops = {}, {}
+    for kernel in ("xla", "splash"):
+        long = dataclasses.replace(decoder, max_positions=512, attention=kernel)
+        model, mesh = {"attention": kernel, "max_length": 512}, {"data": 2, "tensor": 2}
+        setting, _ = on("v5e:2x2", long, model=model, mesh=mesh, align={"batch_size": 8})
+        program = work.dpo_step(setting, setting.config.align, 0.1, 100)
+        found = measure(program, 4)
+        needed[kernel], flops[kernel] = found.temporaries, found.flops
+    assert needed["splash"] < 0.5 * needed["xla"]
+    assert flops["splash"] > 0.9 * flops["xla"]
 
 
 @pytest.mark.slow

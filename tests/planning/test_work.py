@@ -12,7 +12,7 @@ from alignjax.data.batches import PairBatch, make_pair_rows
 from alignjax.data.tokenize import TokenizedPair
 from alignjax.errors import InputError
 from alignjax.models import decoder_shardings, init_lora, init_params, place_lora
-from alignjax.planning import abstract, work
+from alignjax.planning import abstract, show, targets, work
 from alignjax.planning.measure import measure
 from alignjax.planning.run import make_plan
 from alignjax.planning.stages import counts_of, steps_of
@@ -148,9 +148,42 @@ def test_a_folders_model_takes_the_references_place(make_setting, make_config):
     assert sum(steps["evaluation", "safety of responses"].held.values()) == one  # the aligned policy's
 
 
+def test_a_folders_model_has_its_own_shape(tmp_path, make_setting, make_config, chip):
+    (tmp_path / "config.json").write_text(
+        '{"architectures": ["LlamaModelForScore"], "vocab_size": 96, "hidden_size": 64, "score_type": "cost",'
+        ' "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 32}'
+    )
+    scores = {"reward": {"path": "not-here"}, "safety": {"path": str(tmp_path)}}
+    setting = make_setting(make_config("mocan", scores=scores, lora={"rank": 4}))
+    assert (work.score_model(setting, "reward").config.hidden_size, setting.decoder.num_layers) == (32, 2)
+    model = work.score_model(setting, "safety")
+    assert (model.config.hidden_size, model.config.num_layers, model.kind) == (64, 3, "cost")
+    # Embedding; three layers of q, k, v, o, three feed-forward matrices and norms; norm, head and its bias.
+    weights = 96 * 64 + 3 * (4 * 64 * 64 + 3 * 64 * 32 + 2 * 64) + 64 + 64 + 1
+    program = work.response_scores(setting, "safety", 32, 8, adapted=False)
+    normalizer = 4 * len(jax.tree.leaves(model.normalizer))
+    assert program.kinds["parameters"] == 4 * weights + normalizer
+    plan = make_plan(setting, chip, pairs=100, mean_length=None, world=None, only=["scores"])
+    text = show.text_of(plan, targets.parse("gpu:16GiB"))
+    assert "taken to have the reference's shape: reward (not-here)." in text
+
+
+def test_a_folder_that_is_no_score_model(tmp_path, make_setting, make_config):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "vocab_size": 7}')
+    scores = {name: {"path": str(tmp_path)} for name in ("reward", "safety")}
+    with pytest.raises(InputError, match="config.json: architecture LlamaForCausalLM is not a score model"):
+        make_setting(make_config("mocan", scores=scores))
+
+
 @pytest.mark.parametrize(
     ("changes", "devices", "message"),
     [
+        (
+            {"model": {"attention": "splash"}},
+            1,
+            "model.attention: splash is for TPUs .* it runs on gpu",
+        ),
+        ({"model": {"attention": "cudnn"}}, 1, "cudnn is for NVIDIA GPUs, .* config.model.dtype is float32"),
         ({"mesh": {"data": 3}}, 8, "config.mesh: data=3 .* does not make 8 devices"),
         (
             {"mesh": {"data": 1, "tensor": 8}},
