@@ -8,7 +8,6 @@ stage does not fit.
 """
 
 import json
-import os
 import sys
 
 import jax
@@ -81,10 +80,7 @@ def _main(unset: list[str]) -> None:
 
 def main() -> None:
     """Entry point."""
-    # No device is used. The compiler must not look for the metadata of a cloud's machine, and several plans
-    # may be made at once.
-    jax.config.update("jax_platforms", "cpu")
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    targets.compile_only()
     _define_flags()
     unset = cli.take_unset(sys.argv)
     cli.run(lambda: _main(unset), required=["topology"])

@@ -7,12 +7,9 @@ Needs libtpu, no TPU.
 """
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
 
 from alignjax.config import Config, from_mapping
 from alignjax.errors import InputError
@@ -51,8 +48,7 @@ CASES = {
 
 def main() -> None:
     """Prints the table."""
-    jax.config.update("jax_platforms", "cpu")
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    targets.compile_only()
     names = sys.argv[1:] or list(CASES)
     unknown = [name for name in names if name not in CASES]
     if unknown:

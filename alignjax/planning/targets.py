@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,16 @@ from alignjax.errors import InputError
 from alignjax.planning.chips import GPUS, SLICES, TPUS, Chip, any_gpu
 
 _GPU = re.compile(r"(?P<name>gpu:(?P<gib>\d+(\.\d+)?)GiB|[a-z0-9]+(-\d+)?)(:(?P<count>\d+))?")
+
+
+# What the TPUs' compiler would else look for on a cloud's machine, and complain of; which chips it compiles
+# for, a topology's name says. Several plans may be made at once.
+COMPILER_ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +41,12 @@ class Target:
     chip: Chip
     count: int
     simulated: bool
+
+
+def compile_only() -> None:
+    """Makes this process one that compiles and uses no device; to be called before JAX looks for any."""
+    jax.config.update("jax_platforms", "cpu")
+    os.environ |= COMPILER_ALONE
 
 
 def parse(name: str) -> Target:

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _no_cloud(monkeypatch):
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in targets.COMPILER_ALONE.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
