@@ -126,19 +126,17 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
     architecture = _architecture(fields, where)
 
     def count(name: str, default: int | None = None) -> int:
-        value = default if fields.get(name) is None else fields[name]
-        if value is None:
-            raise InputError(
-                f'{where}: field "{name}" is missing; take the config that came with the weights.'
-            )
-        if not _is_whole(value) or value < 1:
-            raise InputError(f'{where}: field "{name}" is {value!r}, must be a whole number of at least 1.')
-        return value
+        return _count(fields, name, default, where)
 
     _refuse_unsupported(fields, architecture, where)
     hidden, heads = count("hidden_size"), count("num_attention_heads")
     theta, scaling = _rope(fields, where)
-    bos = token_ids(fields, "bos_token_id", where)
+    vocab, bos = count("vocab_size"), token_ids(fields, "bos_token_id", where)
+    ends = token_ids(fields, "eos_token_id", where)
+    if any(not 0 <= end < vocab for end in ends):
+        raise InputError(
+            f'{where}: field "eos_token_id" is {fields["eos_token_id"]!r}, must be below vocab_size, {vocab}.'
+        )
     # Mistral's class defaults, for configs that leave the field out.
     window = fields.get("sliding_window", 4096) if architecture == "mistral" else None
     if architecture.startswith("qwen") and fields.get("use_sliding_window"):
@@ -153,7 +151,7 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
         )
     return DecoderConfig(
         architecture=architecture,
-        vocab_size=count("vocab_size"),
+        vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=count("intermediate_size"),
         num_layers=layers,
@@ -169,8 +167,18 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
         sliding_window=_one_window(fields, window, layers, where),
         max_positions=count("max_position_embeddings", 2048),
         bos_id=bos[0] if bos else None,
-        eos_ids=token_ids(fields, "eos_token_id", where),
+        eos_ids=ends,
     )
+
+
+def _count(fields: dict[str, Any], name: str, default: int | None, where: str, least: int = 1) -> int:
+    """A whole number."""
+    value = default if fields.get(name) is None else fields[name]
+    if value is None:
+        raise InputError(f'{where}: field "{name}" is missing; take the config that came with the weights.')
+    if not _is_whole(value) or value < least:
+        raise InputError(f'{where}: field "{name}" is {value!r}, must be a whole number of at least {least}.')
+    return value
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
@@ -316,7 +324,8 @@ def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) ->
     if window is None:
         return None
     kinds = set(fields.get("layer_types") or [])
-    full_layers = int(fields.get("max_window_layers", 0)) if "use_sliding_window" in fields else 0
+    slides = "use_sliding_window" in fields
+    full_layers = _count(fields, "max_window_layers", 0, where, least=0) if slides else 0
     if kinds == {"full_attention"} or (not kinds and full_layers >= layers):
         return None
     if kinds - {"sliding_attention"} or (not kinds and full_layers > 0):
@@ -324,4 +333,4 @@ def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) ->
             f"{where}: some layers have a sliding window and some do not (layer_types, max_window_layers); "
             "only one kind for all layers is supported."
         )
-    return int(window)
+    return _count({"sliding_window": window}, "sliding_window", None, where)

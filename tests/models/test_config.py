@@ -159,6 +159,12 @@ def test_old_and_new_forms_of_rope(fields, theta, scaling):
         ({"vocab_size": 1.5}, 'field "vocab_size" is 1.5'),
         ({"num_key_value_heads": 3}, "8 heads, 3 key/value heads"),
         ({"head_dim": 7}, "head_dim 7"),
+        ({"eos_token_id": [2, 4096]}, '"eos_token_id" is [2, 4096], must be below vocab_size'),
+        ({"eos_token_id": -1}, 'field "eos_token_id" is -1, must be below vocab_size'),
+        (
+            {"architectures": ["MistralForCausalLM"], "sliding_window": "wide"},
+            "field \"sliding_window\" is 'wide', must be a whole number of at least 1",
+        ),
         (
             {
                 "architectures": ["Qwen2ForCausalLM"],
