@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from alignjax.models.config import DecoderConfig, RopeScaling
-from alignjax.models.splash import RowIds, attend_splash
 
 # Finite, so that a row without any visible key (padding) gives a mean and not nan; far enough below any
 # score that its exponential is exactly 0 in every other row.
@@ -76,6 +75,18 @@ def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, wind
     return mask
 
 
+class RowIds(NamedTuple):
+    """What `attention_mask` is made of, for a kernel that makes its own.
+
+    Attributes:
+      segments: [B, T] int32, 0 padding.
+      branches: [B, T] int32, 0 the shared prompt, 1 and 2 the responses of a pair; None: one response a row.
+    """
+
+    segments: Array
+    branches: Array | None
+
+
 def visible_keys(
     config: DecoderConfig, positions: Array, segment_ids: Array, branch_ids: Array | None
 ) -> Array | RowIds:
@@ -108,6 +119,9 @@ def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str
       [B, T, KV * G, H] in q's dtype.
     """
     if isinstance(visible, RowIds):
+        # Here, because only TPUs need what it imports, which takes a fifth of a second.
+        from alignjax.models.splash import attend_splash
+
         return attend_splash(q, k, v, visible)
     return _attend_folded(q, k, v, visible) if kernel == "xla" else attend_fused(q, k, v, visible, "cudnn")
 

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alignjax.models.attention import apply_rope, attend, attend_cached, rope_tables, visible_keys
+from alignjax.models.attention import RowIds, apply_rope, attend, attend_cached, rope_tables, visible_keys
 from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import TARGETS, Lora
 from alignjax.models.rows import along_rows
-from alignjax.models.splash import RowIds
 
 Params = Any  # a nested dict of arrays
 Masks = Mapping[str, Array]

@@ -170,7 +170,7 @@ def _scores(
         tokens,
         positions,
         segment_ids,
-        branch_ids,
+        branch_ids if len(branches) > 1 else None,
         lora=lora,
         dropout_key=dropout_key,
     )

@@ -1,6 +1,6 @@
 """Attention by the TPU kernel of jax.experimental, which never holds the scores of all keys."""
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jax import Array
 from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 from jax.sharding import PartitionSpec
 
+from alignjax.models.attention import RowIds
 from alignjax.models.rows import parts_of
 from alignjax.runtime.mesh import LOGICAL_RULES
 
@@ -17,18 +18,6 @@ _LARGEST_BLOCK = 512
 # score that its exponential is 0; the kernel's own mask is further down.
 _HIDDEN = -(2.0**100)
 _BRANCHES = 2  # a row holds one response, or the two of a pair
-
-
-class RowIds(NamedTuple):
-    """What `attention_mask` is made of, for a kernel that makes its own.
-
-    Attributes:
-      segments: [B, T] int32, 0 padding.
-      branches: [B, T] int32, 0 the shared prompt, 1 and 2 the responses of a pair; None: one response a row.
-    """
-
-    segments: Array
-    branches: Array | None
 
 
 def attend_splash(q: Array, k: Array, v: Array, ids: RowIds, *, interpret: bool = False) -> Array:

@@ -99,11 +99,11 @@ def _completion_kl(
 ) -> Array:
     """Sums over tokens [B]; `params` are the policy's and the reference's, or one for both."""
     params = (params[0], params[-1])
-    tokens, positions, segments, branches, target_index, _, slots = (jnp.asarray(field) for field in rows)
+    tokens, positions, segments, _, target_index, _, slots = (jnp.asarray(field) for field in rows)
     valid = slots >= 0
 
     def at_targets(config: DecoderConfig, weights: Any, lora: Lora | None) -> Array:
-        hidden = hidden_states(config, weights, tokens, positions, segments, branches, lora=lora)
+        hidden = hidden_states(config, weights, tokens, positions, segments, lora=lora)
         return jnp.take_along_axis(hidden, target_index[:, :, None], axis=1)
 
     own, ref = map(at_targets, configs, params, loras)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from alignjax.models import attention, hidden_states, init_params
-from alignjax.models.attention import attend, attention_mask, visible_keys
+from alignjax.models import hidden_states, init_params, splash
+from alignjax.models.attention import RowIds, attend, attention_mask, visible_keys
 from alignjax.models.config import DecoderConfig
-from alignjax.models.splash import RowIds, attend_splash
+from alignjax.models.splash import attend_splash
 from alignjax.runtime.mesh import make_mesh
 
 LENGTH = 150  # more than one block of 128, and no multiple of it
@@ -105,7 +105,7 @@ def test_each_device_computes_its_rows_and_heads(rows):
 
 def test_a_whole_decoder_with_it(monkeypatch):
     interpreted = functools.partial(attend_splash, interpret=True)
-    monkeypatch.setattr(attention, "attend_splash", interpreted)
+    monkeypatch.setattr(splash, "attend_splash", interpreted)
     config = DecoderConfig("qwen3", 11, 16, 24, 2, 4, 2, 8, qk_norm=True, remat=True)
     segments, branches = ids_of([(40, 80, 140), (10, 70, 150)])
     tokens = jax.random.randint(jax.random.key(3), segments.shape, 0, 11)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from alignjax.models.splash import RowIds, attend_splash
+from alignjax.models.attention import RowIds
+from alignjax.models.splash import attend_splash
 from alignjax.planning.products import product_flops
 from alignjax.runtime.mesh import make_mesh
 
