@@ -36,7 +36,7 @@ def change(file, **fields):
 
 def test_one_line_from_a_process_of_its_own(model, lines, tmp_path):
     # Libraries that warn on import or while they load would be seen here alone.
-    change(model / "config.json", vocab_size=200)
+    change(model / "config.json", vocab_size=200, eos_token_id=None)
     options = [
         f"--model={model}",
         f"--prompts={lines('p.jsonl', {'prompt': 'hi'})}",
