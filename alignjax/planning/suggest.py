@@ -1,7 +1,8 @@
 """Tries meshes, remat and batch sizes, and names the fastest that fits."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.config import Config, TrainingSettings
@@ -15,6 +16,7 @@ from alignjax.planning.targets import Target
 from alignjax.planning.work import Setting, adapter, reference_params
 
 _MOST = 4  # candidates that are compiled, of those that arithmetic leaves
+_FULL = 0.7  # share of the memory from which weights and optimizer leave little for anything else
 _ROWS = (1, 2, 4)  # rows of a batch a part of the rows, that are tried
 _RUNS = ("prealign", "align", "score_training")
 
@@ -33,7 +35,8 @@ def best(
     """The plan of least hours among the candidates that fit; if none fits, the one that needs least.
 
     Candidates keep the rows of an update: batch size times accumulate. Arithmetic leaves out meshes whose
-    weights and optimizer alone are too large, and puts first those that send least; few are compiled.
+    weights and optimizer alone are too large, and puts first those that send least. Few are compiled: of
+    every mesh its most promising batch before any mesh's second.
 
     Args:
       config: checked.
@@ -48,7 +51,7 @@ def best(
     Raises:
       InputError: no mesh divides the model and its batches.
     """
-    candidates = sorted(_candidates(config, decoder, name, target, devices), key=lambda one: one.order)
+    candidates = _in_turns(_candidates(config, decoder, name, target, devices))
     if not candidates:
         raise InputError(
             f"--suggest: no mesh of {target.count} devices divides {name} and leaves room for its weights; "
@@ -70,7 +73,20 @@ def best(
 class _Candidate(NamedTuple):
     config: Config
     overrides: list[str]
-    order: tuple[float, ...]  # smaller is tried first
+    mesh: tuple[float, ...]  # smaller is tried first, of meshes
+    batch: tuple[float, ...]  # smaller is tried first, on one mesh
+
+
+def _in_turns(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Every mesh's first, then every mesh's second; batches that come to the same once."""
+    different = {tuple(one.overrides): one for one in candidates}.values()
+    ordered = sorted(different, key=lambda one: (one.mesh, one.batch))
+    turns = [
+        (turn, one)
+        for _, of_mesh in itertools.groupby(ordered, key=lambda one: one.mesh)
+        for turn, one in enumerate(of_mesh)
+    ]
+    return [one for _, one in sorted(turns, key=lambda item: item[0])]
 
 
 def _candidates(
@@ -86,15 +102,10 @@ def _candidates(
                     continue  # does not divide; another mesh may
                 weights = _standing(setting)
                 if weights <= target.chip.usable:
-                    yield _Candidate(
-                        one, overrides, _order(setting, weights, target.chip.usable, rows, tensor)
-                    )
-
-
-def _order(setting: Setting, weights: float, usable: float, rows: int, tensor: int) -> tuple[float, ...]:
-    """Least doubt first: weights within half of the memory, then little sent, then many rows at once."""
-    mesh = setting.mesh.shape
-    return (weights > 0.7 * usable, tensor > 1, mesh["fsdp"] > 8, mesh["fsdp"], setting.decoder.remat, -rows)
+                    full = weights > _FULL * target.chip.usable
+                    # Where memory is short, what takes least of it; else what computes least, and many rows.
+                    batch = (-one.model.remat, rows) if full else (one.model.remat, -rows)
+                    yield _Candidate(one, overrides, (tensor > 1, fsdp, tensor), batch)
 
 
 def _standing(setting: Setting) -> float:

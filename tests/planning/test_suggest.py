@@ -43,5 +43,29 @@ def test_what_can_never_fit(find):
         find("gpu:0.00001GiB:2")
 
 
+def test_every_mesh_has_its_turn_and_equal_batches_are_tried_once(make_config, decoder):
+    target = targets.parse("h100:4")
+    config = make_config(align={"batch_size": 2, "accumulate": 2}, lora={"dropout": 0.0})
+    found = suggest._in_turns(
+        suggest._candidates(config, decoder, "model", target, jax.devices()[: target.count])
+    )
+    # The update has four rows: on data x fsdp = 4 they are one a part, however many are asked for.
+    assert len({tuple(one.overrides) for one in found}) == len(found)
+    sizes = [(one.config.mesh.data, one.config.mesh.fsdp, one.config.mesh.tensor) for one in found]
+    # Two key/value heads: four parts do not divide them. Little sent first.
+    meshes = [(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)]
+    assert sizes[: len(meshes)] == meshes and set(sizes[len(meshes) :]) <= set(meshes)
+
+
+def test_where_memory_is_short_the_smallest_batch_is_tried_first(make_config, decoder, monkeypatch):
+    target, config = targets.parse("h100:1"), make_config(align={"batch_size": 2, "accumulate": 8})
+    first = {}
+    for full in (0.0, 1.0):
+        monkeypatch.setattr(suggest, "_FULL", full)
+        found = suggest._candidates(config, decoder, "model", target, jax.devices()[:1])
+        first[full] = suggest._in_turns(found)[0].config.align.batch_size
+    assert first == {0.0: 1, 1.0: 4}
+
+
 def test_meshes_are_all_factorisations():
     assert sorted(suggest._meshes(4)) == [(1, 1, 4), (1, 2, 2), (1, 4, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1)]
