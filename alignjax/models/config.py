@@ -132,11 +132,6 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
     hidden, heads = count("hidden_size"), count("num_attention_heads")
     theta, scaling = _rope(fields, where)
     vocab, bos = count("vocab_size"), token_ids(fields, "bos_token_id", where)
-    ends = token_ids(fields, "eos_token_id", where)
-    if any(not 0 <= end < vocab for end in ends):
-        raise InputError(
-            f'{where}: field "eos_token_id" is {fields["eos_token_id"]!r}, must be below vocab_size, {vocab}.'
-        )
     # Mistral's class defaults, for configs that leave the field out.
     window = fields.get("sliding_window", 4096) if architecture == "mistral" else None
     if architecture.startswith("qwen") and fields.get("use_sliding_window"):
@@ -167,7 +162,7 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
         sliding_window=_one_window(fields, window, layers, where),
         max_positions=count("max_position_embeddings", 2048),
         bos_id=bos[0] if bos else None,
-        eos_ids=ends,
+        eos_ids=_end_ids(fields, vocab, where),
     )
 
 
@@ -317,6 +312,16 @@ def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
     if not all(_is_whole(i) for i in ids):
         raise InputError(f'{where}: field "{name}" is {value!r}, must be a token id or a list of them.')
     return tuple(ids)
+
+
+def _end_ids(fields: dict[str, Any], vocab: int, where: str) -> tuple[int, ...]:
+    """The tokens that end a text, refused where the vocabulary does not have them."""
+    ends = token_ids(fields, "eos_token_id", where)
+    if any(not 0 <= end < vocab for end in ends):
+        raise InputError(
+            f'{where}: field "eos_token_id" is {fields["eos_token_id"]!r}, must be below vocab_size, {vocab}.'
+        )
+    return ends
 
 
 def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) -> int | None:
