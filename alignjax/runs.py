@@ -34,7 +34,7 @@ def run(config: Config, workdir: Path, *, devices: Sequence[Any] | None = None) 
         raise InputError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
         ) from None
-    with MetricsWriter(workdir, active=processes.first()) as metrics:
+    with MetricsWriter(workdir, active=processes.is_primary()) as metrics:
         context = Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say, devices=devices)
         return {"pecan": pecan, "mocan": mocan}[config.method](context)
 
@@ -52,5 +52,5 @@ def read_config(workdir: Path) -> Config:
 
 
 def _say(line: str) -> None:
-    if processes.first():
+    if processes.is_primary():
         print(line, flush=True)

@@ -23,7 +23,7 @@ from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
 from alignjax.policy import sampling
-from alignjax.policy.inputs import check_context, make_encoder, prompt_ids
+from alignjax.policy.encoding import check_context, make_encoder, prompt_ids
 from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
 

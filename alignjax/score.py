@@ -24,7 +24,7 @@ from alignjax.data.files import read_json_lines
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Model, load_pretrained
-from alignjax.policy.inputs import (
+from alignjax.policy.encoding import (
     Encoder,
     check_context,
     has_response,
@@ -32,7 +32,7 @@ from alignjax.policy.inputs import (
     prompt_ids,
     response_ids,
 )
-from alignjax.policy.logps import score_responses
+from alignjax.policy.logps import response_logps
 from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
 
@@ -158,7 +158,7 @@ def _logps(
     model: Model, responses: Sequence[TokenizedResponse], batch_size: int, description: str, path: str
 ) -> np.ndarray:
     with progress(len(responses), description, unit="response") as bar:
-        values = score_responses(model, responses, batch_size=batch_size, progress=bar.update)
+        values = response_logps(model, responses, batch_size=batch_size, progress=bar.update)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: gives a log-probability that is not finite; its weights are damaged.")
     return values

@@ -86,7 +86,7 @@ class Stages:
         self.fingerprints[name] = fingerprint
         record = self.records().get(name, {})
         same = record.get("fingerprint") == fingerprint and record.get("status") == "done"
-        if processes.agreed(same and all((self.workdir / output).exists() for output in outputs)):
+        if processes.broadcast(same and all((self.workdir / output).exists() for output in outputs)):
             self.say(f"[{name}] done before, kept")
             return
         if preemption.asked():

@@ -39,7 +39,7 @@ def _main(unset: list[str]) -> None:
     if flags.FLAGS.distributed:
         processes.start()
     table = run(config, workdir)
-    if processes.first():
+    if processes.is_primary():
         print(table)
         print(f"report: {workdir / 'report.html'}")
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
+from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.newton import describe, evaluate, newton_step, projected_error
 from alignjax.dual.samples import Samples, every, over_prompts
 from alignjax.dual.solve import Prepared, prepare, solve_jit, solve_samples

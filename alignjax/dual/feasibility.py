@@ -9,7 +9,7 @@ import scipy.optimize
 from jax import Array
 from jax.typing import ArrayLike
 
-from alignjax.dual.inputs import Inputs, checked, on_host
+from alignjax.dual.arguments import Inputs, checked, on_host
 from alignjax.dual.samples import (
     Samples,
     by_chunks,

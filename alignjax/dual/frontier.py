@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
+from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, on_host
 from alignjax.dual.newton import describe, evaluate, newton_step, reweighted
 from alignjax.dual.objective import Derivatives
 from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts

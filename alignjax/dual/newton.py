@@ -211,13 +211,13 @@ def newton(
         jnp.where(jnp.any(alone), alone.astype(kind) / jnp.maximum(jnp.sum(alone), 1).astype(kind), zero),
     )
 
-    def going_on(state: _State) -> Array:
+    def not_converged(state: _State) -> Array:
         error = projected_error(state.point, state.at.gradient)
         at_end = ~state.fresh & (state.tau <= problem.tau) & (error <= tolerance)
         spent = (state.iterations >= MAX_ITERATIONS) | (state.idle >= _PATIENCE)
         return ~at_end & ~spent & ~state.certified & ~jnp.isnan(error)
 
-    state = jax.lax.while_loop(going_on, lambda state: _advance(state, problem), state)
+    state = jax.lax.while_loop(not_converged, lambda state: _advance(state, problem), state)
     # A certificate is stated in the units of the scores: <d, g> with d = v / s.
     direction = state.certificate / problem.spread
     certificate = direction / jnp.where(state.certified, jnp.sum(direction), 1)

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.bias import corrected_means, prompt_means, shift_of_lam
-from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.newton import Minimum, describe, is_solved, newton, newton_step, reweighted
 from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
 from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
@@ -270,13 +270,13 @@ def _conservative(
         moved = jnp.max(jnp.abs(guard_next - guard) / ready.problem.spread)
         return end, guard_next, moved, step + 1
 
-    def going_on(state: tuple[Minimum, Array, Array, Array]) -> Array:
+    def not_converged(state: tuple[Minimum, Array, Array, Array]) -> Array:
         found, _, moved, step = state
         return (moved > 1e4 * jnp.finfo(kind).eps) & (step < _GUARD_STEPS) & ~found.certified
 
     first = newton(ready.problem, lam / ready.problem.unit)
     start = (first, jnp.zeros_like(ready.margins), jnp.asarray(jnp.inf, kind), jnp.zeros((), jnp.int32))
-    found, guard, _, _ = jax.lax.while_loop(going_on, body, start)
+    found, guard, _, _ = jax.lax.while_loop(not_converged, body, start)
     solution, _ = summarise(raised(guard), found)
     return Conservative(solution, ready.margins, guard, solution.margins - guard_at(found.point))
 

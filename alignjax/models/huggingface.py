@@ -26,7 +26,7 @@ from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import HF_PROJECTIONS, assemble, check_tensors, disassemble, slots
-from alignjax.runtime.processes import first, meet, whole
+from alignjax.runtime.processes import barrier, is_primary, to_host
 
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -115,7 +115,7 @@ def save_adapter(
     rank = ranks.pop()
     tensors = {}
     for target, pair in layers.items():
-        a, b = whole(pair["a"]), whole(pair["b"])
+        a, b = to_host(pair["a"]), to_host(pair["b"])
         for i in range(config.num_layers):
             prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
             tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[i].T)
@@ -286,7 +286,7 @@ def write_folder(
       weights: name of a safetensors file -> its tensors.
       tokenizer: written too; None: none.
     """
-    if first():
+    if is_primary():
         with _atomic_folder(path) as folder:
             for name, fields in configs.items():
                 # Sorted keys: equal objects give equal bytes.
@@ -297,7 +297,7 @@ def write_folder(
                 save_file(tensors, folder / name, metadata={"format": "pt"})
             if tokenizer is not None:
                 tokenizer.save_pretrained(str(folder))
-    meet(f"wrote {path.name}")
+    barrier(f"wrote {path.name}")
 
 
 @contextmanager

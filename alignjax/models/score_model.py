@@ -31,7 +31,7 @@ from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings, place_head
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.weights import Slot, assemble, disassemble, slots
-from alignjax.runtime.processes import whole
+from alignjax.runtime.processes import to_host
 
 if TYPE_CHECKING:  # its import takes seconds, and arrays need none of it
     from transformers import PreTrainedTokenizerBase
@@ -282,10 +282,10 @@ def save_score_model(model: ScoreModel, path: str | Path, *, layout: Layout = "s
         missing = "bias" if "bias" in head else "normalizer"
         raise InputError(f'{path}: layout "classification" holds no {missing}; use layout "safe_rlhf".')
     tensors = dict(disassemble(config, model.params["decoder"]))
-    kernel = whole(head["kernel"]).astype(np.float32)
+    kernel = to_host(head["kernel"]).astype(np.float32)
     tensors[f"{_HEADS[layout]}.weight"] = np.ascontiguousarray(kernel.T)
     if "bias" in head:
-        tensors[f"{_HEADS[layout]}.bias"] = whole(head["bias"]).astype(np.float32)
+        tensors[f"{_HEADS[layout]}.bias"] = to_host(head["bias"]).astype(np.float32)
     if layout == "safe_rlhf":
         for name in ("mean", "var"):
             tensors[f"normalizer.{name}"] = np.asarray(model.normalizer[name], np.float32).reshape(1)

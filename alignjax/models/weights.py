@@ -14,7 +14,7 @@ from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig
 from alignjax.models.lora import projection_sizes
 from alignjax.runtime.mesh import array_of_parts
-from alignjax.runtime.processes import whole
+from alignjax.runtime.processes import to_host
 
 HF_PROJECTIONS = {
     "q": "self_attn.q_proj",
@@ -181,7 +181,7 @@ def disassemble(config: DecoderConfig, params: Any) -> Iterator[tuple[str, np.nd
         leaf = params
         for key in slot.path:
             leaf = leaf[key]
-        array = whole(leaf)
+        array = to_host(leaf)
         for name, tensor in zip(slot.names, array if slot.stacked else array[None], strict=True):
             yield name, np.ascontiguousarray(tensor.T if slot.transposed else tensor)
 

@@ -116,7 +116,7 @@ def placed(shapes: Tree, shardings: Tree) -> Tree:
     )
 
 
-def bytes_a_device(tree: Tree) -> int:
+def bytes_per_device(tree: Tree) -> int:
     """Bytes that one device holds of a tree of shapes with shardings."""
     return sum(_part_bytes(leaf) for leaf in jax.tree.leaves(tree))
 

@@ -15,7 +15,7 @@ from alignjax.planning.measure import Estimate, Measured, estimate, measure
 from alignjax.planning.shapes import score_decoders
 from alignjax.planning.stages import Counts, Step, counts_of, steps_of
 from alignjax.planning.work import Program, Setting
-from alignjax.policy.room import rounded
+from alignjax.policy.batch_sizing import rounded
 from alignjax.runtime.mesh import make_mesh, row_parts
 
 

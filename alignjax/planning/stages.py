@@ -10,7 +10,7 @@ from alignjax.config_checks import given
 from alignjax.data.worlds import world_for
 from alignjax.models import DecoderConfig
 from alignjax.planning import work
-from alignjax.planning.abstract import bytes_a_device
+from alignjax.planning.abstract import bytes_per_device
 from alignjax.planning.work import Program, Setting
 
 
@@ -104,14 +104,14 @@ class _Held(NamedTuple):
 
 
 def _held(setting: Setting) -> _Held:
-    body, lora = bytes_a_device(work.reference_params(setting)), work.adapter(setting)
-    trained = body if lora is None else bytes_a_device(lora.params)
+    body, lora = bytes_per_device(work.reference_params(setting)), work.adapter(setting)
+    trained = body if lora is None else bytes_per_device(lora.params)
     return _Held(trained, lora is not None, body)
 
 
 def _world_bytes(setting: Setting, world: DecoderConfig) -> int:
     wide = dataclasses.replace(world, dtype="float32")
-    return bytes_a_device(work.reference_params(setting._replace(decoder=wide)))
+    return bytes_per_device(work.reference_params(setting._replace(decoder=wide)))
 
 
 def _pecan(setting: Setting, counts: Counts) -> Iterator[Step]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from alignjax.config import Config, TrainingSettings
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig
-from alignjax.planning.abstract import bytes_a_device
+from alignjax.planning.abstract import bytes_per_device
 from alignjax.planning.measure import Measured
 from alignjax.planning.run import Plan, make_plan, setting_of
 from alignjax.planning.shapes import run_as
@@ -110,8 +110,8 @@ def _candidates(
 
 def _standing(setting: Setting) -> float:
     """Bytes a chip of weights, adapters and optimizer, whatever the batch."""
-    body, lora = bytes_a_device(reference_params(setting)), adapter(setting)
-    trained = body if lora is None else bytes_a_device(lora.params)
+    body, lora = bytes_per_device(reference_params(setting)), adapter(setting)
+    trained = body if lora is None else bytes_per_device(lora.params)
     # Two moments and a sum of gradients; fully trained weights stand beside the reference.
     return body + trained * 4
 

@@ -14,8 +14,8 @@ from alignjax.config import Config, SamplingSettings, TrainingSettings
 from alignjax.data.buckets import Bucket
 from alignjax.models import DecoderConfig, Lora, ScoreModel, body_config, identity_normalizer
 from alignjax.planning import abstract
-from alignjax.planning.abstract import bytes_a_device
-from alignjax.policy import room, sampling
+from alignjax.planning.abstract import bytes_per_device
+from alignjax.policy import batch_sizing, sampling
 from alignjax.policy.divergence import completion_kl_jit
 from alignjax.policy.logps import slot_logps_jit
 from alignjax.runtime.mesh import batch_rows
@@ -181,7 +181,7 @@ def divergence(setting: Setting, responses: int, new_tokens: int) -> Program:
     rows = batch_rows(config.ref_batch_size, responses, mesh)
     # As in `completion_kl`: an adapted policy's weights are the reference's.
     weights = (params, params) if lora is None else (params,)
-    kinds = {"parameters": len(weights) * bytes_a_device(params), "adapters": _size(lora)}
+    kinds = {"parameters": len(weights) * bytes_per_device(params), "adapters": _size(lora)}
     configs = setting.decoder, setting.decoder
     batch = abstract.token_rows(rows, bucket, mesh)
     arguments = configs, weights, (_frozen(lora), None), batch
@@ -194,7 +194,7 @@ def sampler(setting: Setting, asked: SamplingSettings, *, adapted: bool) -> Prog
     params, lora = reference_params(setting), adapter(setting) if adapted else None
     width = sampling.padded_length(config.model.max_prompt_length)
     new = asked.max_new_tokens
-    together = room.drawn_together(decoder, asked.num_samples, new, width, mesh, setting.memory)
+    together = batch_sizing.drawn_together(decoder, asked.num_samples, new, width, mesh, setting.memory)
     rows = sampling.prompts_together(asked.num_prompts, together.prompts, mesh)
     draw = sampling.Draw(
         together.samples,
@@ -220,12 +220,12 @@ def sampler(setting: Setting, asked: SamplingSettings, *, adapted: bool) -> Prog
         number,
     )
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    cache = room.cache_bytes(decoder, together._replace(prompts=rows // parts), new, width)
+    cache = batch_sizing.cache_bytes(decoder, together._replace(prompts=rows // parts), new, width)
     drawn = rows * together.samples
     return Program(
         sampling.generate_jit,
         arguments,
-        {"parameters": bytes_a_device(params), "adapters": _size(lora)},
+        {"parameters": bytes_per_device(params), "adapters": _size(lora)},
         drawn,
         drawn * new,
         cache // mesh.shape["tensor"],
@@ -269,11 +269,11 @@ def _step(
     state = abstract.train_state(trainable, steps.tx, setting.mesh)
     trained = "parameters" if frozen is None else "adapters"
     kinds = {
-        "parameters": 0 if frozen is None else bytes_a_device(frozen),
+        "parameters": 0 if frozen is None else bytes_per_device(frozen),
         "adapters": 0,
-        "optimizer": bytes_a_device(state.opt_state),
+        "optimizer": bytes_per_device(state.opt_state),
     }
-    kinds[trained] += bytes_a_device(trainable)
+    kinds[trained] += bytes_per_device(trainable)
     rows = batch.weights.shape[0]
     function = steps.train(Layout.of(state))
     return Program(function, (state, frozen, batch), kinds, rows, rows * bucket.tokens)
@@ -284,14 +284,14 @@ def _logps(setting: Setting, bucket: Bucket, count: int, slots: int, *, adapted:
     rows = batch_rows(setting.config.ref_batch_size, count, setting.mesh)
     batch = abstract.token_rows(rows, bucket, setting.mesh)
     arguments = setting.decoder, params, _frozen(lora), batch, slots
-    kinds = {"parameters": bytes_a_device(params), "adapters": _size(lora)}
+    kinds = {"parameters": bytes_per_device(params), "adapters": _size(lora)}
     return Program(slot_logps_jit, arguments, kinds, rows, rows * bucket.tokens)
 
 
 def _scores(setting: Setting, function: Any, name: str, batch: Any, tokens: int, *, adapted: bool) -> Program:
     model = score_model(setting, name)
     lora = adapter(setting) if adapted else None
-    kinds = {"parameters": bytes_a_device(model), "adapters": _size(lora)}
+    kinds = {"parameters": bytes_per_device(model), "adapters": _size(lora)}
     return Program(function, (model, _frozen(lora), batch), kinds, batch.weights.shape[0], tokens)
 
 
@@ -305,4 +305,4 @@ def _frozen(lora: Lora | None) -> Lora | None:
 
 
 def _size(lora: Lora | None) -> int:
-    return 0 if lora is None else bytes_a_device(lora.params)
+    return 0 if lora is None else bytes_per_device(lora.params)

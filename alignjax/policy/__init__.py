@@ -1,7 +1,7 @@
 """What a policy does: log-probabilities of responses, and sampling them."""
 
 from alignjax.policy.divergence import completion_kl, response_kl
-from alignjax.policy.logps import completion_logps, pair_logps, score_responses, slot_logps, token_logps
+from alignjax.policy.logps import completion_logps, pair_logps, response_logps, slot_logps, token_logps
 from alignjax.policy.sampling import Samples, greedy, sample
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "pair_logps",
     "response_kl",
     "sample",
-    "score_responses",
+    "response_logps",
     "slot_logps",
     "token_logps",
 ]

@@ -80,7 +80,7 @@ def response_kl(
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """`completion_kl` of any number of responses: [n] float32, nats; the rest as in `score_responses`."""
+    """`completion_kl` of any number of responses: [n] float32, nats; the rest as in `response_logps`."""
     return over_responses(
         lambda batch: completion_kl(model, reference, batch, lora=lora, reference_lora=reference_lora),
         responses,

@@ -171,7 +171,7 @@ def pair_logps_jit(model: Model, batch: PairBatch, *, lora: Lora | None = None) 
     return both[:, 0], both[:, 1]
 
 
-def score_responses(
+def response_logps(
     model: Model,
     responses: Sequence[TokenizedResponse],
     *,
@@ -218,7 +218,7 @@ def over_responses(
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """One number of every response, in batches of a few fixed shapes; arguments as of `score_responses`.
+    """One number of every response, in batches of a few fixed shapes; arguments as of `response_logps`.
 
     Args:
       compute: a batch of B rows -> [B] float.
@@ -226,16 +226,16 @@ def over_responses(
       batch_size: rows a batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
-      mesh: as of `score_responses`; `compute` is given batches that lie on it.
+      mesh: as of `response_logps`; `compute` is given batches that lie on it.
 
     Returns:
       [n] float32, in the order given.
 
     Raises:
-      InputError: as of `score_responses`.
+      InputError: as of `response_logps`.
     """
     if batch_size < 1:
-        raise InputError(f"score_responses: batch_size is {batch_size}; it must be at least 1.")
+        raise InputError(f"response_logps: batch_size is {batch_size}; it must be at least 1.")
     result = np.full(len(responses), np.nan, np.float32)
     if responses:
         buckets = choose_buckets(lengths_of(responses)) if buckets is None else buckets
@@ -265,7 +265,7 @@ def over_batches(
 
     def collect(batch: _Batch, values: Array) -> None:
         real = np.asarray(batch.weights) > 0
-        result[np.asarray(batch.indices)[real]] = processes.whole(values)[real]
+        result[np.asarray(batch.indices)[real]] = processes.to_host(values)[real]
         if progress is not None:
             progress(int(real.sum()))
 

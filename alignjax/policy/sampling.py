@@ -25,7 +25,7 @@ from alignjax.models import (
     step_function,
     unembed,
 )
-from alignjax.policy import draws, room
+from alignjax.policy import batch_sizing, nucleus
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import placer, row_parts
 
@@ -82,7 +82,7 @@ def sample(
       lora: adapters; None: the base model.
       prompt_batch_size: prompts computed together with all their continuations, on a mesh rounded up to what
         it divides; None: as many as make 128 continuations a part of the rows, or fewer where the device's
-        memory has no room for them (see `policy.room`).
+        memory has no room for them (see `policy.batch_sizing`).
       progress: called with the number of prompts done since the last call.
       places: each prompt's place in the list that `prompts` are a part of, N ints; None: 0 to N - 1. The
         rest of a list is then drawn as with the whole of it.
@@ -167,11 +167,11 @@ def _run(
         raise InputError(f"sample: prompt_batch_size is {prompt_batch_size}; it must be at least 1.")
     _check_prompts(prompts, model.config.vocab_size)
     place = placer(mesh)
-    together = room.Together(prompt_batch_size or 0, draw.num_samples)
+    together = batch_sizing.Together(prompt_batch_size or 0, draw.num_samples)
     if prompt_batch_size is None:
         width = padded_length(max(map(len, prompts), default=1))
         asked = draw.num_samples, draw.max_new_tokens, width
-        together = room.drawn_together(model.config, *asked, mesh, room.memory_of(mesh))
+        together = batch_sizing.drawn_together(model.config, *asked, mesh, batch_sizing.memory_of(mesh))
     most, part_of = together.prompts, draw._replace(num_samples=together.samples)
     shape = (len(prompts), draw.num_samples)
     result = Samples(
@@ -195,7 +195,7 @@ def _run(
         weights, found = (model.config, part_of, mesh, model.params, lora, key), []
         for first in range(0, draw.num_samples, together.samples):
             some = generate_jit(*weights, *batch, np.int32(first), temperature, top_p)
-            found.append([processes.whole(x) for x in some])  # waited for: the next call needs the room
+            found.append([processes.to_host(x) for x in some])  # waited for: the next call needs the room
         # The last call may have drawn more continuations than are wanted.
         whole = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
         part = Samples(*(x[: len(rows), : draw.num_samples] for x in whole))
@@ -334,17 +334,17 @@ def _pick(keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: 
     """Token ids [N, K] int32 from logits [N, K, V], one key each, and their log-probabilities."""
     flat = logits.reshape(-1, logits.shape[2])
     largest = jnp.max(flat, axis=1, keepdims=True)
-    weights = draws.in_blocks(jnp.exp(flat - largest))
+    weights = nucleus.in_blocks(jnp.exp(flat - largest))
     sums = jnp.sum(weights, axis=2)
     log_total = largest[:, 0] + jnp.log(jnp.sum(sums, axis=1))
     if draw.tempered:
-        weights = draws.in_blocks(jnp.exp((flat - largest) / temperature))
+        weights = nucleus.in_blocks(jnp.exp((flat - largest) / temperature))
         sums = jnp.sum(weights, axis=2)
     if draw.greedy:
         token = jnp.argmax(flat, axis=1)
     elif draw.nucleus:
-        token = draws.from_nucleus(keys.reshape(-1), weights, sums, top_p)
+        token = nucleus.from_nucleus(keys.reshape(-1), weights, sums, top_p)
     else:
-        token = draws.from_all(keys.reshape(-1), weights, sums)
+        token = nucleus.from_all(keys.reshape(-1), weights, sums)
     logp = jnp.take_along_axis(flat, token[:, None], axis=1)[:, 0] - log_total
     return token.astype(jnp.int32).reshape(keys.shape), logp.reshape(keys.shape)

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from alignjax.errors import InputError
-from alignjax.runtime.processes import first, meet
+from alignjax.runtime.processes import barrier, is_primary
 
 Path = str | os.PathLike[str]
 Tree = Any
@@ -58,12 +58,12 @@ def save_tree(path: Path, tree: Tree, metadata: Any = None) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers())) as checkpointer:
         checkpointer.save(fresh, args=_save_args(tree, metadata), force=True)
-    if first():
+    if is_primary():
         _write_checksums(fresh)
         if final.exists():
             shutil.rmtree(final)
         os.replace(fresh, final)
-    meet(f"save_tree {final.name}")
+    barrier(f"save_tree {final.name}")
 
 
 def restore_tree(path: Path, like: Tree) -> tuple[Tree, Any]:
@@ -134,12 +134,12 @@ class Checkpoints:
         if self._sealed is not None:
             sealed, self._sealed = self._sealed, None
             sealed.result()
-            meet("checkpoint")
+            barrier("checkpoint")
 
     def _seal(self, step: int) -> None:
         """Lists the sums of a checkpoint when orbax is done with it; in a thread, so without any meeting."""
         self._manager.wait_until_finished()
-        if first():
+        if is_primary():
             _write_checksums(self._folder(step))
 
     def restore(self, like: Tree) -> Restored | None:
@@ -198,13 +198,13 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         """Rename a damaged checkpoint, so that its step can be saved again."""
-        meet(f"damaged {step}")  # no process may look for damage while another renames
-        if first():
+        barrier(f"damaged {step}")  # no process may look for damage while another renames
+        if is_primary():
             aside = self._path / f"damaged-{step}"
             if aside.exists():
                 shutil.rmtree(aside)
             os.replace(self._folder(step), aside)
-        meet(f"set aside {step}")
+        barrier(f"set aside {step}")
         self._manager.reload()
 
 

@@ -18,8 +18,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically; its folder is made where missing."""
-    processes.meet(f"before {path.name}")  # another may still read what is there
-    if processes.first():
+    processes.barrier(f"before {path.name}")  # another may still read what is there
+    if processes.is_primary():
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not mkstemp, whose files only their owner may read.
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -29,15 +29,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
-    processes.meet(f"wrote {path.name}")
+    processes.barrier(f"wrote {path.name}")
 
 
 def remove(path: Path) -> None:
     """Removes a file, or a folder with all it holds; nothing to do where there is none."""
-    processes.meet(f"before removing {path.name}")
-    if processes.first():
+    processes.barrier(f"before removing {path.name}")
+    if processes.is_primary():
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    processes.meet(f"removed {path.name}")
+    processes.barrier(f"removed {path.name}")

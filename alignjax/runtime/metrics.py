@@ -145,7 +145,7 @@ def progress(
     # In a log file (no terminal) every refresh is a line: one in 10 seconds is enough.
     interval = 0.2 if sys.stderr.isatty() else 10.0
     # Not False where it is shown, which would overrule TQDM_DISABLE.
-    hidden: dict[str, Any] = {} if processes.first() else {"disable": True}
+    hidden: dict[str, Any] = {} if processes.is_primary() else {"disable": True}
     return tqdm.tqdm(
         total=total,
         desc=description,

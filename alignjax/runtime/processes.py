@@ -43,34 +43,34 @@ def start() -> None:
         ) from None
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of several; starts no backend where it is not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that writes and prints."""
-    return not several() or jax.process_index() == 0
+    return not is_multiprocess() or jax.process_index() == 0
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """All processes wait here for each other; nothing to do for one.
 
     Args:
       name: where this is; processes that wait at different places are an error and not a deadlock.
     """
-    if several():
+    if is_multiprocess():
         multihost_utils.sync_global_devices(name)
 
 
-def agreed(value: bool) -> bool:
+def broadcast(value: bool) -> bool:
     """What the first process says, in all of them: for a decision that a file's existence makes."""
-    if not several():
+    if not is_multiprocess():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def whole(values: Any) -> np.ndarray:
+def to_host(values: Any) -> np.ndarray:
     """An array on the host of every process, though its parts lie on the devices of several.
 
     All processes call this, in the same order.
@@ -90,14 +90,14 @@ def check_shared(folder: Path, what: str) -> None:
     Raises:
       InputError: a file of the first process is not seen by this one.
     """
-    if not several():
+    if not is_multiprocess():
         return
     mark = folder / f".shared-{int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31))))}"
-    if first():
+    if is_primary():
         mark.touch()
-    meet(f"mark {mark.name}")
+    barrier(f"mark {mark.name}")
     seen = multihost_utils.process_allgather(np.array(mark.exists()))
-    if first():
+    if is_primary():
         mark.unlink()
     if not seen.all():
         raise InputError(

@@ -7,7 +7,7 @@ import numpy as np
 
 from alignjax.config import Config
 from alignjax.data.records import Prompt
-from alignjax.scores.contests import bradley_terry, win_rates
+from alignjax.scores.win_rates import bradley_terry, win_rates
 from alignjax.workflow import judges
 from alignjax.workflow.estimates import figure_of
 from alignjax.workflow.judges import Judged

@@ -11,7 +11,7 @@ from alignjax.data.files import read_json_lines
 from alignjax.data.records import Prompt
 from alignjax.errors import InputError
 from alignjax.runtime.metrics import progress
-from alignjax.scores.contests import win_shares
+from alignjax.scores.win_rates import win_shares
 from alignjax.workflow.scorers import function_scorer, shown
 
 Judge = Callable[[list[str], list[str], list[str]], Any]

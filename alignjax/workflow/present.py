@@ -44,7 +44,7 @@ def present(context: Context, preferences: Preferences) -> str:
         ],
         rounds=_rounds(workdir, config.rounds.count),
     )
-    if processes.first():
+    if processes.is_primary():
         write_report(inputs, workdir)
     return console_table(evaluation)
 

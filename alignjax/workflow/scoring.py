@@ -166,7 +166,7 @@ def draw(
     part.parent.mkdir(parents=True, exist_ok=True)
     with (
         progress(len(ids), f"sample {policy.name}", unit="prompt") as bar,
-        open(part if processes.first() else os.devnull, "a", encoding="utf-8") as file,
+        open(part if processes.is_primary() else os.devnull, "a", encoding="utf-8") as file,
     ):
         bar.update(len(done))
 
@@ -202,7 +202,7 @@ def draw(
 
 def _kept_draws(part: Path) -> dict[int, list[list[int]]]:
     """Finished prompts of an interrupted run: place -> K responses. A line that was cut short is dropped."""
-    if not processes.agreed(part.exists()):
+    if not processes.broadcast(part.exists()):
         return {}
     whole = part.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
     write_text(part, whole + "\n" if whole else "")
@@ -214,7 +214,7 @@ def response_logps(context: Context, policy: Policy, responses: Responses) -> np
     """Log-probabilities of sampled responses under a policy: [N, K] float64."""
     flat = [response for row in responses.tokens for response in row]
     with progress(len(flat), f"score by {policy.name}", unit="response") as bar:
-        values = policy_logps.score_responses(
+        values = policy_logps.response_logps(
             policy.model,
             flat,
             lora=policy.lora,

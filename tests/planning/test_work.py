@@ -58,7 +58,7 @@ def test_shapes_are_those_of_a_run(sizes, make_setting, make_config):
         for shard in leaf.addressable_shards
         if shard.device == jax.devices()[0]
     )
-    batch = abstract.bytes_a_device(planned[2])
+    batch = abstract.bytes_per_device(planned[2])
     assert sum(program.kinds.values()) + batch == pytest.approx(held, abs=64)  # the step and the key
 
 
@@ -128,7 +128,7 @@ def test_counts_of_calls(make_setting, make_config):
 
 def test_full_fine_tuning_holds_the_reference_beside_what_it_trains(make_setting, make_config):
     setting = make_setting(make_config(lora={"rank": 0}))
-    weights = abstract.bytes_a_device(work.reference_params(setting))
+    weights = abstract.bytes_per_device(work.reference_params(setting))
     steps = {(s.stage, s.what): s for s in steps_of(setting, counts_of(setting, 1000), None)}
     program = steps["policy", "train step"].make()
     assert program.kinds["parameters"] == weights and program.kinds["adapters"] == 0
@@ -144,7 +144,7 @@ def test_a_folders_model_takes_the_references_place(make_setting, make_config):
     assert steps["scores", "reward of samples"].held == {}
     lora = work.adapter(setting)
     assert lora is not None
-    one = abstract.bytes_a_device(lora.params)
+    one = abstract.bytes_per_device(lora.params)
     assert sum(steps["evaluation", "safety of responses"].held.values()) == one  # the aligned policy's
 
 

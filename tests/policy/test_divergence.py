@@ -11,7 +11,7 @@ from alignjax.data.batches import Bucket, ResponseBatch, make_response_rows
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, init_lora, init_params
-from alignjax.policy import completion_kl, response_kl, sample, score_responses
+from alignjax.policy import completion_kl, response_kl, response_logps, sample
 
 CONFIG = DecoderConfig("llama", 5, 16, 32, 1, 2, 1, 8, tie_embeddings=True, eos_ids=(0,))
 PROMPT, MOST = np.array([1, 2], np.int32), 4
@@ -77,8 +77,8 @@ def test_padding_adds_nothing_and_the_reference_is_at_no_distance(model, lora):
 def test_its_mean_over_all_responses_is_the_divergence_and_its_variance_the_smaller_one(model, lora):
     """Every response is listed: mean and variance of kl, of the log-ratio x and of e^-x - 1 + x are sums."""
     listed = every_response()
-    own = score_responses(model, listed, lora=lora, batch_size=128).astype(np.float64)
-    ref = score_responses(model, listed, batch_size=128).astype(np.float64)
+    own = response_logps(model, listed, lora=lora, batch_size=128).astype(np.float64)
+    ref = response_logps(model, listed, batch_size=128).astype(np.float64)
     kl = response_kl(model, model, listed, lora=lora, batch_size=128)
     weights, ratio = np.exp(own), own - ref
     assert weights.sum() == pytest.approx(1, abs=1e-5)
@@ -93,8 +93,8 @@ def test_its_mean_over_all_responses_is_the_divergence_and_its_variance_the_smal
 
 def test_on_samples_it_estimates_the_exact_sum(model, lora):
     listed = every_response()
-    own = score_responses(model, listed, lora=lora, batch_size=128).astype(np.float64)
-    ref = score_responses(model, listed, batch_size=128).astype(np.float64)
+    own = response_logps(model, listed, lora=lora, batch_size=128).astype(np.float64)
+    ref = response_logps(model, listed, batch_size=128).astype(np.float64)
     exact = np.exp(own) @ (own - ref)
     drawn = sample(
         jax.random.key(2), model, [PROMPT], num_samples=512, max_new_tokens=MOST, temperature=1.0, top_p=1.0,

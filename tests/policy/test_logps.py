@@ -12,7 +12,7 @@ from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, hidden_states, init_lora, init_params, unembed
 from alignjax.policy import logps as module
-from alignjax.policy.logps import completion_logps, pair_logps, pair_logps_jit, score_responses, slot_logps
+from alignjax.policy.logps import completion_logps, pair_logps, pair_logps_jit, response_logps, slot_logps
 
 CONFIG = DecoderConfig("llama", 11, 16, 32, 2, 2, 1, 8, tie_embeddings=True, eos_ids=(2,))
 PAIRS = [([1, 5, 6], [4, 2], [7, 8, 9, 2]), ([1], [3, 3, 3, 3, 2], [2]), ([1, 2, 3, 4, 5], [10, 2], [9, 2])]
@@ -154,29 +154,29 @@ def test_chunk_width(vocab, rows, targets, width):
     assert module.chunk_width(vocab, rows, targets) == width
 
 
-def test_score_responses_keeps_the_order(model):
+def test_response_logps_keeps_the_order(model):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 25, size=(13, 2))
     responses = [
         TokenizedResponse(*(rng.integers(0, 11, n).astype(np.int32) for n in row)) for row in lengths
     ]
     done = []
-    scores = score_responses(model, responses, batch_size=4, progress=done.append)
+    scores = response_logps(model, responses, batch_size=4, progress=done.append)
     assert sum(done) == 13 and scores.dtype == np.float32
     expected = [plain_logps(model, r.prompt_ids, r.response_ids) for r in (responses[i] for i in (0, 5, 12))]
     np.testing.assert_allclose(scores[[0, 5, 12]], expected, atol=5e-5)
-    np.testing.assert_allclose(scores, score_responses(model, responses, batch_size=13), atol=5e-5)
-    assert score_responses(model, [], batch_size=4).shape == (0,)
+    np.testing.assert_allclose(scores, response_logps(model, responses, batch_size=13), atol=5e-5)
+    assert response_logps(model, [], batch_size=4).shape == (0,)
     with pytest.raises(InputError, match="batch_size is 0"):
-        score_responses(model, responses, batch_size=0)
+        response_logps(model, responses, batch_size=0)
 
 
 def test_the_second_call_compiles_nothing(model):
     responses = [TokenizedResponse(*_ids(p, c)) for p, c, _ in PAIRS]
-    score_responses(model, responses, batch_size=2)
+    response_logps(model, responses, batch_size=2)
     compiled: Any = module.slot_logps_jit  # jax's type does not declare _cache_size
     before = compiled._cache_size()
-    score_responses(model, responses[::-1], batch_size=2)
+    response_logps(model, responses[::-1], batch_size=2)
     assert compiled._cache_size() == before
 
 

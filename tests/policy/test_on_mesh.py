@@ -14,7 +14,7 @@ from alignjax.models import (
     init_params,
     place_lora,
 )
-from alignjax.policy import response_kl, sample, score_responses
+from alignjax.policy import response_kl, response_logps, sample
 from alignjax.policy.sampling import greedy
 from alignjax.runtime.mesh import make_mesh
 
@@ -71,8 +71,8 @@ def test_log_probabilities_and_divergence(one, many, mesh):
         TokenizedResponse(prompt, rng.integers(0, 11, n).astype(np.int32))
         for prompt, n in zip(PROMPTS, (3, 1, 6, 2, 4), strict=True)
     ]
-    alone = score_responses(one[0], responses, lora=one[1], batch_size=4)
-    found = score_responses(many[0], responses, lora=many[1], batch_size=4, mesh=mesh)
+    alone = response_logps(one[0], responses, lora=one[1], batch_size=4)
+    found = response_logps(many[0], responses, lora=many[1], batch_size=4, mesh=mesh)
     np.testing.assert_allclose(found, alone, atol=1e-4)
     alone = response_kl(one[0], one[0], responses, lora=one[1], batch_size=8)
     found = response_kl(many[0], many[0], responses, lora=many[1], batch_size=8, mesh=mesh)

@@ -13,7 +13,7 @@ from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, init_lora, init_params
 from alignjax.policy import sampling
-from alignjax.policy.logps import score_responses
+from alignjax.policy.logps import response_logps
 from alignjax.policy.sampling import greedy, sample
 
 CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm=True, eos_ids=(2, 9))
@@ -84,7 +84,7 @@ def test_ends_and_log_probabilities(model, lora, options):
             responses.append(TokenizedResponse(prompt, row[:length]))
     assert 0 < stopped < 20
     # Of the policy itself, whatever the samples were drawn with.
-    scores = score_responses(model, responses, lora=lora, batch_size=20)
+    scores = response_logps(model, responses, lora=lora, batch_size=20)
     np.testing.assert_allclose(drawn.logps.ravel(), scores, atol=1e-4)
 
 

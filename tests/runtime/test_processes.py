@@ -15,12 +15,12 @@ from alignjax.runtime.files import remove, write_text
 
 
 def test_one_process_is_first_and_agrees_with_itself(tmp_path):
-    assert processes.first() and not processes.several()
-    assert processes.agreed(True) and not processes.agreed(False)
-    processes.meet("anywhere")
+    assert processes.is_primary() and not processes.is_multiprocess()
+    assert processes.broadcast(True) and not processes.broadcast(False)
+    processes.barrier("anywhere")
     processes.check_shared(tmp_path / "not even there", "--workdir")
     values = np.arange(3.0)
-    assert processes.whole(values) is values
+    assert processes.to_host(values) is values
 
 
 def test_files_are_replaced_and_removed(tmp_path):
@@ -74,14 +74,14 @@ WORKER = textwrap.dedent(
     from alignjax.runtime.mesh import make_mesh, shard_batch
     processes.start()
     folder, number = Path(sys.argv[1]), jax.process_index()
-    assert processes.several() and processes.first() == (number == 0)
-    assert processes.agreed(number == 0) and not processes.agreed(number == 1)
+    assert processes.is_multiprocess() and processes.is_primary() == (number == 0)
+    assert processes.broadcast(number == 0) and not processes.broadcast(number == 1)
     mesh = make_mesh(4, 1, 2)
     rows = np.arange(24.0).reshape(8, 3)
     placed = shard_batch({"x": rows}, mesh)["x"]
     assert not placed.is_fully_addressable
-    np.testing.assert_array_equal(processes.whole(placed), rows)
-    np.testing.assert_array_equal(processes.whole(jax.jit(lambda x: x.sum())(placed)), rows.sum())
+    np.testing.assert_array_equal(processes.to_host(placed), rows)
+    np.testing.assert_array_equal(processes.to_host(jax.jit(lambda x: x.sum())(placed)), rows.sum())
     write_text(folder / "file", f"{number}")
     assert (folder / "file").read_text() == "0"
     remove(folder / "file")

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignjax.policy import draws
+from alignjax.policy import nucleus
 
 
 @jax.jit
 def _from_nucleus(keys, weights, top_p):
     """Ids [R] from weights [R, V]."""
-    blocks = draws.in_blocks(weights)
-    return draws.from_nucleus(keys, blocks, jnp.sum(blocks, axis=2), top_p)
+    blocks = nucleus.in_blocks(weights)
+    return nucleus.from_nucleus(keys, blocks, jnp.sum(blocks, axis=2), top_p)
 
 
 @jax.jit
 def _from_all(keys, weights):
-    blocks = draws.in_blocks(weights)
-    return draws.from_all(keys, blocks, jnp.sum(blocks, axis=2))
+    blocks = nucleus.in_blocks(weights)
+    return nucleus.from_all(keys, blocks, jnp.sum(blocks, axis=2))
 
 
 def _drawn(weights, rows, *top_p):
@@ -78,8 +78,8 @@ def test_what_goes_before_is_what_a_stable_sort_puts_before():
     order = np.argsort(-weights, kind="stable")
     place = np.argsort(order)
     tokens = np.arange(50)
-    blocks = draws.in_blocks(jnp.broadcast_to(weights[None], (50, 50)))
-    sums = draws._sums_before(blocks, jnp.asarray(tokens, jnp.int32), jnp.asarray(weights))
+    blocks = nucleus.in_blocks(jnp.broadcast_to(weights[None], (50, 50)))
+    sums = nucleus._sums_before(blocks, jnp.asarray(tokens, jnp.int32), jnp.asarray(weights))
     width = blocks.shape[2]
     for token, row in zip(tokens, np.asarray(sums), strict=True):
         first = np.where(place < place[token], weights, 0)
@@ -110,4 +110,4 @@ def test_an_index_without_weight_is_never_found():
         (0.3001, 3),
         (1.0, 1),
     ):  # 1.0 does not occur; any with weight
-        assert int(draws.invert(jnp.float32(uniform), weights)) == index
+        assert int(nucleus.invert(jnp.float32(uniform), weights)) == index

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.dual.inputs import Inputs, check_beta, checked, floats, is_traced, on_host
+from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, on_host
 from alignjax.errors import InputError
 
 R, G = np.zeros((2, 3)), np.zeros((2, 3, 1))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from alignjax.scores.contests import bradley_terry, win_rates, win_shares
+from alignjax.scores.win_rates import bradley_terry, win_rates, win_shares
 
 
 def loops(scores, weights):
