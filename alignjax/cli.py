@@ -10,43 +10,94 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from alignjax.config.reading import only_method
 from alignjax.errors import InfeasibleError, InputError
-from alignjax.runtime import preemption
+from alignjax.runtime import faults, preemption
 
 EXIT_INPUT = 2
 EXIT_INFEASIBLE = 3
-EXIT_STOPPED = 75
-_UNSET = re.compile(r"--config\.([\w.]+)=None")
+_UNSET = re.compile(r"--?config\.([\w.]+)=None")
 
 
-def run(main: Callable[[], None], argv: Sequence[str] | None = None, required: Sequence[str] = ()) -> None:
-    """Parses flags, calls `main` and exits with the statuses of the command line contract.
+def run(
+    main: Callable[[], None],
+    argv: Sequence[str] | None = None,
+    required: Sequence[str] = (),
+    *,
+    resumes: bool = True,
+) -> None:
+    """Parses flags, calls `main` and exits with the statuses that docs/troubleshooting.md lists.
+
+    Status 0: done. 2: an InputError, or a fault of the machine (full disk, no memory). 3: an InfeasibleError.
+    75: stopped by SIGTERM or SIGINT; a second signal ends the process at once. Each but 0 comes with one line
+    on standard error. Anything else is a bug and keeps its traceback.
 
     Args:
       main: the command; reads its own flags.
       argv: command line with the program's name first; None: sys.argv.
       required: names of flags that must be given.
-
-    Status: 0 done; 2 an InputError; 3 an InfeasibleError; 75 stopped by SIGTERM with everything saved.
-    Anything else is a bug and keeps its traceback.
+      resumes: whether the command saves its progress, and continues from there when it is run again.
     """
     argv = list(sys.argv if argv is None else argv)
-    try:
+    faults.hide_what_is_raised_too()
+
+    def work() -> None:
         rest = load_config(lambda: _parse(argv))
         if rest:
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value.")
         for name in required:
             if not flags.FLAGS[name].value:
                 raise InputError(f"--{name} is missing; give --{name}=...")
-        preemption.watch()
         main()
-    except preemption.Stopped:
-        print("stopped by a signal, everything is saved: the same command goes on.", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
-    except InputError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        sys.exit(EXIT_INFEASIBLE if isinstance(error, InfeasibleError) else EXIT_INPUT)
-    sys.exit(0)
+        _flush_output()
+
+    try:
+        with preemption.watched():
+            line, status = _outcome(work)
+    except preemption.Stopped:  # a signal that arrived while the outcome was being determined
+        line, status = "", preemption.EXIT_STOPPED
+    if status == preemption.EXIT_STOPPED:
+        line = (
+            "progress saved; run the same command to resume"
+            if resumes
+            else "stopped; run the same command again"
+        )
+    if line:
+        print(line, file=sys.stderr)
+    sys.exit(status)
+
+
+def _outcome(work: Callable[[], None]) -> tuple[str, int]:
+    """Calls `work`; the line that its end is reported with, and the exit status.
+
+    After a stop that was raised, whatever else comes out is taken for a consequence of it: libraries turn
+    exceptions that they do not know into their own, or drop them.
+    """
+    try:
+        work()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if not isinstance(error, preemption.Stopped | InputError) and (line := faults.describe_fault(error)):
+            return line, EXIT_INPUT
+        if not preemption.was_raised() and not preemption.is_stop(error):
+            if not isinstance(error, InputError):
+                raise
+            status = EXIT_INFEASIBLE if isinstance(error, InfeasibleError) else EXIT_INPUT
+            return " ".join(str(error).split()), status
+        return "", preemption.EXIT_STOPPED
+    return "", preemption.EXIT_STOPPED if preemption.was_raised() else 0
+
+
+def _flush_output() -> None:
+    """Writes what is left in the buffer of standard output, while its error can still be reported."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        # Python would try again when it ends, and print a traceback of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -63,12 +114,20 @@ def _parse(argv: list[str]) -> list[str]:
 def take_unset(argv: list[str]) -> list[str]:
     """Takes `--config.FIELD=None` out of a command line and returns the fields.
 
-    A ConfigDict flag converts its text by the type of the value it replaces, so that None cannot be written
-    for a field that holds a number; here it can.
+    A ConfigDict flag converts its text to the type of the value it replaces, so None cannot be written for a
+    field that holds a number; here it can. The last flag wins, as always: a field that a later argument
+    sets to a value is not returned.
     """
     matches = [_UNSET.fullmatch(arg) for arg in argv]
+    fields = []
+    for i, match in enumerate(matches):
+        if match is not None:
+            sets = re.compile(rf"--?(no)?config\.{re.escape(match[1])}(=.*)?", re.DOTALL)
+            later = zip(argv[i + 1 :], matches[i + 1 :], strict=True)
+            if not any(unset is None and sets.fullmatch(arg) for arg, unset in later):
+                fields.append(match[1])
     argv[:] = [arg for arg, match in zip(argv, matches, strict=True) if match is None]
-    return [match[1] for match in matches if match is not None]
+    return fields
 
 
 def unset(config: ConfigDict, fields: Sequence[str]) -> None:
@@ -96,11 +155,23 @@ def load_config(load: Callable[[], Any]) -> Any:
         return load()
     except InputError:
         raise
-    except KeyError as error:
-        name = str(error.args[0]).strip("'\"")
-        raise InputError(f"config: no such field or table, {name!r}; see the configuration file.") from None
     except Exception as error:
-        raise InputError(f"config: {_last_line(error)}") from None
+        raise InputError(_missing_field(error) or f"config: {_last_line(error)}") from None
+
+
+def _missing_field(error: Exception) -> str:
+    """What to say of a field that a ConfigDict does not have; empty for any other failure."""
+    # A ConfigDict wraps the KeyError into an AttributeError where the field is read as an attribute.
+    cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
+    if not isinstance(cause, KeyError) or not cause.args:
+        return ""
+    text = str(cause.args[0])
+    name, hint = re.search(r"\w+", text), re.search(r'Did you mean "(\w+)"', text)
+    field = text if name is None else name[0]
+    if owner := only_method(field):
+        return f"config.{field}: only {owner} reads it, and this configuration does not have it; remove it."
+    similar = "" if hint is None else f" (did you mean {hint[1]}?)"
+    return f"config: no such field or table, {field!r}{similar}; see the configuration file."
 
 
 def check_output(path: str | Path, *, folder: bool = False, flag: str = "output") -> None:

@@ -1,40 +1,64 @@
-"""Evaluates the policies of a run again: samples, scores, and writes evaluation.json and the report.
+"""Evaluates the policies of a finished run again, and writes the report. Trains nothing.
 
-python -m alignjax.evaluate --workdir=DIR
+    python -m alignjax.evaluate --workdir=DIR [--allow_function=module:function ...]
+
+A function that the folder's configuration names is not imported unless the command line names it too.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from absl import flags
 
 from alignjax import cli
+from alignjax.config import Config
 from alignjax.errors import InputError
 from alignjax.runs import read_config, run
-from alignjax.stages import Stages
+from alignjax.stages.ledger import read_ledger
+
+_MAY_COMPUTE = ("evaluation",)  # its samples, scores and record
 
 
-def evaluate(workdir: Path) -> str:
-    """Redoes the evaluation stage of a run; returns its table.
+def evaluate(workdir: Path, *, allowed: Collection[str] = ()) -> str:
+    """Computes the evaluation of a run again; returns its table.
+
+    Args:
+      workdir: the run's folder.
+      allowed: functions, module:function, that may be imported.
 
     Raises:
-      InputError: the folder is no run, or its policy is not trained yet.
+      InputError: the folder is no run, a stage before the evaluation is not done with its settings, or its
+        configuration names a function that is not allowed.
     """
     config = read_config(workdir)
-    record = Stages(workdir).records().get("policy", {})
-    if record.get("status") != "done":
-        raise InputError(
-            f"{workdir}: stage policy is not done; run python -m alignjax.train with this --workdir first."
-        )
-    (workdir / "evaluation.json").unlink(missing_ok=True)  # a stage whose output is missing is done again
-    return run(config, workdir)
+    refuse_functions(config, allowed, workdir)
+    redo = "evaluation" if "evaluation" in read_ledger(workdir).stages else ""
+    return run(config, workdir, redo=redo, may_compute=_MAY_COMPUTE)
+
+
+def refuse_functions(config: Config, allowed: Collection[str], workdir: Path) -> None:
+    """Refuses functions that a folder names and the command line does not: a folder may be anybody's.
+
+    Raises:
+      InputError: names the field, the function, and the flag that allows it.
+    """
+    named = {f"scores.{name}.function": one.function for name, one in config.scores.items()}
+    named |= {f"judges.{name}.function": one.function for name, one in config.judges.items()}
+    for field, function in named.items():
+        if function and function not in allowed:
+            raise InputError(
+                f"{workdir / 'config.json'}: {field} is {function}, and a function that a folder names is "
+                f"not imported; if you trust it, give --allow_function={function}."
+            )
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
+    flags.DEFINE_multi_string("allow_function", [], "module:function of config.json to import.")
 
 
 def _main() -> None:
-    print(evaluate(Path(flags.FLAGS.workdir)))
+    print(evaluate(Path(flags.FLAGS.workdir), allowed=flags.FLAGS.allow_function))
 
 
 if __name__ == "__main__":

@@ -12,41 +12,50 @@ Huang et al. 2024, arXiv 2405.19544, algorithm MoCAN, with the calibration of do
   7. evaluate:    promised against delivered
 """
 
-from alignjax.workflow import present, rounds, steps
-from alignjax.workflow.context import Context
-from alignjax.workflow.scoring import ResponseLogps
+from alignjax.stages import Run
+from alignjax.workflow import answering, evaluating, groundwork, scoring
+from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.setup import Setup
 
 
-def mocan(context: Context) -> str:
-    """Runs every stage; returns the last table.
+def mocan(run: Run, setup: Setup) -> Outcome:
+    """The algorithm in values: each stage's is computed, loaded, or in a plan a shape, as the run decides.
+
+    Args:
+      run: gives the values of stages.
+      setup: what stages are built from.
 
     Raises:
       InputError: data, model or scores cannot be used.
       InfeasibleError: the constraints cannot be met on the samples.
     """
-    start = steps.prepare(context)
+    reference = run.do(groundwork.reference(setup))
+    data = run.do(groundwork.data(setup, reference))
 
     # 1. The reference's own samples, 2. scored by models that are given, or trained here.
-    drawn = steps.sample(context, start)
-    scorers = {name: steps.scorer(context, start, name) for name in context.config.dimensions}
-    trained = [name for name in scorers if name in context.stages.fingerprints]
-    start = steps.with_pairs(context, start, drawn)
-    steps.require_scores(context, start, drawn, scorers)
-    raw = steps.score(context, drawn, scorers, trained)
+    samples = run.do(scoring.samples(setup, reference, data))
+    scorers, trained = scoring.scorers(run, setup, reference, data)
+    data = scoring.with_pairs(setup, data, samples)
+    scoring.require_scores(setup, data, samples, scorers)
+    raw = run.do(scoring.raw_scores(setup, samples, scorers, trained))
 
     # 3. Calibrated on held-out labels, 4. the dual, 5. the new labels.
-    steps.calibrate(context, start, scorers, raw)
-    steps.solve(context, raw)
-    labels = steps.relabel(context, start, scorers)
+    calibration = run.do(scoring.calibrated(setup, data, scorers, raw))
+    scoring.require_informative(setup, calibration)
+    answer = run.do(answering.dualized(setup, calibration))
+    pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
+    labels = run.do(answering.relabelled(setup, data, pair_scores, answer))
 
-    # 6. Align once, 7. audit beside the baselines, and tell.
-    policies = {"reference": start.reference, **steps.baselines(context, start)}
-    first = steps.align(context, start, labels)
-    last = rounds.refine(context, start, scorers, first)
-    policies |= {} if last is first else {"one-shot": first._replace(name="one-shot")}
-    policies["aligned"] = last
-    stages = [
-        name for name in context.stages.fingerprints if name.startswith(("policy", "baselines", "rounds"))
-    ]
-    steps.evaluate(context, start, scorers, policies, ResponseLogps(context), stages)
-    return present.present(context, start.data)
+    # 6. Align once, beside the baselines.
+    baselines = answering.baselines(run, setup, reference, data, pair_scores)
+    first = run.do(answering.aligned(setup, reference, data, labels.values))
+    policy, rounds = answering.refined(
+        run, setup, reference, data, scorers, pair_scores, calibration, answer, first
+    )
+
+    # 7. Promised against delivered.
+    one_shot = {"one-shot": first._replace(name="one-shot")} if rounds else {}
+    policies = {"reference": reference, **baselines, **one_shot, "aligned": policy}
+    responses = evaluating.responses_of(run, setup, data, policies)
+    evaluation = run.do(evaluating.evaluated(setup, data, policies, responses, scorers, calibration, answer))
+    return Outcome(data, calibration, answer, policies, responses, evaluation, rounds)

@@ -11,36 +11,45 @@ Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of do
   7. evaluate:    promised against delivered
 """
 
-from alignjax.workflow import present, steps
-from alignjax.workflow.context import Context
-from alignjax.workflow.scorers import ImplicitScorer
-from alignjax.workflow.scoring import ResponseLogps
+from alignjax.stages import Run
+from alignjax.workflow import answering, evaluating, groundwork, scoring
+from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.setup import Setup
 
 
-def pecan(context: Context) -> str:
-    """Runs every stage; returns the last table.
+def pecan(run: Run, setup: Setup) -> Outcome:
+    """The algorithm in values: each stage's is computed, loaded, or in a plan a shape, as the run decides.
+
+    Args:
+      run: gives the values of stages.
+      setup: what stages are built from.
 
     Raises:
       InputError: data, model or scores cannot be used.
       InfeasibleError: the constraints cannot be met on the samples.
     """
-    names = context.config.dimensions
-    start = steps.prepare(context)
+    names = setup.config.dimensions
+    reference = run.do(groundwork.reference(setup))
+    data = run.do(groundwork.data(setup, reference))
 
     # 1. Pre-align on each dimension alone.
-    policies = {name: steps.prealign(context, start, name) for name in names}
+    single = {name: run.do(scoring.prealigned(setup, reference, data, name)) for name in names}
 
-    # 2. Implicit scores of the reference's own samples.
-    logps = ResponseLogps(context)
-    scorers = {name: ImplicitScorer(context, start.reference, policies[name], logps) for name in names}
-    raw = steps.score(context, steps.sample(context, start), scorers, names)
+    # 2. Implicit scores of the reference's own samples, 3. calibrated on held-out labels.
+    samples = run.do(scoring.samples(setup, reference, data))
+    scorers = scoring.implicit_scorers(setup, reference, single)
+    raw = run.do(scoring.raw_scores(setup, samples, scorers, names))
+    calibration = run.do(scoring.calibrated(setup, data, scorers, raw))
+    scoring.require_informative(setup, calibration)
 
-    # 3. Calibrated on held-out labels, 4. the dual, 5. the new labels.
-    steps.calibrate(context, start, scorers, raw)
-    steps.solve(context, raw)
-    labels = steps.relabel(context, start, scorers)
+    # 4. The dual, 5. the new labels, 6. align once.
+    answer = run.do(answering.dualized(setup, calibration))
+    pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
+    labels = run.do(answering.relabelled(setup, data, pair_scores, answer))
+    policy = run.do(answering.aligned(setup, reference, data, labels.values))
 
-    # 6. Align once, 7. audit, and tell.
-    policies = {"reference": start.reference, **policies, "aligned": steps.align(context, start, labels)}
-    steps.evaluate(context, start, scorers, policies, logps, ["policy"])
-    return present.present(context, start.data)
+    # 7. Promised against delivered.
+    policies = {"reference": reference, **single, "aligned": policy}
+    responses = evaluating.responses_of(run, setup, data, policies)
+    evaluation = run.do(evaluating.evaluated(setup, data, policies, responses, scorers, calibration, answer))
+    return Outcome(data, calibration, answer, policies, responses, evaluation, [])

@@ -19,9 +19,9 @@ from alignjax.config import from_mapping
 from alignjax.data.worlds import world_for
 from alignjax.errors import InputError
 from alignjax.models import config_from_hf
-from alignjax.planning import shapes, show, suggest, targets
-from alignjax.planning.inputs import filled
-from alignjax.planning.run import make_plan, setting_of
+from alignjax.planning import architectures, show, suggest, targets
+from alignjax.planning.run import make_plan, setup_of
+from alignjax.planning.unnamed_files import with_placeholder_paths
 
 EXIT_DOES_NOT_FIT = 4
 # Of PKU-SafeRLHF-30K, the published setting's data.
@@ -43,7 +43,7 @@ def _define_flags() -> None:
         "Mean tokens of prompt and response, for the hours; default: the longest.",
         lower_bound=1,
     )
-    flags.DEFINE_list("only", [], "Stages to plan; default: all.")
+    flags.DEFINE_list("only", [], "Stages to plan, as a run names them; default: all.")
     flags.DEFINE_boolean("suggest", False, "Try meshes, remat and batch sizes and name the best that fits.")
     flags.DEFINE_boolean("json", False, "Print JSON.")
 
@@ -55,23 +55,24 @@ def _main(unset: list[str]) -> None:
         raise InputError("--config is missing; give --config=configs/pecan.py.")
     cli.load_config(lambda: cli.unset(values, unset))
     target = targets.parse(given.topology)
-    config = from_mapping(filled(cli.load_config(lambda: values.to_dict())))
+    config = from_mapping(with_placeholder_paths(cli.load_config(lambda: values.to_dict())))
     _, _, preset = config_flags.get_config_filename(given["config"]).partition(":")
     if config.data.world is None:
-        (decoder, name), world = shapes.decoder_of(config.model, given.model, preset), None
+        decoder, name = architectures.decoder_of(config.model, given.model, preset)
     else:
         name = f"the reference of {config.data.world}"
         world = config_from_hf(dict(world_for(config.data.world).decoder_fields))
-        decoder = shapes.run_as(world, config.model)
+        decoder = architectures.run_as(world, config.model)
     if target.simulated:
         jax.config.update("jax_num_cpu_devices", target.count)
     devices = targets.devices(target)
-    options = {"pairs": given.pairs, "mean_length": given.mean_length, "world": world, "only": given.only}
+    options = {"mean_length": given.mean_length, "only": given.only}
     options["say"] = lambda line: print(line, file=sys.stderr, flush=True)
     if given.suggest:
-        plan = suggest.best(config, decoder, name, target, devices, **options)
+        plan = suggest.best(config, decoder, name, target, devices, pairs=given.pairs, **options)
     else:
-        plan = make_plan(setting_of(config, decoder, name, target.chip, devices), target.chip, **options)
+        setup = setup_of(config, decoder, name, target.chip, devices, pairs=given.pairs)
+        plan = make_plan(setup, target.chip, **options)
     print(json.dumps(show.json_of(plan, target), indent=2) if given.json else show.text_of(plan, target))
     if not plan.fits:
         print(show.refusal_of(plan, target), file=sys.stderr)

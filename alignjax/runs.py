@@ -1,56 +1,224 @@
-"""A run: its folder, its configuration, and all its stages."""
+"""A run on a folder: its configuration, its lock, all its stages, and the report."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignjax.config import Config, from_mapping, to_mapping
-from alignjax.errors import InputError
+from alignjax.data.records import Prompt
+from alignjax.errors import InfeasibleError, InputError
 from alignjax.mocan import mocan
 from alignjax.pecan import pecan
+from alignjax.records.answer import DualAnswer
+from alignjax.records.codec import read_json, read_record
+from alignjax.records.evaluation import Evaluation
+from alignjax.report import (
+    EarlierAnswer,
+    ReportInputs,
+    Sample,
+    StageTime,
+    console_table,
+    findings_of,
+    write_comparison,
+    write_report,
+)
 from alignjax.runtime import processes
-from alignjax.runtime.metrics import MetricsWriter
-from alignjax.stages import Stages, read_json, write_json
-from alignjax.workflow.context import Context
+from alignjax.runtime.files import write_text
+from alignjax.runtime.log import Log
+from alignjax.runtime.metrics import MetricsWriter, read_metrics
+from alignjax.scores.functions import prompt_text
+from alignjax.stages import FolderRun, MemoryRun, Run
+from alignjax.stages.answers import FOLDER as ANSWERS
+from alignjax.stages.ledger import Ledger
+from alignjax.stages.lock import locked
+from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.setup import Setup, make_setup
+
+_METHODS = {"pecan": pecan, "mocan": mocan}
 
 
-def run(config: Config, workdir: Path, *, devices: Sequence[Any] | None = None) -> str:
-    """Every stage of the configured method, skipping those that are done; returns the last table.
+def run(
+    config: Config,
+    workdir: Path,
+    *,
+    devices: Sequence[Any] | None = None,
+    redo: str = "",
+    may_compute: Collection[str] | None = None,
+) -> str:
+    """Every stage of the configured method on a folder, skipping those that are done.
 
     Args:
       config: checked configuration.
       workdir: the run's folder; made where missing.
       devices: to run on, as `config.mesh` arranges them; None: all there are.
+      redo: a stage to compute again, with all that reads it; empty: none.
+      may_compute: names of the only stages that may be computed, by prefix; None: all.
+
+    Returns:
+      The last table of the console.
+
+    Raises:
+      InputError: data, model or scores cannot be used, another run is at work in the folder, or a file of the
+        folder is damaged.
+      InfeasibleError: the constraints cannot be met on the samples.
+    """
+    with opened(workdir, redo=redo, may_compute=may_compute) as (folder, metrics):
+        before = _asked_before(workdir)
+        write_text(workdir / "config.json", json.dumps(to_mapping(config), indent=1) + "\n")
+        log = Log(say, metrics)
+        setup = make_setup(
+            config, devices=devices, log=log, cache=workdir / "cache", unscored=workdir / "unscored.jsonl"
+        )
+        try:
+            outcome = execute(folder, setup)
+        except InfeasibleError:
+            if before is not None:  # the answer that is there stays, with the configuration that asked for it
+                write_text(workdir / "config.json", before)
+            raise
+        return present(workdir, setup, outcome, folder.ledger)
+
+
+def in_memory(config: Config, *, devices: Sequence[Any] | None = None) -> Outcome:
+    """Every stage of the configured method, without a folder: the values themselves.
+
+    Args:
+      config: checked configuration.
+      devices: as of `run`.
 
     Raises:
       InputError: data, model or scores cannot be used.
       InfeasibleError: the constraints cannot be met on the samples.
     """
+    return execute(MemoryRun(), make_setup(config, devices=devices))
+
+
+def execute(by: Run, setup: Setup) -> Outcome:
+    """The configured method's box."""
+    return _METHODS[setup.config.method](by, setup)
+
+
+@contextmanager
+def opened(
+    workdir: Path, *, redo: str = "", may_compute: Collection[str] | None = None
+) -> Iterator[tuple[FolderRun, MetricsWriter]]:
+    """A run's folder, made where missing and locked, and its log.
+
+    Raises:
+      InputError: the folder cannot be written to, or another run is at work in it.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         processes.check_shared(workdir, f"--workdir={workdir}")
-        write_json(workdir / "config.json", to_mapping(config))
     except OSError as error:
         raise InputError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
         ) from None
-    with MetricsWriter(workdir, active=processes.is_primary()) as metrics:
-        context = Context(config, workdir, Stages(workdir, say=_say), metrics, say=_say, devices=devices)
-        return {"pecan": pecan, "mocan": mocan}[config.method](context)
+    with locked(workdir), MetricsWriter(workdir, active=processes.is_primary()) as metrics:
+        yield FolderRun(workdir, answer_name, say, redo, may_compute), metrics
+
+
+def _asked_before(workdir: Path) -> str | None:
+    """The configuration that the folder's last run was started with; None: there was none."""
+    path = workdir / "config.json"
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def read_config(workdir: Path) -> Config:
-    """The configuration a run was started with.
+    """The configuration that a run was started with.
 
     Raises:
-      InputError: the folder holds no config.json.
+      InputError: the folder holds no config.json, or one that cannot be used.
     """
     path = workdir / "config.json"
     if not path.exists():
         raise InputError(f"{path}: is missing; --workdir must name the folder of a run.")
-    return from_mapping(read_json(path))
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: is not a configuration; restore it, or start the run with --config again.")
+    return from_mapping(values)
 
 
-def _say(line: str) -> None:
+def answer_name(workdir: Path) -> str:
+    """What the answer at the top of a folder asked for, as a folder's name: `safety-margin-1`."""
+    answer = read_record(DualAnswer, workdir / "dual.json")
+    if not answer.solved and answer.lam is not None:
+        return "-".join(f"{name}-lambda-{value:g}" for name, value in answer.lam.items())
+    words = []
+    for name, asked in answer.asked.items():
+        if asked.level is not None:
+            words.append(f"{name}-level-{asked.level:g}")
+        elif asked.fraction is not None:
+            words.append(f"{name}-fraction-{asked.fraction:g}")
+        elif asked.margin is not None:
+            words.append(f"{name}-margin-{asked.margin:g}")
+    return "-".join(words)
+
+
+def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> str:
+    """Writes report.html and figures/, and answers/index.html; returns the last table of the console."""
+    config, record = setup.config, outcome.evaluation.record
+    answer, calibration = outcome.answer, outcome.calibration
+    earlier = [_earlier(workdir / ANSWERS / name) for name in reversed(list(ledger.answers))]
+    inputs = ReportInputs(
+        title=f"{config.method} on {config.data.world or Path(config.model.path or '').name}",
+        answer=answer,
+        evaluation=record,
+        calibration=calibration.record,
+        config=to_mapping(config),
+        environment=ledger.environment,
+        stages=[StageTime(k, v.seconds, v.peak_memory_mib) for k, v in ledger.stages.items()],
+        counts=outcome.data.pairs.counts,
+        metrics=read_metrics(workdir / "metrics.jsonl"),
+        scores=_calibrated_scores(outcome, config.dimensions),
+        samples=_shown(outcome, config.shown_samples),
+        findings=findings_of(answer, record, calibration.record, population=setup.population),
+        rounds=outcome.rounds,
+        others=earlier,
+    )
+    if processes.is_primary():
+        write_report(inputs, workdir)
+        if earlier:
+            latest = EarlierAnswer("latest", answer, record)
+            write_comparison([latest, *earlier], workdir / ANSWERS / "index.html")
+    return console_table(record)
+
+
+def _earlier(folder: Path) -> EarlierAnswer:
+    """An answer under answers/."""
+    return EarlierAnswer(
+        folder.name,
+        read_record(DualAnswer, folder / "dual.json"),
+        read_record(Evaluation, folder / "evaluation.json"),
+    )
+
+
+def _calibrated_scores(outcome: Outcome, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Calibrated scores of single responses by policy and dimension, for the histograms."""
+    matrix = outcome.calibration.fit.matrix
+    found = {}
+    for policy, raw in outcome.evaluation.scores.items():
+        values = (raw @ matrix.T).reshape(-1, len(names))
+        found[policy] = {name: values[:, j] for j, name in enumerate(names)}
+    return found
+
+
+def _shown(outcome: Outcome, most: int) -> list[Sample]:
+    """The first response of every policy to the first prompts."""
+    drawn = outcome.responses
+    if not drawn:
+        return []
+    prompts: list[Prompt] = next(iter(drawn.values())).prompts[:most]
+    return [
+        Sample(prompt_text(prompt), {name: found.texts[i][0] for name, found in drawn.items()})
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def say(line: str) -> None:
+    """Prints a line, in the first process only."""
     if processes.is_primary():
         print(line, flush=True)

@@ -1,11 +1,11 @@
 """Draws responses from a model.
 
-    python -m alignjax.sample --model=PATH --prompts=FILE.jsonl --num_samples=K --max_new_tokens=T \
-        [--temperature --top_p --seed --greedy] --output=FILE.jsonl
+    python -m alignjax.sample --model=PATH [--adapter=FOLDER] --prompts=FILE.jsonl --output=FILE.jsonl \
+        --num_samples=K --max_new_tokens=T [--temperature --top_p --seed --greedy]
 
-Input lines: {"prompt"}, a text or a list of messages, or {"prompt_ids"}, token ids taken as they are.
-Output, K lines a prompt: {"prompt", "response", "response_ids", "logps", "sample"}; "logps" (nats) is the
-response's log-probability under the full policy at temperature 1, EOS included; "response" is null where the
+Input lines: {"prompt"}, a text or a list of messages, or {"prompt_ids"}, token ids to which nothing is added.
+Output, K lines per prompt: {"prompt", "response", "response_ids", "logps", "sample"}. "logps" (nats) is the
+response's log-probability under the full policy at temperature 1, EOS included. "response" is null if the
 model has no tokenizer.
 """
 
@@ -21,7 +21,7 @@ from absl import flags
 from alignjax import cli
 from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
-from alignjax.models import Model, load_pretrained
+from alignjax.models import Model, load_adapter, load_pretrained
 from alignjax.policy import sampling
 from alignjax.policy.encoding import check_context, make_encoder, prompt_ids
 from alignjax.runtime.files import write_text
@@ -33,6 +33,7 @@ def sample(
     prompts_path: str,
     output_path: str,
     *,
+    adapter_path: str = "",
     num_samples: int = 1,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -43,21 +44,22 @@ def sample(
     dtype: str = "float32",
     prompt_batch_size: int | None = None,
 ) -> None:
-    """Draws K responses to every line of a file and writes them.
+    """Draws K responses to the prompt of every line of a file and writes them.
 
     Args:
       model_path: Hugging Face folder or .gguf file.
       prompts_path: JSON Lines, plain or gzip.
       output_path: JSON Lines; written at the end, in one step.
+      adapter_path: folder of a LoRA adapter for the model, in PEFT's layout; empty: none.
       num_samples: K >= 1.
-      max_new_tokens: tokens of a response at most, EOS included.
+      max_new_tokens: largest number of tokens of a response, EOS included.
       temperature: > 0.
       top_p: in (0, 1].
       seed: of the draws.
-      greedy: the most probable token at every step instead of draws.
+      greedy: take the most probable token at every step instead of drawing one.
       template: text with {prompt}; empty: the tokenizer's own.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
-      prompt_batch_size: prompts computed together; None: as many as make about 128 responses.
+      prompt_batch_size: prompts computed together; None: enough for about 128 responses.
 
     Raises:
       InputError: a file, a line or an option that cannot be used.
@@ -70,12 +72,13 @@ def sample(
         if "prompt" not in row and "prompt_ids" not in row:
             raise InputError(f'{where}: column "prompt" (or "prompt_ids") is missing; add it.')
     model = load_pretrained(model_path, dtype=dtype)
+    lora = load_adapter(adapter_path, model.config) if adapter_path else None
     encoder = make_encoder(model, model_path, template)
     prompts = [prompt_ids(encoder, row, where) for where, row in lines]
     for (where, _), prompt in zip(lines, prompts, strict=True):
         check_context(model, model_path, where, prompt=len(prompt), response=max_new_tokens)
     with progress(len(prompts), "sample", unit="prompt") as bar:
-        shared = {"prompt_batch_size": prompt_batch_size, "progress": bar.update}
+        shared = {"lora": lora, "prompt_batch_size": prompt_batch_size, "progress": bar.update}
         if greedy:
             drawn = sampling.greedy(model, prompts, max_new_tokens=max_new_tokens, **shared)
         else:
@@ -117,7 +120,8 @@ def _check_options(
         raise InputError(f"--prompt_batch_size: is {prompt_batch_size}; must be at least 1.")
     if greedy and (num_samples, temperature, top_p) != (1, 1.0, 1.0):
         raise InputError(
-            "--greedy: one response, nothing drawn; leave out --num_samples, --temperature and --top_p."
+            "--greedy: draws nothing and gives one response; leave out --num_samples, --temperature and "
+            "--top_p."
         )
     cli.check_output(output)
 
@@ -131,7 +135,7 @@ def _render(model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Sample
             ids = drawn.tokens[i, k, :length].tolist()
             text = None
             if model.tokenizer is not None:
-                # The end is no part of the text, whether or not the tokenizer calls it special.
+                # The EOS does not belong to the text, even if the tokenizer does not list it as special.
                 shown = ids[:-1] if ids[-1] in ends else ids
                 text = model.tokenizer.decode(shown, skip_special_tokens=True)
             logps = float(drawn.logps[i, k])
@@ -142,16 +146,17 @@ def _render(model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Sample
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", "", "Hugging Face folder or .gguf file.")
+    flags.DEFINE_string("adapter", "", "Folder of a LoRA adapter for --model, in PEFT's layout.")
     flags.DEFINE_string("prompts", "", "JSON Lines file, plain or gzip.")
     flags.DEFINE_string("output", "", "JSON Lines file to write.")
-    flags.DEFINE_integer("num_samples", 1, "Responses a prompt.")
-    flags.DEFINE_integer("max_new_tokens", None, "Tokens of a response at most, EOS included.")
+    flags.DEFINE_integer("num_samples", 1, "Responses per prompt.")
+    flags.DEFINE_integer("max_new_tokens", None, "Largest number of tokens of a response, EOS included.")
     flags.DEFINE_float("temperature", 1.0, "Above 0; below 1 sharpens.")
     flags.DEFINE_float("top_p", 1.0, "Mass of the nucleus, in (0, 1]; 1: all tokens.")
-    flags.DEFINE_integer("seed", 0, "Of the draws.")
-    flags.DEFINE_bool("greedy", False, "The likeliest token at every step.")
-    flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the prompt.")
-    flags.DEFINE_string("dtype", "float32", "Of weights and matrix products: float32 or bfloat16.")
+    flags.DEFINE_integer("seed", 0, "Seed of the draws.")
+    flags.DEFINE_bool("greedy", False, "Take the most probable token at every step.")
+    flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the bare prompt.")
+    flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
     flags.DEFINE_integer("prompt_batch_size", None, "Prompts computed together; default: 128 / num_samples.")
 
 
@@ -171,6 +176,7 @@ def _main() -> None:
         greedy=given.greedy,
         template=given.template,
         dtype=given.dtype,
+        adapter_path=given.adapter,
         prompt_batch_size=given.prompt_batch_size,
     )
 

@@ -1,12 +1,16 @@
-"""Log-probabilities of given responses, and the rewards they imply against a reference.
+"""Log-probabilities of given responses, and their rewards.
 
-    python -m alignjax.score --model=PATH --input=FILE.jsonl --output=FILE.jsonl [--reference=PATH --beta=B]
+    python -m alignjax.score --model=PATH [--adapter=FOLDER] --input=FILE.jsonl --output=FILE.jsonl \
+        [--reference=PATH --beta=B | --reward_model=PATH]
 
 Input lines: {"prompt", "response"} or {"prompt", "chosen", "rejected"}; "prompt" is a text or a list of
-messages; in place of any text its token ids, taken as they are ("prompt_ids", "response_ids", "chosen_ids",
-"rejected_ids"). Output: the same lines with "logps" (nats, a sum over the response's tokens, EOS included)
-and "num_tokens"; with a reference also "ref_logps" and "reward" = beta (logps - ref_logps). Pairs have
-"chosen_logps", "rejected_logps" and so on; their "num_tokens" counts both.
+messages. Token ids may be given in place of any text ("prompt_ids", "response_ids", "chosen_ids",
+"rejected_ids"); nothing is added to them.
+
+Output: the same lines with "logps" (nats, the sum over the response's tokens, EOS included) and "num_tokens".
+With a reference also "ref_logps" and "reward" = beta (logps - ref_logps). With a reward model also "reward",
+its score of the response; higher is always better, so for a cost model it is minus the cost. A pair has
+"chosen_logps", "rejected_logps" and so on; its "num_tokens" counts both responses.
 """
 
 import gc
@@ -23,7 +27,15 @@ from alignjax import cli
 from alignjax.data.files import read_json_lines
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
-from alignjax.models import Model, load_pretrained
+from alignjax.models import (
+    Lora,
+    Model,
+    ScoreModel,
+    as_utility,
+    load_adapter,
+    load_pretrained,
+    load_score_model,
+)
 from alignjax.policy.encoding import (
     Encoder,
     check_context,
@@ -35,6 +47,7 @@ from alignjax.policy.encoding import (
 from alignjax.policy.logps import response_logps
 from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
+from alignjax.scores.learned import learned_scores
 
 _PAIR = ("chosen", "rejected")
 
@@ -44,8 +57,8 @@ class Line(NamedTuple):
 
     Attributes:
       where: file:line.
-      row: the object.
-      columns: its responses: ("response",) or ("chosen", "rejected").
+      row: the JSON object.
+      columns: names of its responses: ("response",) or ("chosen", "rejected").
     """
 
     where: str
@@ -53,13 +66,27 @@ class Line(NamedTuple):
     columns: tuple[str, ...]
 
 
+class Rewards(NamedTuple):
+    """What is written beside the log-probabilities of n responses.
+
+    Attributes:
+      rewards: [n] float64; higher is better.
+      ref_logps: [n] float32, nats, under the reference; None: the rewards are a reward model's.
+    """
+
+    rewards: np.ndarray
+    ref_logps: np.ndarray | None = None
+
+
 def score(
     model_path: str,
     input_path: str,
     output_path: str,
     *,
+    adapter_path: str = "",
     reference_path: str = "",
     beta: float | None = None,
+    reward_model_path: str = "",
     template: str = "",
     dtype: str = "float32",
     batch_size: int = 8,
@@ -70,37 +97,55 @@ def score(
       model_path: Hugging Face folder or .gguf file.
       input_path: JSON Lines, plain or gzip.
       output_path: JSON Lines; written at the end, in one step.
-      reference_path: model that rewards are measured against; empty: no rewards.
-      beta: KL weight > 0 of the reward; with a reference only.
-      template: text with {prompt}; empty: the tokenizer's own.
+      adapter_path: folder of a LoRA adapter for the model, in PEFT's layout; empty: none.
+      reference_path: model that rewards are measured against; empty: none.
+      beta: KL weight > 0 of these rewards; together with a reference only.
+      reward_model_path: folder of a reward or cost model that gives the rewards instead; empty: none. Texts
+        are read with its own tokenizer.
+      template: text with {prompt}, for all models; empty: each tokenizer's own.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
       batch_size: responses computed together.
 
     Raises:
       InputError: a file, a line or an option that cannot be used.
     """
-    _check_options(reference_path, beta, output_path, batch_size)
+    _check_options(reference_path, beta, reward_model_path, output_path, batch_size)
     lines = [Line(where, row, _columns(row, where)) for where, row in read_json_lines(input_path)]
     if not lines:
         raise InputError(f"{input_path}: holds no lines; there is nothing to score.")
     model = load_pretrained(model_path, dtype=dtype)
+    lora = load_adapter(adapter_path, model.config) if adapter_path else None
     encoder = make_encoder(model, model_path, template)
     responses = _encode(encoder, lines, model)
-    logps = _logps(model, responses, batch_size, "log-probabilities", model_path)
-    del model
+    logps = _logps(model, responses, batch_size, "log-probabilities", model_path, lora)
+    del model, lora
     gc.collect()  # the weights of two models need not be held at once
-    ref_logps = None
-    if reference_path:
+    rewards = None
+    if reference_path and beta is not None:
         reference = load_pretrained(reference_path, dtype=dtype)
         _check_reference(encoder, reference, reference_path)
         ref_logps = _logps(reference, responses, batch_size, "reference", reference_path)
+        rewards = Rewards(beta * (logps.astype(np.float64) - ref_logps), ref_logps)
+    if reward_model_path:
+        scorer = load_score_model(reward_model_path, dtype=dtype)
+        read = _encode(make_encoder(scorer, reward_model_path, template), lines, scorer)
+        with progress(len(read), "rewards", unit="response") as bar:
+            scores = learned_scores(scorer, read, batch_size=batch_size, progress=bar.update)
+        rewards = Rewards(as_utility(scorer.kind, scores.astype(np.float64)))
     lengths = [len(r.response_ids) for r in responses]
-    write_text(Path(output_path), _render(lines, logps, ref_logps, lengths, beta))
+    write_text(Path(output_path), _render(lines, logps, rewards, lengths))
 
 
-def _check_options(reference: str, beta: float | None, output: str, batch_size: int) -> None:
+def _check_options(
+    reference: str, beta: float | None, reward_model: str, output: str, batch_size: int
+) -> None:
     if beta is not None and not 0 < beta < math.inf:
         raise InputError(f"--beta: is {beta}; must be above 0.")
+    if reward_model and (reference or beta is not None):
+        raise InputError(
+            f"--reward_model={reward_model}: its scores and those against --reference would both be "
+            '"reward"; give --reward_model, or --reference with --beta.'
+        )
     if reference and beta is None:
         raise InputError("--beta is missing: a reward against --reference needs it; give --beta=...")
     if beta is not None and not reference:
@@ -128,7 +173,7 @@ def _columns(row: dict[str, Any], where: str) -> tuple[str, ...]:
     return _PAIR
 
 
-def _encode(encoder: Encoder, lines: Sequence[Line], model: Model) -> list[TokenizedResponse]:
+def _encode(encoder: Encoder, lines: Sequence[Line], model: Model | ScoreModel) -> list[TokenizedResponse]:
     """All responses in order: one for a single line, two for a pair."""
     responses = []
     for where, row, columns in lines:
@@ -141,49 +186,50 @@ def _encode(encoder: Encoder, lines: Sequence[Line], model: Model) -> list[Token
 
 
 def _check_reference(encoder: Encoder, reference: Model, path: str) -> None:
-    """The reference scores the model's ids, so that they must mean the same to it."""
+    """Refuses a reference with another vocabulary: it reads the ids that the model's tokenizer made."""
     if reference.config.vocab_size != encoder.vocab_size:
         raise InputError(
-            f"--reference={path}: its vocabulary has {reference.config.vocab_size} ids, that of --model "
-            f"{encoder.vocab_size}; both must have one tokenizer."
+            f"--reference={path}: its vocabulary has {reference.config.vocab_size} ids and that of --model "
+            f"{encoder.vocab_size}; give two models with the same tokenizer."
         )
     ours, theirs = encoder.tokenizer, reference.tokenizer
     if ours is not None and theirs is not None and ours.get_vocab() != theirs.get_vocab():
         raise InputError(
-            f"--reference={path}: its tokenizer differs from that of --model; both must have one."
+            f"--reference={path}: its tokenizer differs from that of --model; give two models with the same "
+            "tokenizer."
         )
 
 
 def _logps(
-    model: Model, responses: Sequence[TokenizedResponse], batch_size: int, description: str, path: str
+    model: Model,
+    responses: Sequence[TokenizedResponse],
+    batch_size: int,
+    description: str,
+    path: str,
+    lora: Lora | None = None,
 ) -> np.ndarray:
     with progress(len(responses), description, unit="response") as bar:
-        values = response_logps(model, responses, batch_size=batch_size, progress=bar.update)
+        values = response_logps(model, responses, lora=lora, batch_size=batch_size, progress=bar.update)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: gives a log-probability that is not finite; its weights are damaged.")
     return values
 
 
-def _render(
-    lines: Sequence[Line],
-    logps: np.ndarray,
-    ref_logps: np.ndarray | None,
-    lengths: Sequence[int],
-    beta: float | None,
-) -> str:
-    rendered, place = [], 0
+def _render(lines: Sequence[Line], logps: np.ndarray, rewards: Rewards | None, lengths: Sequence[int]) -> str:
+    rendered, i = [], 0  # i: number of the response
     for _, row, columns in lines:
         row = dict(row)
         total = 0
         for name in columns:
             prefix = "" if name == "response" else f"{name}_"
-            row[f"{prefix}logps"] = float(logps[place])
-            row[f"{prefix}num_tokens"] = lengths[place]
-            total += lengths[place]
-            if ref_logps is not None and beta is not None:
-                row[f"{prefix}ref_logps"] = float(ref_logps[place])
-                row[f"{prefix}reward"] = beta * (float(logps[place]) - float(ref_logps[place]))
-            place += 1
+            row[f"{prefix}logps"] = float(logps[i])
+            row[f"{prefix}num_tokens"] = lengths[i]
+            total += lengths[i]
+            if rewards is not None:
+                if rewards.ref_logps is not None:
+                    row[f"{prefix}ref_logps"] = float(rewards.ref_logps[i])
+                row[f"{prefix}reward"] = float(rewards.rewards[i])
+            i += 1
         row["num_tokens"] = total
         rendered.append(json.dumps(row, ensure_ascii=False))
     return "\n".join(rendered) + "\n"
@@ -193,27 +239,25 @@ def _define_flags() -> None:
     flags.DEFINE_string("model", "", "Hugging Face folder or .gguf file.")
     flags.DEFINE_string("input", "", "JSON Lines file, plain or gzip.")
     flags.DEFINE_string("output", "", "JSON Lines file to write.")
+    flags.DEFINE_string("adapter", "", "Folder of a LoRA adapter for --model, in PEFT's layout.")
     flags.DEFINE_string("reference", "", "Model that rewards are measured against; needs --beta.")
     flags.DEFINE_float("beta", None, "Reward = beta (logps - ref_logps); above 0; needs --reference.")
-    flags.DEFINE_string("reward_model", "", "Model with a scalar score head; not supported by this version.")
-    flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the prompt.")
-    flags.DEFINE_string("dtype", "float32", "Of weights and matrix products: float32 or bfloat16.")
+    flags.DEFINE_string("reward_model", "", "Reward model, or cost model: then the reward is minus the cost.")
+    flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the bare prompt.")
+    flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
     flags.DEFINE_integer("batch_size", 8, "Responses computed together.")
 
 
 def _main() -> None:
     given = flags.FLAGS
-    if given.reward_model:
-        raise InputError(
-            f"--reward_model={given.reward_model}: scalar score models are not supported by this version; "
-            "use --reference with --beta for an implicit reward."
-        )
     score(
         given.model,
         given.input,
         given.output,
+        adapter_path=given.adapter,
         reference_path=given.reference,
         beta=given.beta,
+        reward_model_path=given.reward_model,
         template=given.template,
         dtype=given.dtype,
         batch_size=given.batch_size,

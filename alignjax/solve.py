@@ -1,36 +1,43 @@
 """Solves the dual on a score table, and says what the constraints will cost before anything is trained.
 
     python -m alignjax.solve --scores=FILE --beta=B (--margin=NAME=X | --level=NAME=X | --fraction=NAME=X)...
-        [--conservative] [--confidence=C] [--resamples=R] [--seed=S]
+        [--conservative] [--confidence=C] [--resamples=R] [--seed=S] [--calibration=FILE] [--population]
         [--json] [--plot=FILE] [--preview=FILE.jsonl [--responses=FILE.jsonl] [--preview_samples=S]]
 
 FILE is a score table, .npz or .jsonl. Every constraint of the table is asked for exactly once:
 --margin=safety=1.5 (mean utility above the reference's), --level=safety=0.2 (mean utility to reach) or
 --fraction=safety=0.5 (share of the largest margin that can be met). Intervals are a bootstrap over prompts;
+with --calibration, the calibration.json of the run that wrote the table, they also hold how well the scores
+are calibrated. --population says that the table's prompts are all there are, so that none are resampled.
 --conservative solves for the lower confidence bound of every margin. --plot draws the dual, the margins and
-the trade-off; --preview writes responses of the tilted policy, drawn from those of the table. Status 3: the
-margins cannot be met on these samples; with --json the object is printed all the same, "feasible" false and
-nothing predicted.
+the trade-off; --preview writes responses of the tilted policy, drawn from those of the table. --json prints
+the object that a run keeps in dual.json. Status 3: the margins cannot be met on these samples; with --json
+the object is printed all the same, with "feasible" false and no prediction.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 
-from alignjax import cli
+from alignjax import cli, dual
+from alignjax.data.files import read_json_lines
 from alignjax.dual import Asked
 from alignjax.errors import InputError
+from alignjax.records import encode, read_record
+from alignjax.records.calibration import CalibrationRecord
 from alignjax.report.answer import plot, render
+from alignjax.report.preview import Texts, render_preview
 from alignjax.report.style import to_png, to_svg
 from alignjax.runtime.files import write_bytes, write_text
-from alignjax.scores.table import read_table
-from alignjax.workflow.answer import answer, curve, record, require_answer
-from alignjax.workflow.preview import read_texts, render_preview
+from alignjax.scores import calibration as calib
+from alignjax.scores.calibration import Calibration
+from alignjax.scores.table import ScoreTable, read_table
 
 _KINDS = ("margin", "level", "fraction")
 _PLOTS = (".png", ".svg")
@@ -63,6 +70,8 @@ def solve(
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
+    calibration: str | Path | None = None,
+    population: bool = False,
     outputs: Outputs = Outputs(),  # noqa: B008  # immutable
 ) -> None:
     """Solves the dual on a table and prints what the tilted policy will have.
@@ -75,7 +84,9 @@ def solve(
       conservative: solve for the lower confidence bounds of the margins.
       confidence: of intervals and bounds.
       num_resamples: of the bootstrap; 0: no intervals.
-      seed: of the bootstrap and of the preview.
+      seed: of the bootstrap, the draws of the calibration and the preview.
+      calibration: a run's calibration.json, whose uncertainty the intervals are to hold; None: none.
+      population: the table's prompts are all there are.
       outputs: files to write.
 
     Raises:
@@ -87,29 +98,36 @@ def solve(
     table = read_table(scores)
     wanted = _in_order(parsed, table.names, str(scores))
     texts = None if outputs.preview is None else read_texts(table, scores, outputs.responses)
-    found = answer(
-        table,
-        wanted,
+    draws = None
+    if calibration is not None:
+        draws = _calibration_draws(calibration, table.names, str(scores), seed, num_resamples)
+    found = dual.answer(
+        table.rewards,
+        table.utilities,
+        names=table.names,
+        asked=wanted,
         beta=beta,
+        mask=table.mask,
         confidence=confidence,
         conservative=conservative,
         num_resamples=num_resamples,
         seed=seed,
+        calibration_draws=draws,
+        population=population,
+        prompt_ids=table.prompt_ids,
     )
-    shown = record(found)
     if as_json:
-        print(json.dumps(shown, allow_nan=False))
-    require_answer(found)
+        print(json.dumps(encode(found), allow_nan=False))
+    dual.require_answer(found)
     if outputs.plot is not None:
-        figure = plot(shown, *curve(found))
-        path = Path(outputs.plot)
+        figure, path = plot(found), Path(outputs.plot)
         write_bytes(path, to_png(figure) if path.suffix == ".png" else to_svg(figure).encode())
     if outputs.preview is not None and texts is not None:
-        lam = np.asarray(found.solution.lam)
-        draws = {"num_samples": outputs.preview_samples, "rng": np.random.default_rng(seed)}
-        write_text(Path(outputs.preview), render_preview(table, texts, lam, beta=beta, **draws))
+        rng, size = np.random.default_rng(seed), outputs.preview_samples
+        lines = render_preview(table, texts, found.multipliers, beta=beta, num_samples=size, rng=rng)
+        write_text(Path(outputs.preview), lines)
     if not as_json:
-        print(render(shown))
+        print(render(found))
 
 
 def _check_options(
@@ -134,6 +152,62 @@ def _check_options(
     if outputs.preview_samples < 1:
         raise InputError(f"--preview_samples: is {outputs.preview_samples}; must be at least 1.")
     cli.check_output(outputs.preview, flag="preview")
+
+
+def read_texts(table: ScoreTable, scores: str | Path, responses: str | Path | None) -> Texts:
+    """The texts of a table: its own, or those of a file with a line for every response, in its order.
+
+    Args:
+      table: the scores.
+      scores: the table's file, for messages.
+      responses: `.jsonl` with "response", and "prompt" where it is known, as `alignjax.sample` and a run's
+        samples.jsonl hold them; None: the table's own.
+
+    Raises:
+      InputError: no texts, or lines that do not fit the table.
+    """
+    if responses is None:
+        if table.responses is None:
+            raise InputError(
+                f"--preview: {scores} holds no responses; use a .jsonl table, or give --responses=FILE.jsonl."
+            )
+        return Texts(table.responses, None)
+    num_prompts, num_samples = np.shape(table.rewards)
+    present = np.ones((num_prompts, num_samples), bool) if table.mask is None else table.mask
+    places = np.argwhere(present)
+    lines = list(read_json_lines(responses))
+    if len(lines) != len(places):
+        raise InputError(
+            f"--responses={responses}: holds {len(lines)} lines, {scores} has {len(places)} responses; "
+            "give the file that was scored."
+        )
+    texts: list[list[str | None]] = [[None] * num_samples for _ in range(num_prompts)]
+    prompts: list[Any] = [None] * num_prompts
+    for (where, row), (i, k) in zip(lines, places.tolist(), strict=True):
+        text = row.get("response")
+        if not isinstance(text, str):
+            raise InputError(f'{where}: "response" is missing or no text; add it.')
+        if k and row.get("prompt") != prompts[i]:
+            raise InputError(
+                f"{where}: begins a new prompt, but {scores} has more responses to the one before; "
+                "give the file that was scored."
+            )
+        texts[i][k], prompts[i] = text, row.get("prompt")
+    return Texts(texts, prompts)
+
+
+def _calibration_draws(
+    path: str | Path, names: Sequence[str], scores: str, seed: int, num_resamples: int
+) -> np.ndarray:
+    """Draws of a run's calibration for the calibrated scores of its table."""
+    record = read_record(CalibrationRecord, Path(path))
+    if record.dimensions[1:] != tuple(names):
+        raise InputError(
+            f"--calibration={path}: is of the constraints {', '.join(record.dimensions[1:])}, {scores} has "
+            f"{', '.join(names)}; give the calibration.json of the run that wrote the table."
+        )
+    fitted = Calibration(record.matrix, record.covariances, record.kind, record.unexplained)
+    return calib.relative_draws(jax.random.key(seed), fitted, num_resamples)
 
 
 def parse_asked(asked: Mapping[str, Sequence[str]]) -> dict[str, Asked]:
@@ -170,7 +244,7 @@ def _in_order(parsed: Mapping[str, Asked], names: Sequence[str], scores: str) ->
     """What is asked, in the order of the table's constraints; all of them and no others."""
     for name, one in parsed.items():
         if name not in names:
-            kind, value = next((k, v) for k, v in one._asdict().items() if v is not None)
+            kind, value = next((k, v) for k, v in vars(one).items() if v is not None)
             raise InputError(
                 f"--{kind}={name}={value:g}: {scores} has no constraint {name!r}, it has {', '.join(names)}; "
                 "correct the name."
@@ -200,7 +274,9 @@ def _define_flags() -> None:
     flags.DEFINE_bool("conservative", False, "Solve for the lower confidence bound of every margin.")
     flags.DEFINE_float("confidence", 0.95, "Of the intervals and of --conservative, in (0.5, 1).")
     flags.DEFINE_integer("resamples", 1000, "Of the bootstrap over prompts; 0: no intervals.")
-    flags.DEFINE_integer("seed", 0, "Of the bootstrap and of the preview.")
+    flags.DEFINE_integer("seed", 0, "Of the bootstrap, the draws of the calibration and the preview.")
+    flags.DEFINE_string("calibration", None, "A run's calibration.json: intervals also hold its uncertainty.")
+    flags.DEFINE_bool("population", False, "The table's prompts are all there are: none are resampled.")
     flags.DEFINE_bool("json", False, "Print one JSON object in place of text.")
     flags.DEFINE_string("plot", None, "Draw the answer: FILE.png or FILE.svg.")
     flags.DEFINE_string("preview", None, "Write responses of the tilted policy: FILE.jsonl.")
@@ -223,6 +299,8 @@ def _main() -> None:
         confidence=given.confidence,
         num_resamples=given.resamples,
         seed=given.seed,
+        calibration=given.calibration,
+        population=given.population,
         outputs=outputs,
     )
 

@@ -1,9 +1,17 @@
 """Runs every stage of one method in order.
 
-    python -m alignjax.train --config=FILE[:PRESET] [--workdir=DIR] [--config.FIELD=VALUE ...]
+    python -m alignjax.train --config=FILE[:PRESET] [--workdir=DIR] [--redo=STAGE] [--config.FIELD=VALUE ...]
 
-Finished stages are skipped; the same command goes on where it stopped.
+Finished stages are skipped, and an interrupted run resumes with the same command. --redo computes a stage and
+everything that reads it again. Another margin keeps the answer before it under answers/ in the run's folder.
 """
+
+# ruff: noqa: E402  the imports follow the handler below because they take seconds
+
+if __name__ == "__main__":
+    from alignjax.runtime.preemption import exit_on_signal
+
+    exit_on_signal()
 
 import sys
 from pathlib import Path
@@ -21,6 +29,7 @@ from alignjax.runtime import processes
 def _define_flags() -> None:
     config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
     flags.DEFINE_string("workdir", "", "Folder of the run; default runs/METHOD-PRESET.")
+    flags.DEFINE_string("redo", "", "Stage to compute again, with everything that reads it.")
     flags.DEFINE_boolean("distributed", False, "Join the other processes of this run: TPU slice, SLURM, GKE.")
 
 
@@ -38,7 +47,7 @@ def _main(unset: list[str]) -> None:
     workdir = Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else _default_workdir(config.method)
     if flags.FLAGS.distributed:
         processes.start()
-    table = run(config, workdir)
+    table = run(config, workdir, redo=flags.FLAGS.redo)
     if processes.is_primary():
         print(table)
         print(f"report: {workdir / 'report.html'}")

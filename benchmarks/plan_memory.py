@@ -16,18 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import presets
+from alignjax.alignment import compiled, losses
 from alignjax.alignment.step import AdapterSettings, init_state
-from alignjax.config import from_mapping
+from alignjax.aot import shapes
+from alignjax.aot.chips import any_gpu
+from alignjax.aot.measure import measure
+from alignjax.aot.program import Program
+from alignjax.config import from_mapping, presets
 from alignjax.models import decoder_shardings, init_lora, init_params, place_lora
-from alignjax.planning import shapes, work
-from alignjax.planning.chips import any_gpu
-from alignjax.planning.inputs import filled
-from alignjax.planning.measure import measure
-from alignjax.planning.run import setting_of
+from alignjax.planning import architectures
+from alignjax.planning.run import setup_of
+from alignjax.planning.unnamed_files import with_placeholder_paths
 from alignjax.runtime.mesh import shard_batch
-from alignjax.workflow.compiled import Layout, dpo_steps
-from alignjax.workflow.training import optimizer_of
+from alignjax.workflow import programs
+from alignjax.workflow.setup import Setup, Shape
 
 _MIB = 2**20
 _PAIRS = 1000
@@ -35,7 +37,7 @@ _PAIRS = 1000
 
 def main() -> None:
     """Prints a table of MiB."""
-    found = compare(make_setting())
+    found = compare(make_setup())
     print(f"jax {jax.__version__}, DPO step of {found.rows} rows of {found.tokens} tokens, MiB")
     print(f"{'':<28}{'planned':>9}{'measured':>9}")
     print(f"{'arguments':<28}{found.arguments[0]:>9.0f}{found.arguments[1]:>9.0f}")
@@ -51,11 +53,11 @@ class Found(NamedTuple):
     temporaries: tuple[float, float]
 
 
-def compare(setting: work.Setting) -> Found:
+def compare(setup: Setup) -> Found:
     """Plans the DPO step of a run and runs it twice; the second time counts."""
-    program = work.dpo_step(setting, setting.config.align, setting.config.beta, _PAIRS)
+    program = planned_step(setup)
     planned = measure(program, 1)
-    step, (state, params, batch) = real_step(setting, program)
+    step, (state, params, batch) = real_step(setup, program)
     held = size_of((state, params, batch))
     state, metrics = step(state, params, batch)
     metrics["loss"].block_until_ready()
@@ -99,31 +101,46 @@ def resident() -> int:
     return pages * resource.getpagesize()
 
 
-def make_setting() -> work.Setting:
+def make_setup() -> Setup:
     """The preset smollm2-135m on one device."""
     values: Any = presets.shared("pecan")
     presets.smollm2(values)
-    values.prealign = presets.training()
     values.prealign.update(presets.small_steps())
-    config = from_mapping(filled(values.to_dict()))
-    decoder, name = shapes.decoder_of(config.model, "", "smollm2-135m")
-    return setting_of(config, decoder, name, any_gpu(64), jax.devices()[:1])
+    config = from_mapping(with_placeholder_paths(values.to_dict()))
+    decoder, name = architectures.decoder_of(config.model, "", "smollm2-135m")
+    return setup_of(config, decoder, name, any_gpu(64), jax.devices()[:1], pairs=_PAIRS)
 
 
-def real_step(setting: work.Setting, program: work.Program) -> tuple[Any, tuple[Any, ...]]:
+def planned_step(setup: Setup) -> Program:
+    """The DPO step of the final alignment as shapes."""
+    config, batching, shape = setup.config, setup.batching, shape_of(setup)
+    model = shapes.model(shape.decoder, batching.mesh, where=shape.name)
+    lora = programs.new_adapters(shape.decoder, config.lora, batching.mesh)
+    pairs = [programs.longest_pair(config.model.max_length)] * _PAIRS
+    return programs.dpo_step(model, lora, config.align, pairs, batching, beta=config.beta)
+
+
+def real_step(setup: Setup, program: Program) -> tuple[Any, tuple[Any, ...]]:
     """The compiled step of a run and arrays in the shapes of the program."""
-    config, mesh = setting.config, setting.mesh
-    where = decoder_shardings(setting.decoder, mesh, where=setting.name)
-    make = jax.jit(lambda key: init_params(key, setting.decoder), out_shardings=where)
+    config, mesh, shape = setup.config, setup.batching.mesh, shape_of(setup)
+    where = decoder_shardings(shape.decoder, mesh, where=shape.name)
+    make = jax.jit(lambda key: init_params(key, shape.decoder), out_shardings=where)
     params = make(jax.random.key(0))
-    lora = init_lora(jax.random.key(1), setting.decoder, rank=config.lora.rank, alpha=config.lora.alpha)
+    lora = init_lora(jax.random.key(1), shape.decoder, rank=config.lora.rank, alpha=config.lora.alpha)
     lora = place_lora(lora, mesh)
-    optimizer = optimizer_of(config.align, -(-_PAIRS // program.rows))
-    steps = dpo_steps(setting.decoder, AdapterSettings(lora.scale), config.beta, optimizer)
+    optimizer = compiled.optimizer_of(config.align, -(-_PAIRS // program.rows))
+    adapter = AdapterSettings(lora.scale, config.lora.dropout)
+    steps = compiled.dpo_steps(shape.decoder, adapter, config.beta, losses.dpo, optimizer)
     state = init_state(lora.params, steps.tx, jax.random.key(2), mesh=mesh)
     batch = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), program.arguments[2])
-    step = steps.train(Layout.of(state))
+    step = steps.train(compiled.Layout.of(state))
     return step, (state, params, shard_batch(batch, mesh))
+
+
+def shape_of(setup: Setup) -> Shape:
+    """What stands for the weights; a setup of `make_setup` has it."""
+    assert setup.shape is not None
+    return setup.shape
 
 
 def size_of(tree: Any) -> int:

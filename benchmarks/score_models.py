@@ -20,9 +20,9 @@ from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMis
 from sklearn.model_selection import GroupKFold  # pyright: ignore[reportMissingImports]  # the extra `bench`
 
 from alignjax.config import Config
+from alignjax.data.preferences import Labelled
 from alignjax.runs import read_config
 from alignjax.scores.learned import expected_calibration_error
-from alignjax.workflow.preferences import Labelled
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from alignjax.config import Config
-from alignjax.runtime.metrics import MetricsWriter
-from alignjax.stages import Stages
-from alignjax.workflow import preferences, scoring, training
-from alignjax.workflow.context import Context
-from alignjax.workflow.preferences import Preferences
+from alignjax.data.preferences import Preferences
+from alignjax.stages import FolderRun
+from alignjax.workflow import groundwork
+from alignjax.workflow.setup import make_setup
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -25,7 +24,6 @@ def load_preset(method: str, preset: str) -> Any:
 
 def read_data(config: Config, workdir: Path) -> Preferences:
     """The pairs of a run, split as the run splits them; its reference is there."""
-    with MetricsWriter(workdir) as metrics:
-        context = Context(config, workdir, Stages(workdir, say=print), metrics)
-        tokenizer = scoring.tokenizer_of(training.load_reference(context))
-        return preferences.load(context, tokenizer, preferences.template_of(context, tokenizer))
+    run, setup = FolderRun(workdir, lambda folder: "", may_compute=()), make_setup(config)
+    reference = run.load(groundwork.reference(setup))
+    return run.do(groundwork.data(setup, reference)).pairs

@@ -17,9 +17,9 @@ any function: --config.scores.safety.function=module:function, higher is safer; 
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from alignjax import presets
+from alignjax.config import presets
+from alignjax.config.settings import ScoreSettings
 
 PRESETS = presets.PRESETS
 
@@ -30,30 +30,16 @@ def get_config(preset: str = "tiny") -> ConfigDict:
         raise ValueError(f"configs/mocan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
     config: Any = presets.shared("mocan")
     config.calibration = "slope"  # every score model has its own labels
-    config.scores = {"reward": _source(), "safety": _source()}
-    config.score_training = presets.training()
-    config.score_model = ConfigDict({"regularizer": 0.0, "centering": 0.0, "signs": True})
-    config.relabel = ConfigDict({"pairs": "preferences", "pairs_per_prompt": 8})  # or "samples"
-    config.relabel.max_pairs = placeholder(int)
-    config.rounds = ConfigDict({"count": 1})  # 2 or more: multi-shot
-    config.rounds.step = placeholder(float)  # eta; None: by the slope of the predicted margin
-    config.baselines = ConfigDict({"single": False, "lams": ()})
+    config.scores = {name: presets.fields_of(ScoreSettings()) for name in ("reward", "safety")}
     {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(
         preset, lambda config: _published(config, preset)
     )(config)
     return config
 
 
-def _source() -> ConfigDict:
-    source: Any = ConfigDict({"function": "", "exact": False})
-    source.path, source.table = placeholder(str), placeholder(str)
-    return source
-
-
 def _tiny(config: Any) -> None:
     presets.assistant(config)
-    config.score_training.update({"batch_size": 64, "epochs": 2.0, "learning_rate": 3e-3, "patience": 4})
-    config.score_training.evals = 4
+    config.score_training.update({"epochs": 2.0, "learning_rate": 3e-3, "patience": 4, "evals": 4})
     config.align.update({"epochs": 2.0})
     config.evaluation.num_samples = 16  # of nine policies
     config.baselines.single = True

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alignjax import presets
+from alignjax.config import presets
 
 PRESETS = presets.PRESETS
 
@@ -28,11 +28,9 @@ def get_config(preset: str = "tiny") -> ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"configs/pecan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
     config: Any = presets.shared("pecan")
-    config.prealign = presets.training()
-    config.raw_labels = False  # True: the authors' labels, log-ratios without beta_pre
     if preset == "tiny":
         presets.assistant(config)
-        config.prealign.update({"batch_size": 64, "epochs": 4.0, "learning_rate": 3e-3, "patience": 4})
+        config.prealign.update({"epochs": 4.0, "learning_rate": 3e-3, "patience": 4})
     elif preset == "enumerable":
         presets.enumerable(config)
         config.prealign.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})

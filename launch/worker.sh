@@ -4,7 +4,7 @@
 #   worker.sh setup EXTRA [BUCKET]     Python, the project with EXTRA (tpu, cuda); BUCKET mounted at /bucket
 #   worker.sh start SECRET ARGS...     python -m alignjax.train ARGS, apart from this connection; SECRET may be ''
 #   worker.sh follow                   its output, then its exit status
-#   worker.sh stop                     a signal to it: it saves everything and ends with status 75
+#   worker.sh stop                     a signal to it: it saves its progress and ends with status 75
 #   worker.sh pack WORKDIR             the run's folder into ~/run.tar.gz
 
 set -euo pipefail

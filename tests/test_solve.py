@@ -1,5 +1,6 @@
 """The solve command: what it prints, what it refuses and with which status."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from alignjax import cli
 from alignjax import solve as command
 from alignjax.dual import Asked
 from alignjax.errors import InputError
+from alignjax.records.calibration import CalibrationRecord
+from alignjax.runtime.files import write_record
 from alignjax.scores.table import ScoreTable, write_table
 
-# One prompt, r = 0, g in {0, 1}, beta 1: the weight of g = 1 is sigma(lam), see tests/dual/test_solve.py.
+# One prompt, r = 0, g in {0, 1}, beta 1: the weight of g = 1 is sigma(lam), see tests/dual/test_solver.py.
 # Half the largest margin, 1/2, is 1/4: lam = log 3, KL = 3/4 log(3/2) + 1/4 log(1/2), ess = 1.6.
 COIN = ScoreTable(np.zeros((1, 2)), np.array([[[0.0], [1.0]]]), ("safety",))
 KL = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
@@ -70,19 +73,17 @@ def test_json_by_hand(run, coin, asked):
     kind, value = asked[2:].split("=safety=")
     whole = {"margin": None, "level": None, "fraction": None} | {kind: float(value)} | {"margin": 0.25}
     assert found["asked"] == {"safety": whole}
-    expected = {
-        "lam": {"safety": np.log(3)},
-        "margins": {"safety": 0.25},
-        "utilities": {"safety": 0.75},
-        "reachable": {"safety": 0.5},
-        "ess": {"median": 1.6, "least": 1.6},
-    }
-    for name, values in expected.items():
-        assert found[name] == pytest.approx(values, rel=1e-8)
-    assert found["kl"] == pytest.approx(KL) and found["reward"] == 0
-    assert found["objective"] == pytest.approx(np.log(2) - 0.75 * np.log(3))
+    assert found["lam"]["safety"] == pytest.approx(np.log(3), rel=1e-8)
+    assert found["reachable"] == {"safety": 0.5}
+    predicted = found["predicted"]
+    means = {"margins": 0.25, "utilities": 0.75}
+    for name, mean in means.items():
+        assert predicted[name]["safety"]["mean"] == pytest.approx(mean, rel=1e-8)
+    assert predicted["ess"] == pytest.approx({"median": 1.6, "least": 1.6, "num_samples": 2, "saturated": 1})
+    assert predicted["kl"]["mean"] == pytest.approx(KL) and predicted["reward"]["mean"] == 0
+    assert found["solver"]["objective"] == pytest.approx(np.log(2) - 0.75 * np.log(3))
     assert found["feasible"] is True and found["certificate"] is None
-    assert found["iterations"] > 0 and found["error"] < 1e-10
+    assert found["solver"]["iterations"] > 0 and found["solver"]["error"] < 1e-10
     assert found["reference"] == {"reward": 0.0, "utilities": {"safety": 0.5}}
     assert (found["names"], found["num_prompts"], found["num_samples"], found["beta"]) == (
         ["safety"],
@@ -104,8 +105,7 @@ def test_text(run, coin):
     assert "1 prompts, 2 responses, beta 1." in output
     assert f"KL                 {KL:.5g} [{KL:.5g}, {KL:.5g}] nats a prompt" in output
     assert "2 times what is asked can be met together" in output
-    # One of two responses is no choice: halves have no margin at all.
-    assert "finite samples     estimated bias margin of safety -0.25, lambda of safety" in output
+    assert "95% intervals; they hold which prompts were drawn" in output
     assert "meets every margin" in output and "saturated" in output  # 1.6 effective samples
 
 
@@ -115,7 +115,7 @@ def test_text_without_intervals(run, coin):
     assert status == 0
     assert table["constraint"] == ["lambda", "asked", "margin", "largest", "reference", "level"]
     assert table["safety"] == ["1.0986", "0.25", "0.25", "0.5", "0.5", "0.75"]
-    assert f"KL                 {KL:.5g} nats a prompt" in output and "finite samples" not in output
+    assert f"KL                 {KL:.5g} nats a prompt" in output and "many samples" not in output
 
 
 def test_two_constraints_one_free_of_charge(run, scales):
@@ -126,9 +126,12 @@ def test_two_constraints_one_free_of_charge(run, scales):
     assert status == 0 and found["names"] == ["safety", "help=full"]
     # The weight of g1 must be 1/4: sigma(lam - 4) = 1/4, lam = 4 - log 3.
     assert found["lam"] == pytest.approx({"safety": 4 - np.log(3), "help=full": 0.0}, abs=1e-8)
-    assert found["reward"] == pytest.approx(3.0)
+    assert found["predicted"]["reward"]["mean"] == pytest.approx(3.0)
     _, output, _ = run(*arguments)
-    assert "No price for help=full: the reward and the other constraints alone bring its margin." in output
+    assert (
+        "help=full: the multiplier is 0, because the reward and the other constraints alone bring its margin."
+        in output
+    )
     assert "raises the mean reward by 1 " in output
 
 
@@ -165,17 +168,21 @@ def test_intervals_guard_plot_and_preview(run, tmp_path):
     status, output, errors = run(*arguments, "--json")
     plain = json.loads(output)
     assert (status, errors) == (0, "")
-    for name in ("lam", "margins"):
-        ends, value = plain["intervals"][name]["safety"], plain[name]["safety"]
-        assert ends["low"] < value < ends["high"]
-    assert plain["intervals"]["reward"]["low"] < plain["reward"] < plain["intervals"]["reward"]["high"]
+    ends, lam = plain["intervals"]["lam"]["safety"], plain["lam"]["safety"]
+    assert ends["low"] < lam < ends["high"]
+    for figure in (plain["predicted"]["margins"]["safety"], plain["predicted"]["reward"]):
+        assert figure["low"] < figure["mean"] < figure["high"]
     assert plain["intervals"]["feasible_share"] == 1 and plain["conservative"] is None
+    assert plain["holds"] == ["which prompts were drawn"]
     assert plain["multiple"] == pytest.approx(plain["reachable"]["safety"] / 0.5)
     # Few samples understate what the tilt reaches.
-    assert plain["bias"]["margins"]["safety"] < 0 < plain["bias"]["lam"]["safety"]
+    corrected = plain["corrected"]
+    assert corrected["margins"]["safety"]["mean"] > plain["predicted"]["margins"]["safety"]["mean"]
+    assert corrected["lam"]["safety"]["mean"] < lam
     shown = plain["prompts"]["safety"]
-    assert shown["least"][0][1] == shown["quartiles"][0] and shown["most"][0][1] == shown["quartiles"][-1]
-    assert shown["least"][0][0] in table.prompt_ids
+    assert shown["least"][0]["margin"] == shown["quartiles"][0]
+    assert shown["most"][0]["margin"] == shown["quartiles"][-1]
+    assert shown["least"][0]["prompt"] in (table.prompt_ids or ())
 
     extra = ("--conservative", f"--plot={plot}", f"--preview={preview}", "--preview_samples=50", "--json")
     status, output, errors = run(*arguments, *extra)
@@ -184,7 +191,7 @@ def test_intervals_guard_plot_and_preview(run, tmp_path):
     assert guarded["lam"]["safety"] > plain["lam"]["safety"]
     guard = guarded["conservative"]["guard"]["safety"]
     assert guard > 0 and guarded["conservative"]["low"]["safety"] == pytest.approx(0.5)
-    assert guarded["margins"]["safety"] == pytest.approx(0.5 + guard)
+    assert guarded["predicted"]["margins"]["safety"]["mean"] == pytest.approx(0.5 + guard)
     svg = Path(plot).read_text()
     assert all(text in svg for text in ("Dual function, safety", "Predicted margin, safety", "asked 0.50"))
     rows = [json.loads(line) for line in Path(preview).read_text().splitlines()]
@@ -192,11 +199,59 @@ def test_intervals_guard_plot_and_preview(run, tmp_path):
     # What was drawn has the predicted mean, to within four standard errors of the draws.
     drawn = np.array([row["utilities"]["safety"] for row in rows]).reshape(40, 50)
     error = np.sqrt(np.mean(drawn.var(axis=1, ddof=1)) / 2000)
-    assert drawn.mean() == pytest.approx(guarded["utilities"]["safety"], abs=4 * error)
+    assert drawn.mean() == pytest.approx(guarded["predicted"]["utilities"]["safety"]["mean"], abs=4 * error)
     where = {text: (i, k) for i, texts in enumerate(table.responses or ()) for k, text in enumerate(texts)}
     for row in rows[::97]:
         i, k = where[row["response"]]
         assert row["prompt_id"] == f"p{i}" and row["reward"] == table.rewards[i, k]
+
+
+def test_calibration_of_a_run_widens_the_intervals(run, tmp_path):
+    """A coefficient known to one part in ten: lambda of twice the utility is half as large."""
+    write_table(tmp_path / "t.npz", conflict())
+    record = CalibrationRecord(
+        kind="joint",
+        dimensions=("reward", "safety"),
+        matrix=np.array([[1.0, 0.0], [0.0, 2.0]]),
+        covariances=np.stack([np.zeros((2, 2)), np.diag([0.0, 0.04])]),
+        unexplained=None,
+        slopes={},
+        num_held_out={},
+        findings=(),
+        stops=(),
+        reliability={},
+    )
+    write_record(tmp_path / "calibration.json", record)
+    arguments = (
+        f"--scores={tmp_path}/t.npz",
+        "--beta=0.5",
+        "--margin=safety=0.5",
+        "--resamples=400",
+        "--json",
+    )
+    plain, drawn, alone = (
+        json.loads(run(*arguments, *more)[1])
+        for more in (
+            (),
+            (f"--calibration={tmp_path}/calibration.json",),
+            (f"--calibration={tmp_path}/calibration.json", "--population"),
+        )
+    )
+    assert plain["lam"] == drawn["lam"] == alone["lam"]
+    assert drawn["holds"] == ["which prompts were drawn", "how the scores were calibrated"]
+    width = [
+        found["intervals"]["lam"]["safety"]["high"] - found["intervals"]["lam"]["safety"]["low"]
+        for found in (plain, drawn, alone)
+    ]
+    assert width[1] > width[0] and width[1] > width[2] > 0
+    # The margin at a fixed tilt is 0.5 times a factor of mean 1 and standard deviation 1/10.
+    margin = alone["predicted"]["margins"]["safety"]
+    assert margin["low"] == pytest.approx(0.5 * (1 - 0.196), abs=0.03)
+    assert margin["high"] == pytest.approx(0.5 * (1 + 0.196), abs=0.03)
+    assert alone["predicted"]["kl"]["low"] == pytest.approx(alone["predicted"]["kl"]["high"])
+    write_record(tmp_path / "other.json", dataclasses.replace(record, dimensions=("reward", "tact")))
+    status, _, errors = run(*arguments, f"--calibration={tmp_path}/other.json")
+    assert status == 2 and "is of the constraints tact, " in errors and errors.count("\n") == 1
 
 
 def test_text_of_a_guard(run, tmp_path):
@@ -204,7 +259,7 @@ def test_text_of_a_guard(run, tmp_path):
     arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--margin=safety=0.5", "--resamples=200")
     status, output, _ = run(*arguments, "--conservative")
     assert status == 0 and "meets every margin with confidence 0.95" in output and " guard" in output
-    assert "prompts            safety: margin" in output and "95% intervals over prompts" in output
+    assert "prompts            safety: margin" in output and "95% intervals; they hold" in output
 
 
 def test_margin_near_the_limit_is_a_warning(run, tmp_path):
@@ -253,8 +308,8 @@ def test_infeasible_together_and_as_json(run, scales):
     assert "all at once 0 of what is asked can be met" in errors
     found = json.loads(output)
     assert found["feasible"] is False and found["reachable"] == {"safety": 0.5, "help=full": 0.5}
-    predicted = ("lam", "margins", "utilities", "reward", "kl", "objective", "ess")
-    assert all(found[name] is None for name in predicted)
+    absent = ("lam", "predicted", "intervals", "corrected", "frontier", "prompts")
+    assert all(found[name] is None for name in absent)
     # <d, g> is d1 or d2, so that max - mean is |d1 - d2| / 2: below d1 / 10 + d2 / 10 it is a proof.
     d = found["certificate"]
     assert abs(d["safety"] - d["help=full"]) / 2 < 0.1 * (d["safety"] + d["help=full"])

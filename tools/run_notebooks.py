@@ -1,16 +1,16 @@
-"""Runs notebooks from their first cell to their last, and stores what the cells show.
+"""Runs notebooks from their first cell to their last, and stores the outputs of their cells.
 
     python tools/run_notebooks.py notebooks/*.ipynb
 
-Without --output the notebooks themselves get the outputs. Nothing of the machine or of the time is kept: no
-language version, no timings of cells; a digest of the code says which sources the outputs belong to. Figures
-are stored in 256 colours, half their size.
+Without --output the outputs are stored in the notebooks themselves. The metadata has no language version and
+no timings of cells; a digest of the code tells which sources the outputs belong to. Figures are stored in 256
+colours, which halves their size.
 
     python tools/run_notebooks.py notebooks/pecan_tpu.ipynb --output=out.ipynb \
         --parameters='{"WORKDIR": "copy"}'
 
-sets variables after the cell with the tag `parameters`. A cell that fails, or that writes to standard error
-(a warning), ends the program with status 1.
+sets variables at the end of the cell with the tag `parameters`. The program ends with status 1 if a cell
+fails or writes to standard error, such as a warning.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from PIL import Image
 
 
 class NotebookError(Exception):
-    """A notebook that cannot be run whole."""
+    """A notebook that does not run from its first cell to its last."""
 
 
 def digest(notebook: NotebookNode) -> str:
@@ -42,24 +42,24 @@ def digest(notebook: NotebookNode) -> str:
 
 
 def execute(notebook: NotebookNode, folder: Path, parameters: dict[str, Any]) -> NotebookNode:
-    """A copy of a notebook with the outputs of all its cells.
+    """Runs a notebook.
 
     Args:
-      notebook: format 4; its outputs are not looked at.
-      folder: where it is run.
-      parameters: values set after the cell with the tag `parameters`; the copy has no cell for them.
+      notebook: format 4; the outputs that it has are ignored.
+      folder: working directory of the run.
+      parameters: values set at the end of the cell with the tag `parameters`; they are not stored.
 
     Returns:
-      The copy.
+      A copy of the notebook with the outputs of all its cells.
 
     Raises:
-      NotebookError: a cell failed or wrote to standard error; there are parameters and no such cell.
+      NotebookError: a cell failed or wrote to standard error, or there are parameters and no such cell.
     """
     done = copy.deepcopy(notebook)
     done.cells = [_with(cell, parameters) for cell in done.cells]
     if parameters and not any(_takes_parameters(cell) for cell in notebook.cells):
-        raise NotebookError("has no cell with the tag `parameters`; add it, or give no --parameters.")
-    # A progress bar is one line on a screen and hundreds in a file; that its widget is missing is no matter.
+        raise NotebookError("has no cell with the tag `parameters`; add one, or leave out --parameters.")
+    # A progress bar is one line on a screen and hundreds in a file. Without it its widget is not needed.
     environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore:IProgress not found"}
     client = NotebookClient(
         done,
@@ -89,7 +89,7 @@ def _takes_parameters(cell: NotebookNode) -> bool:
 
 
 def _with(cell: NotebookNode, parameters: dict[str, Any]) -> NotebookNode:
-    """The cell, its outputs removed, with the parameters at its end where it takes them."""
+    """The cell without outputs, and with the parameters at its end if it has the tag."""
     if cell.cell_type != "code":
         return cell
     lines = [f"{name} = {value!r}" for name, value in parameters.items()] if _takes_parameters(cell) else []
@@ -98,7 +98,7 @@ def _with(cell: NotebookNode, parameters: dict[str, Any]) -> NotebookNode:
 
 
 def _smaller(figure: str) -> str:
-    """A PNG, in base64, with a palette in place of three bytes a point."""
+    """A PNG in base64, with a palette instead of three bytes per pixel."""
     image = Image.open(io.BytesIO(base64.b64decode(figure))).convert("RGB")
     stored = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(stored, "PNG", optimize=True)
@@ -109,7 +109,7 @@ def main() -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description="Runs notebooks and stores their outputs.")
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--output", type=Path, help="where the copy goes; default: over the notebook")
+    parser.add_argument("--output", type=Path, help="file of the copy; default: the notebook itself")
     parser.add_argument("--parameters", type=json.loads, default={}, help="a JSON object")
     given = parser.parse_args()
     if len(given.notebooks) > 1 and (given.output or given.parameters):

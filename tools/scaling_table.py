@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alignjax.aot.chips import GIB
 from alignjax.config import Config, from_mapping
 from alignjax.errors import InputError
-from alignjax.planning import shapes, targets
-from alignjax.planning.chips import GIB
-from alignjax.planning.inputs import filled
-from alignjax.planning.run import Line, Plan, make_plan, setting_of
+from alignjax.planning import architectures, targets
+from alignjax.planning.run import Line, Plan, make_plan, setup_of
+from alignjax.planning.unnamed_files import with_placeholder_paths
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _PAIRS = 30_000
@@ -62,10 +62,10 @@ def main() -> None:
 def plan_of(case: Case) -> Plan:
     """The plan of one case."""
     target, config = targets.parse(case.topology), config_of(case)
-    decoder, name = shapes.decoder_of(config.model, case.model, case.preset)
-    setting = setting_of(config, decoder, name, target.chip, targets.devices(target))
+    decoder, name = architectures.decoder_of(config.model, case.model, case.preset)
+    setup = setup_of(config, decoder, name, target.chip, targets.devices(target), pairs=_PAIRS)
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    return make_plan(setting, target.chip, pairs=_PAIRS, mean_length=None, world=None, say=say)
+    return make_plan(setup, target.chip, mean_length=None, say=say)
 
 
 def config_of(case: Case) -> Config:
@@ -75,7 +75,7 @@ def config_of(case: Case) -> Config:
         raise InputError(f"{_CONFIGS}: holds no {case.method}.py.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    values = filled(module.get_config(case.preset).to_dict())
+    values = with_placeholder_paths(module.get_config(case.preset).to_dict())
     for table, change in case.changes.items():
         values[table] = {**values[table], **change} if isinstance(change, dict) else change
     if case.batch is not None:
@@ -87,9 +87,8 @@ def config_of(case: Case) -> Config:
 def row(name: str, plan: Plan) -> str:
     """One line of the table."""
     lines = {(line.step.stage, line.step.what): line for line in plan.lines}
-    train = next(line for (stage, what), line in lines.items() if stage == "policy" and "train" in what)
-    sampler, worst = lines["samples", "sampler"], plan.worst
-    mesh = " x ".join(str(size) for size in plan.setting.mesh.shape.values())
+    train, sampler, worst = lines["policy", "train step"], lines["samples", "sampler"], plan.worst
+    mesh = " x ".join(str(size) for size in plan.setup.batching.mesh.shape.values())
     case = CASES[name]
     fits = "" if plan.fits else " (does not fit)"
     memory = f"{worst.needed / GIB:.2f} of {plan.chip.usable / GIB:.2f}, {worst.step.stage}{fits}"

@@ -1,9 +1,9 @@
-"""What held-out pairs say of a policy in training."""
+"""Metrics of a policy in training on held-out pairs."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-_STEEPEST = 1e4  # largest slope looked at; separable labels have no finite one
+_STEEPEST = 1e4  # largest slope tried; for separable labels no finite slope is optimal
 
 
 def preference_metrics(
@@ -13,8 +13,8 @@ def preference_metrics(
 
         loss = mean CE(label, sigma(h_chosen - h_rejected)),   calibrated_loss = min_{a >= 0} of it at a h
 
-    The second is what is left of the loss once the scale is fitted, as the scores are calibrated before they
-    are used: it goes on falling while a policy that has become over-confident still learns to order pairs.
+    calibrated_loss is the loss after the scale has been fitted. Scores are calibrated before they are used,
+    so this is what counts: it still falls while an over-confident policy improves the order of pairs.
 
     Args:
       logps: [n, 2] float, of the chosen and the rejected response under the policy, nats.
@@ -23,8 +23,8 @@ def preference_metrics(
       beta: KL weight > 0.
 
     Returns:
-      TRL's names (loss, rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies, logps/chosen,
-      logps/rejected) and calibrated_loss.
+      Means under TRL's names (loss, rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies,
+      logps/chosen, logps/rejected) and calibrated_loss.
 
     Reference: Rafailov et al. 2023, arXiv 2305.18290, equation 7; Platt 1999 for the slope.
     """
@@ -49,7 +49,7 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _calibrated(margins: np.ndarray, labels: np.ndarray) -> float:
-    """Convex in a; found on the scale of the margins, so that it does not matter."""
+    """The smallest cross-entropy over slopes; margins are divided by their size, so that any scale works."""
     size = float(np.sqrt(np.mean(margins**2)))
     if size == 0.0:
         return float(np.log(2.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,31 +20,31 @@ BatchesFrom = Callable[[int], Iterator[Any]]
 
 
 class Bar(Protocol):
-    """Progress bar, as tqdm's."""
+    """A progress bar with tqdm's methods."""
 
     def update(self, n: float | None = 1) -> Any:
-        """Go on by n steps."""
+        """Advances by n steps."""
         ...
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any:
-        """Text behind the bar."""
+        """Sets the text after the bar."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
-    """How long, and what happens how often.
+    """Training length and intervals.
 
     Attributes:
       stage: name for messages and logs.
       num_steps: train steps in all.
-      log_every: steps a log line; its values are means over them.
-      eval_every: steps between evaluations on held-out batches; None: at the start and the end only. There
-        is always one before the first and one after the last step.
-      patience: evaluations in a row without a lower held-out `judge_by` after which to stop; None: go on.
-      checkpoint_every: steps between checkpoints; None: none.
-      steps_per_epoch: train steps that see the data once, for the metric `epoch`; None: not logged.
-      judge_by: name of the held-out mean whose lowest value chooses the parameters.
+      log_every: steps per log line, whose values are means over these steps.
+      eval_every: steps between evaluations on held-out batches; None: only before the first and after the
+        last step, where there is always one.
+      patience: stop after this many evaluations in a row without a lower `judge_by`; None: never stop early.
+      checkpoint_every: steps between checkpoints; None: no checkpoints.
+      steps_per_epoch: train steps per pass over the data, for the metric `epoch`; None: not logged.
+      judge_by: name of the held-out mean; the parameters with its lowest value are kept.
     """
 
     stage: str
@@ -57,7 +57,7 @@ class FitSettings:
     judge_by: str = "loss"
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1."""
+        """Refuses counts below 1."""
         for field in ("num_steps", "log_every", "eval_every", "patience", "checkpoint_every"):
             value = dataclasses.asdict(self)[field]
             if value is not None and value < 1:
@@ -65,16 +65,17 @@ class FitSettings:
 
 
 class FitResult(NamedTuple):
-    """What `fit` hands back.
+    """Result of `fit`.
 
     Attributes:
-      state: after the last step done.
-      trainable: the parameters to use: those of the lowest held-out `judge_by`, without evaluation the last.
-      steps: train steps done, those before a resume included.
-      best_step: step of `trainable`.
+      state: after the last step.
+      trainable: the parameters to use: those with the lowest held-out `judge_by`, or the last ones if there
+        was no evaluation.
+      steps: number of train steps done, including those before a resume.
+      best_step: number of steps after which `trainable` was reached.
       best_loss: held-out `judge_by` of `trainable`; nan without evaluation.
-      stopped_early: whether patience ran out.
-      history: the logged records since the start or the resume, each with "step".
+      stopped_early: whether `patience` ended the training.
+      history: the records logged since the start or the resume, each with "step".
     """
 
     state: TrainState
@@ -102,34 +103,36 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     bar: Bar | None = None,
 ) -> FitResult:
-    """Train for `settings.num_steps` steps, or until the held-out loss no longer falls.
+    """Trains for `settings.num_steps` steps, or until the held-out loss no longer falls.
 
-    A run that was killed and is called again with the same arguments goes on from its last checkpoint and
-    ends with the same bits as one that was not: the state holds the key, batches are a function of the step,
-    and the checkpoint holds the best parameters and the counts.
+    A run that was killed and is started again with the same arguments resumes from its last checkpoint and
+    ends with the same bits as an uninterrupted run: the state holds the key, batches are a function of the
+    step, and the checkpoint holds the best parameters and the counts.
 
     Args:
       state: from `init_state`; donated.
       train_step: from `make_train_step`.
       frozen: parameters that are not trained, or None.
-      batches: start -> iterator over the batches of steps start, start + 1, ...; see `epochs`.
-      settings: how long and how often.
+      batches: step -> iterator over the batches from that step on, counted from 0; see `epochs`.
+      settings: length and intervals.
       place: puts a batch on the devices (`runtime.mesh.shard_batch` for several).
-      evaluate: trainable -> means on held-out batches, with "loss"; see `evaluate_batches`. None: none.
+      evaluate: trainable -> means on held-out batches, including "loss"; see `evaluate_batches`. None: no
+        evaluation.
       first_step_check: called with the stage and the first step's metrics; see `check_first_dpo_step`.
-      log: called with step and record for every log line (names without prefix) and evaluation (eval_...).
-      on_resume: called with the number of steps restored, before anything else is logged (0: fresh start).
-      checkpoints: where to save and resume; None: neither.
-      stop: whether to stop after the step at hand, with a checkpoint of it.
-      bar: moved on at every step.
+      log: called with the step and the record of every log line (names without prefix) and every evaluation
+        (names with the prefix eval_).
+      on_resume: called with the number of steps restored, 0 at a fresh start, before anything is logged.
+      checkpoints: where to save to and resume from; None: neither.
+      stop: returns True if training should stop after the current step, with a checkpoint.
+      bar: advanced at every step.
 
     Returns:
       FitResult.
 
     Raises:
-      InputError: a loss that is not finite (stage and step named), a failed first-step check, batches that
-        end too early, or checkpoints of another model.
-      Stopped: `stop` said so.
+      InputError: a loss that is not finite (the message names stage and step), a failed first-step check,
+        batches that end too early, or checkpoints of another model.
+      Stopped: `stop` returned True.
     """
     tracker = Tracker.start(state.trainable, keep_best=evaluate is not None)
     state, start = _resume(state, tracker, checkpoints)
@@ -172,15 +175,30 @@ def fit(
     return FitResult(state, tracker.best, step, best_step, best_loss, stopped, recorder.history)
 
 
-def epochs(make_epoch: Callable[[int], Sequence[Any]]) -> BatchesFrom:
-    """Batches of epoch 0, 1, 2, ... one after the other, from any step, without reading those before.
+class Epoch(Protocol):
+    """The batches of one epoch: a list or a grain MapDataset."""
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Batch number `index`, counted from 0."""
+        ...
+
+
+def epochs(make_epoch: Callable[[int], Epoch]) -> BatchesFrom:
+    """Batches of epochs 0, 1, 2, ... in sequence, starting at any step without reading the earlier ones.
 
     Args:
-      make_epoch: epoch -> its batches with len() and indexing (a list, a grain MapDataset); a function of the
-        epoch alone, with the same number of batches every time.
+      make_epoch: epoch -> its batches; a function of the epoch alone, with the same number of batches for
+        all.
 
     Returns:
-      A function from a step to the iterator over the batches from there on; it does not end.
+      A function from a step to an endless iterator over the batches from that step on.
+
+    Raises:
+      InputError: an epoch has no batches; raised when the iterator is first used.
     """
 
     def start_at(step: int) -> Iterator[Any]:
@@ -205,7 +223,7 @@ def evaluate_batches(
     *,
     place: Callable[[Any], Any] = jax.device_put,
 ) -> Numbers:
-    """Mean loss and metrics over batches; padding rows do not count.
+    """Mean loss and metrics over batches, without padding rows.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -215,15 +233,15 @@ def evaluate_batches(
       place: as in `fit`.
 
     Returns:
-      name -> mean, "loss" among them.
+      Name -> mean, including "loss".
 
     Raises:
-      InputError: no batch with a row that counts.
+      InputError: no batch has a row of positive weight.
     """
-    # All steps are sent off before the first result is waited for.
+    # All steps are dispatched before the first result is waited for.
     device_sums = [eval_step(trainable, frozen, place(batch)) for batch in batches]
     sums = jax.device_get(device_sums)
-    # In float64 and in order: the same numbers however long the list.
+    # Summed in float64 and in order, so that the result does not depend on the device.
     totals = {name: sum(float(s[name]) for s in sums) for name in (sums[0] if sums else {})}
     weight = totals.pop("weight", 0.0)
     if weight <= 0:
@@ -232,16 +250,15 @@ def evaluate_batches(
 
 
 def check_first_dpo_step(tolerance: float = 1e-2) -> Callable[[str, Numbers], None]:
-    """A check for `fit`: DPO from the reference starts at log-ratios 0 and loss log 2.
+    """A check for `fit`: DPO that starts at the reference has log-ratios of 0 and a loss of log 2.
 
-    It does not hold for other losses than `losses.dpo`, nor when training goes on from a policy that has
-    moved.
+    It applies to `losses.dpo` only, and not if training starts from a policy other than the reference.
 
     Args:
-      tolerance: largest |loss - log 2| and |mean implicit reward|, nats; 1e-2 leaves room for bfloat16.
+      tolerance: largest |loss - log 2| and |mean implicit reward|, in nats; 1e-2 leaves room for bfloat16.
 
     Returns:
-      check(stage, metrics of the first step); raises InputError.
+      check(stage, metrics of the first step), which raises an InputError.
     """
 
     def check(stage: str, metrics: Numbers) -> None:
@@ -256,14 +273,14 @@ def check_first_dpo_step(tolerance: float = 1e-2) -> Callable[[str, Numbers], No
                 f"{stage}: step 1: {worst} is {metrics[worst]:.6g}, must be "
                 f"{'log 2 = 0.693147' if worst == 'loss' else '0'} to within {tolerance:g} before any "
                 "update; the reference log-probabilities do not fit this model, tokenizer, data or length: "
-                "delete the cached ones and compute them again."
+                "delete the cached ones, so that they are computed again."
             )
 
     return check
 
 
 def _resume(state: TrainState, tracker: Tracker, checkpoints: Checkpoints | None) -> tuple[TrainState, int]:
-    """State and number of steps of the last checkpoint, if there is one."""
+    """State and number of steps of the last checkpoint; the given state and 0 if there is none."""
     if checkpoints is None:
         return state, 0
     found = checkpoints.restore({"state": state, "best": tracker.best})
@@ -274,12 +291,12 @@ def _resume(state: TrainState, tracker: Tracker, checkpoints: Checkpoints | None
 
 
 def _due(step: int, every: int | None, last: int | None) -> bool:
-    """Whether something that happens every so many steps, and at the last one, happens after `step`."""
+    """Whether `step` is the last one or a multiple of `every`."""
     return step == last or (every is not None and step % every == 0)
 
 
 def _next(iterator: Iterator[Any], settings: FitSettings, step: int) -> Any:
-    """The next batch; an iterator that ends is an error, not a shorter training."""
+    """The next batch; raises an InputError if there is none, since training would end too early."""
     for batch in iterator:
         return batch
     raise InputError(

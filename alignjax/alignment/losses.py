@@ -1,8 +1,9 @@
 """Losses of preference alignment: plain functions, one value per pair or response.
 
 The caller weights and averages them. Log-ratios are log pi_theta(y|x) - log pi_ref(y|x), float32 sums over
-the response's tokens. Every preference loss has the signature of `dpo`. A label p = P(chosen preferred) mixes
-the loss of the pair as it stands with that of the pair turned round:
+the response's tokens. Every preference loss has the signature of `dpo`; `pairwise_loss` gives one by its name
+in the configuration. A label p = P(chosen preferred) mixes the loss of the pair as it stands with that of the
+pair with its responses swapped:
 
     loss(h, p) = p loss(h, 1) + (1 - p) loss(-h, 1)         h = chosen_logratio - rejected_logratio
 
@@ -13,21 +14,53 @@ The losses of score models, `bradley_terry` and `cost`, take the scores themselv
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from alignjax.config.settings import check_loss
+
 
 class PreferenceLoss(Protocol):
-    """What the train step asks of a preference loss; `dpo` is the model of it."""
+    """The signature of a loss of preference pairs, as the train step calls it; `dpo` documents it."""
 
     def __call__(
         self, chosen_logratio: Array, rejected_logratio: Array, *, beta: float, label: Array | float = 1.0
     ) -> Array:
         """[B], [B] -> [B]."""
         ...
+
+
+def pairwise_loss(name: str, *, label_smoothing: float = 0.0) -> PreferenceLoss:
+    """A preference loss by its name in the configuration, with its options.
+
+    Args:
+      name: dpo, cdpo, robust, ipo or hinge. Only dpo's optimum is the policy that the dual describes; see
+        docs/method.md.
+      label_smoothing: for cdpo and robust, share of labels taken to be wrong, in (0, 0.5); 0 for the others.
+
+    Returns:
+      A function of chosen and rejected log-ratios [B], `beta` and `label` [B], as `dpo`.
+
+    Raises:
+      ValueError: unknown name, or an option that is out of range or that this loss does not take; the message
+        begins with the argument's name.
+    """
+    check_loss(name, label_smoothing)
+    match name:
+        case "cdpo":
+            return functools.partial(cdpo, label_smoothing=label_smoothing)
+        case "robust":
+            return functools.partial(robust, label_smoothing=label_smoothing)
+        case "ipo":
+            return ipo
+        case "hinge":
+            return hinge
+        case _:
+            return dpo
 
 
 def dpo(
@@ -62,19 +95,19 @@ def cdpo(
     rejected_logratio: Array,
     *,
     beta: float,
+    label_smoothing: float,
     label: Array | float = 1.0,
-    smoothing: float = 0.1,
 ) -> Array:
-    """Conservative DPO: every label is taken to be wrong with probability `smoothing`.
+    """Conservative DPO: every label is taken to be wrong with probability `label_smoothing`.
 
-        p' = (1 - smoothing) p + smoothing (1 - p);   loss = dpo at label p'
+        p' = (1 - label_smoothing) p + label_smoothing (1 - p);   loss = dpo at label p'
 
     Args:
       chosen_logratio: [B] float32, nats.
       rejected_logratio: [B] float32, nats.
       beta: KL weight > 0.
+      label_smoothing: share of wrong labels, in [0, 0.5).
       label: [B] float32 or scalar in [0, 1], p.
-      smoothing: share of wrong labels, in [0, 0.5).
 
     Returns:
       [B] float32, nats.
@@ -82,7 +115,7 @@ def cdpo(
     Reference: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", the conservative
     DPO loss.
     """
-    smoothed = (1.0 - smoothing) * label + smoothing * (1.0 - label)
+    smoothed = (1.0 - label_smoothing) * label + label_smoothing * (1.0 - label)
     return dpo(chosen_logratio, rejected_logratio, beta=beta, label=smoothed)
 
 
@@ -91,28 +124,31 @@ def robust(
     rejected_logratio: Array,
     *,
     beta: float,
+    label_smoothing: float,
     label: Array | float = 1.0,
-    smoothing: float = 0.1,
 ) -> Array:
-    """Robust DPO: unbiased for the loss on clean labels when a share `smoothing` of them is turned round.
+    """Robust DPO: with a share `label_smoothing` of labels flipped, its mean is the loss on the true labels.
 
-        loss = ((1 - smoothing) dpo(p) - smoothing dpo(1 - p)) / (1 - 2 smoothing)
+        loss = ((1 - label_smoothing) dpo(p) - label_smoothing dpo(1 - p)) / (1 - 2 label_smoothing)
+
+    This is dpo at the label (p - label_smoothing) / (1 - 2 label_smoothing). Where that lies outside [0, 1],
+    the loss of the pair has no lower bound: use it on labels that are noisy, not on exact probabilities.
 
     Args:
       chosen_logratio: [B] float32, nats.
       rejected_logratio: [B] float32, nats.
       beta: KL weight > 0.
+      label_smoothing: share of flipped labels, in [0, 0.5).
       label: [B] float32 or scalar in [0, 1], p.
-      smoothing: share of labels turned round, in [0, 0.5).
 
     Returns:
       [B] float32, nats; can be negative.
 
     Reference: Ray Chowdhury, Kini, Natarajan 2024, arXiv 2403.00409, the unbiased (robust) DPO loss.
     """
-    straight = dpo(chosen_logratio, rejected_logratio, beta=beta, label=label)
-    turned = dpo(chosen_logratio, rejected_logratio, beta=beta, label=1.0 - label)
-    return ((1.0 - smoothing) * straight - smoothing * turned) / (1.0 - 2.0 * smoothing)
+    as_labelled = dpo(chosen_logratio, rejected_logratio, beta=beta, label=label)
+    flipped = dpo(chosen_logratio, rejected_logratio, beta=beta, label=1.0 - label)
+    return ((1.0 - label_smoothing) * as_labelled - label_smoothing * flipped) / (1.0 - 2.0 * label_smoothing)
 
 
 def ipo(

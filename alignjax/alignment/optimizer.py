@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedule, from checked numbers."""
+"""The optimizer and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with warm-up, decay, clipping and gradient accumulation.
+    """Settings of AdamW with warm-up, decay, clipping and gradient accumulation.
 
-    Steps are optimizer updates; one update takes `accumulate` train steps (one batch each).
+    Steps are optimizer updates; one update takes `accumulate` train steps of one batch each.
 
     Attributes:
       learning_rate: the largest rate, reached at the end of the warm-up.
-      schedule: what follows the warm-up: "cosine" or "linear" to 0 at `total_steps`, or "constant".
-      warmup_steps: updates over which the rate rises in a line from 0; the first update has rate 0.
+      schedule: rate after the warm-up: "cosine" or "linear" decay to 0 at `total_steps`, or "constant".
+      warmup_steps: updates over which the rate rises linearly from 0; the first update has rate 0.
       total_steps: updates in all, warm-up included.
       weight_decay: decoupled decay, per unit of learning rate.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: added to the root of the second moment.
+      eps: added to the square root of the second moment.
       clip_norm: largest global norm of the gradient; None: no clipping.
       accumulate: batches whose mean gradient makes one update.
     """
@@ -46,18 +46,18 @@ class OptimizerSettings:
 
     @property
     def num_steps(self) -> int:
-        """Train steps that the schedule lasts: `total_steps` updates of `accumulate` batches."""
+        """Train steps of the whole schedule: `total_steps` updates of `accumulate` batches each."""
         return self.total_steps * self.accumulate
 
 
 def make_optimizer(
     settings: OptimizerSettings, *, decay_mask: Any = None
 ) -> tuple[optax.GradientTransformation, Callable[[Any], Any]]:
-    """AdamW as the settings say, and the rate it uses at each train step.
+    """Makes AdamW and its learning-rate schedule from settings, which are checked.
 
     Args:
-      settings: checked here.
-      decay_mask: tree of bools over the trainable parameters, True where weights decay; None: all do.
+      settings: see `OptimizerSettings`.
+      decay_mask: tree of bools over the trainable parameters, True for parameters that decay; None: all do.
 
     Returns:
       The transformation, and a function from the train step (int or [] int32, counted from 0) to the
@@ -88,7 +88,7 @@ def make_optimizer(
 
 
 def _schedule(settings: OptimizerSettings) -> optax.Schedule:
-    """Learning rate by update: a line from 0 to the largest rate, then the decay."""
+    """Learning rate by update: linear from 0 to the largest rate, then the decay."""
     peak, decay_steps = settings.learning_rate, settings.total_steps - settings.warmup_steps
     match settings.schedule:
         case "cosine":
@@ -104,7 +104,7 @@ def _schedule(settings: OptimizerSettings) -> optax.Schedule:
 
 
 def _check(settings: OptimizerSettings) -> None:
-    """Refuse values that cannot train, naming the field."""
+    """Refuses values out of range, naming the field."""
     s = settings
     bounds = [
         ("learning_rate", s.learning_rate, "a number > 0", 0 < s.learning_rate < math.inf),

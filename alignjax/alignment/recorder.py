@@ -1,4 +1,4 @@
-"""What the loop remembers: the best parameters so far, and metrics read while the device works on."""
+"""The best parameters so far and the metrics of past steps, read while the device computes the next ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alignjax.runtime.metrics import peak_memory_bytes
 Tree = Any
 Numbers = dict[str, float]
 
-# Metrics of a window that are not means over its steps.
+# Metrics of a window that are those of its last step, not means over its steps.
 _LAST_OF_WINDOW = ("learning_rate",)
 
 
@@ -27,11 +27,11 @@ class Tracker:
     """The best parameters so far, and the counts that a resumed run needs.
 
     Attributes:
-      best: copy of the parameters of the lowest held-out loss; None where there is no evaluation.
+      best: copy of the parameters with the lowest held-out loss; None if there is no evaluation.
       best_loss: that loss, or inf.
-      best_step: steps done when it was measured.
-      worse: evaluations in a row since then.
-      num_tokens: tokens of all steps read so far.
+      best_step: number of steps done when it was measured.
+      worse: evaluations since then.
+      num_tokens: tokens of all steps so far.
       window: metrics of the steps since the last log line.
     """
 
@@ -44,11 +44,11 @@ class Tracker:
 
     @classmethod
     def start(cls, trainable: Tree, *, keep_best: bool) -> Tracker:
-        """Before the first step; a copy, because the step overwrites the state's arrays."""
+        """The tracker before the first step; copies the parameters, which the step overwrites."""
         return cls(best=jax.tree.map(jnp.copy, trainable) if keep_best else None)
 
     def judge(self, step: int, trainable: Tree, loss: float) -> None:
-        """Take in the held-out loss after `step`."""
+        """Records the held-out loss after `step`, and keeps the parameters if it is the lowest so far."""
         if loss < self.best_loss:
             self.best, self.best_loss, self.best_step = jax.tree.map(jnp.copy, trainable), loss, step
             self.worse = 0
@@ -56,11 +56,11 @@ class Tracker:
             self.worse += 1
 
     def out_of_patience(self, patience: int | None) -> bool:
-        """Whether so many evaluations in a row were no better."""
+        """Whether the last `patience` evaluations were no better than the best."""
         return patience is not None and self.worse >= patience
 
     def position(self, step: int) -> dict[str, Any]:
-        """What a checkpoint holds beside the arrays, as JSON."""
+        """The JSON object that a checkpoint holds beside its arrays."""
         return {
             "next_index": step,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
@@ -71,7 +71,7 @@ class Tracker:
         }
 
     def go_back_to(self, best: Tree, position: dict[str, Any]) -> None:
-        """Take over from a checkpoint."""
+        """Restores the tracker from a checkpoint."""
         self.best = best
         self.best_loss = math.inf if position["best_loss"] is None else position["best_loss"]
         self.best_step, self.worse = position["best_step"], position["worse"]
@@ -79,11 +79,11 @@ class Tracker:
 
 
 class Recorder:
-    """Reads the metrics of past steps while the device works on the present one, and logs them.
+    """Reads the metrics of past steps while the device computes the current one, and logs them.
 
     Attributes:
-      history: what was logged, each record with its "step".
-      summary: the last line in a few words, for a progress bar.
+      history: the logged records, each with its "step".
+      summary: a short form of the last record, for a progress bar.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Recorder:
         steps_per_epoch: float | None,
         judge_by: str,
     ):
-        """See `FitSettings` and `fit` for the arguments."""
+        """Arguments as in `FitSettings` and `fit`."""
         self.history: list[dict[str, float]] = []
         self.summary = ""
         self._stage, self._tracker, self._log = stage, tracker, log
@@ -105,35 +105,35 @@ class Recorder:
         self._clock = (time.perf_counter(), tracker.num_tokens)
 
     def push(self, step: int, metrics: dict[str, Any]) -> None:
-        """Take the metrics of a step that has just been sent off, and log the line that was due before it."""
+        """Takes the metrics of a step that has just been dispatched; first logs the line that was due."""
         self._write_due()
         self._unread.append((step, metrics))
         if step % self._log_every == 0:
             self._due = step
 
     def first(self) -> Numbers:
-        """Metrics of the first step since the start, waited for."""
+        """Metrics of the first step since the start; waits for them."""
         self._read()
         return self._tracker.window[0]
 
     def settle(self) -> None:
-        """Read everything: before an evaluation or a checkpoint no loss may be unknown."""
+        """Reads all metrics, so that every loss is known before an evaluation or a checkpoint."""
         self._write_due()
         self._read()
 
     def finish(self, step: int) -> None:
-        """Read everything and log the last, shorter window."""
+        """Reads all metrics and logs the last window, which may be shorter."""
         self.settle()
         if self._tracker.window:
             self._write(step)
 
     def evaluated(self, step: int, means: Numbers) -> float:
-        """Log an evaluation; the mean that judges it."""
+        """Logs an evaluation and returns its `judge_by`."""
         record = {f"eval_{name}": value for name, value in means.items()}
         loss = record[f"eval_{self._judge_by}"]
         self._check_finite(step, loss, "held-out loss")
         self._emit(step, record)
-        # The rate is that of training.
+        # tokens_per_second counts training time only.
         self._clock = (time.perf_counter(), self._tracker.num_tokens)
         return loss
 
@@ -144,7 +144,7 @@ class Recorder:
             self._write(due)
 
     def _read(self) -> None:
-        """Bring unread metrics to the host, and stop at a loss that is not finite."""
+        """Brings unread metrics to the host; raises an InputError for a loss that is not finite."""
         unread, self._unread = self._unread, []
         values = jax.device_get([metrics for _, metrics in unread])
         for (step, _), metrics in zip(unread, values, strict=True):
@@ -162,7 +162,7 @@ class Recorder:
             raise InputError(f"{self._stage}: step {step}: the {name} is {loss}; {remedy}")
 
     def _write(self, step: int) -> None:
-        """Log the window that ends at `step`."""
+        """Logs the window that ends at `step`."""
         window, self._tracker.window = self._tracker.window, []
         record = {name: float(np.mean([m[name] for m in window])) for name in window[0]}
         record |= {name: window[-1][name] for name in _LAST_OF_WINDOW if name in record}

@@ -1,29 +1,43 @@
-"""Labels for the final alignment: preference pairs relabelled by the dual's score s = r + <lam*, g>."""
+"""Relabels preference pairs for the final alignment with the score s = r + <lam*, g> of the dual."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import xlogy
+from jax.typing import ArrayLike
+
+from alignjax.errors import InputError
 
 
-def combine(rewards: Array, utilities: Array, lam: Array) -> Array:
-    """Score of the Lagrangian at a multiplier.
+def relabel_pairs(rewards: ArrayLike, utilities: ArrayLike, lam: ArrayLike) -> Array:
+    """Labels of pairs under the score of the Lagrangian at a multiplier.
 
-        s = r + <lam, g>
+        p = sigma(s(x, chosen) - s(x, rejected)),   s = r + <lam, g>
 
     Args:
-      rewards: [B] float32, r.
-      utilities: [B, m] float32, g; higher is safer.
-      lam: [m] float32, multipliers >= 0.
+      rewards: [n, 2] float, r of the chosen and of the rejected response.
+      utilities: [n, 2, m] float, g likewise; higher is safer.
+      lam: [m] float, multipliers >= 0.
 
     Returns:
-      [B] float32, in the units of the rewards.
+      [n] float32 in [0, 1], P(chosen preferred).
 
-    Reference: Huang et al. 2024, arXiv 2405.19544, the optimal policy's exponent.
+    Raises:
+      InputError: shapes that do not fit.
+
+    Reference: Huang et al. 2024, arXiv 2405.19544, the optimal policy's exponent and the relabelling step.
     """
-    return rewards + utilities @ lam
+    r, g, multipliers = (np.asarray(x, np.float64) for x in (rewards, utilities, lam))
+    if r.ndim != 2 or r.shape[1] != 2 or multipliers.ndim != 1 or g.shape != (*r.shape, multipliers.size):
+        raise InputError(
+            f"relabel_pairs: rewards {r.shape}, utilities {g.shape} and lam {multipliers.shape} must be "
+            "[n, 2], [n, 2, m] and [m]; put the chosen response's scores first."
+        )
+    scores = r + g @ multipliers
+    return soft_labels(jnp.asarray(scores[:, 0], jnp.float32), jnp.asarray(scores[:, 1], jnp.float32))
 
 
 def soft_labels(scores_chosen: Array, scores_rejected: Array) -> Array:
@@ -32,49 +46,28 @@ def soft_labels(scores_chosen: Array, scores_rejected: Array) -> Array:
         p = sigma(s(x, chosen) - s(x, rejected))
 
     Args:
-      scores_chosen: [B] float32, s of the chosen response; a constant per prompt cancels.
+      scores_chosen: [B] float32, s of the chosen response; a constant of the prompt cancels.
       scores_rejected: [B] float32, s of the rejected response.
 
     Returns:
       [B] float32 in [0, 1].
 
-    Reference: Huang et al. 2024, arXiv 2405.19544, the pseudo-preference of the relabelling step, kept as a
-    probability where the authors draw from it.
+    Reference: Huang et al. 2024, arXiv 2405.19544, the pseudo-preference of the relabelling step; the authors
+    draw from this probability, here it is the label.
     """
     return jax.nn.sigmoid(scores_chosen - scores_rejected)
 
 
-def raw_logratio_labels(scores_chosen: Array, scores_rejected: Array, *, beta_pre: float) -> Array:
-    """Labels of the authors' released code: the same from raw log-ratios, without beta_pre.
-
-        p = sigma((s(x, chosen) - s(x, rejected)) / beta_pre)
-
-    An implicit score is beta_pre log(pi / pi_ref), so these labels are 1 / beta_pre sharper than the scores
-    imply. Kept to reproduce published runs; `soft_labels` is what the mathematics says.
-
-    Args:
-      scores_chosen: [B] float32, s from implicit scores of the chosen response.
-      scores_rejected: [B] float32, of the rejected response.
-      beta_pre: KL weight > 0 of the pre-alignment the scores were read from.
-
-    Returns:
-      [B] float32 in [0, 1].
-
-    Reference: the code released with Huang et al. 2024, arXiv 2405.19544; METHOD section 4, first trap.
-    """
-    return soft_labels(scores_chosen / beta_pre, scores_rejected / beta_pre)
-
-
 def bernoulli_labels(key: Array, probs: Array, *, draws: int = 1) -> Array:
-    """Labels drawn from their probabilities; the mean of several draws a pair.
+    """Draws labels from their probabilities; with several draws per pair the label is their mean.
 
-    One draw is the published method. A pair with the mean of n draws as its label has the loss of n copies of
-    the pair with one draw each; as n grows it tends to the soft label.
+    One draw is the published method. A pair whose label is the mean of n draws has the mean loss of n copies
+    of the pair with one draw each. As n grows the label tends to the soft label.
 
     Args:
       key: PRNG key, used once.
       probs: [B] float32 in [0, 1], P(chosen preferred).
-      draws: draws a pair, >= 1.
+      draws: draws per pair, >= 1.
 
     Returns:
       [B] float32; 0 or 1 with one draw, multiples of 1 / draws otherwise.
@@ -95,7 +88,7 @@ def flip_rate(labels: Array, human: Array) -> Array:
 
     Args:
       labels: [B] float32 in [0, 1], P(chosen preferred) after relabelling.
-      human: [B] float32 in [0, 1], the same by the people; exact ties count as no flip.
+      human: [B] float32 in [0, 1], the human labels; a tie in either set is not a flip.
 
     Returns:
       [] float32 in [0, 1].

@@ -1,13 +1,13 @@
-"""The one train step: SFT, DPO on hard or soft labels and score models differ in the loss passed in.
+"""The train step. SFT, DPO with hard or soft labels and score models differ only in the loss function.
 
-A loss function here is `loss_fn(trainable, frozen, batch, key) -> (loss, metrics)`:
+A loss function is `loss_fn(trainable, frozen, batch, key) -> (loss, metrics)`:
 
-  trainable: the tree that is differentiated: adapters, or all parameters
-  frozen: the tree that is not: the base parameters, or None; an argument, never a constant of the program
+  trainable: the tree of parameters that is differentiated: adapters, or all parameters
+  frozen: the tree that is not: the base parameters, or None; an argument, so that it is not compiled in
   batch: PairBatch or ResponseBatch
-  key: PRNG key for dropout, or None: no dropout (evaluation)
+  key: PRNG key for dropout; None: no dropout, as for evaluation
   loss: [] float32, a weighted mean over the batch
-  metrics: weighted means of the same kind, [] float32, and under "weight" the total weight they stand for
+  metrics: other weighted means, [] float32; "weight" is the total weight of the rows they are means of
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Metrics = dict[str, Array]
 
 
 class Batch(Protocol):
-    """What the step itself reads of a batch."""
+    """The fields of a batch that the step itself reads."""
 
     @property
     def rows(self) -> Rows:
@@ -61,10 +61,10 @@ LossFn = Callable[[Tree, Tree, Any, Array | None], tuple[Array, Metrics]]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that one step hands to the next.
+    """State between two train steps.
 
     Attributes:
-      step: [] int32, train steps done.
+      step: [] int32, number of train steps done.
       trainable: the parameters that are trained.
       opt_state: the optimizer's state.
       key: PRNG key of the run; step t uses fold_in(key, t), so a resumed run draws the same numbers.
@@ -78,7 +78,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterSettings:
-    """The static part of a Lora: what is not in its parameter tree.
+    """The static fields of a Lora, which are not in its parameter tree.
 
     Attributes:
       scale: factor on the adapter's product, alpha / rank.
@@ -92,16 +92,19 @@ class AdapterSettings:
 def init_state(
     trainable: Tree, tx: optax.GradientTransformation, key: Array, *, mesh: Mesh | None = None
 ) -> TrainState:
-    """State before the first step.
+    """The state before the first step.
 
-    The arrays are copied, because the step donates (overwrites) its state: the caller's stay usable.
+    The arrays are copied, because the step donates (overwrites) its state and the caller's must stay usable.
 
     Args:
       trainable: tree of parameters; shardings are kept.
       tx: the optimizer.
       key: PRNG key for all steps.
-      mesh: the devices that `trainable` lies on, each leaf by a NamedSharding; the rest of the state is then
-        made where `state_shardings` has it. None: the default device.
+      mesh: the devices that `trainable` is placed on, each leaf with a NamedSharding; the rest of the state
+        is placed as `state_shardings` says. None: the default device.
+
+    Returns:
+      The state.
     """
 
     def build(trainable: Tree, key: Array) -> TrainState:
@@ -111,7 +114,7 @@ def init_state(
     if mesh is None:
         return build(trainable, key)
     own = jax.tree.map(lambda leaf: leaf.sharding, trainable)
-    # Compiled, so that moments are made in parts and never exist whole on one device.
+    # Compiled, so that each device makes its own part of the moments.
     shardings = state_shardings(jax.eval_shape(build, trainable, key), tx, own, mesh)
     return jax.jit(build, out_shardings=shardings)(trainable, key)
 
@@ -119,16 +122,16 @@ def init_state(
 def state_shardings(
     state: TrainState, tx: optax.GradientTransformation, trainable_shardings: Tree, mesh: Mesh
 ) -> TrainState:
-    """Where a state lives on a mesh: moments beside their parameters, everything else on every device.
+    """Shardings of a state on a mesh: moments as their parameters, everything else copied to every device.
 
     Args:
       state: arrays or shapes.
-      tx: the optimizer the state was made with.
+      tx: the optimizer that the state was made with.
       trainable_shardings: tree of NamedSharding like `state.trainable`.
       mesh: the devices.
 
     Returns:
-      TrainState of NamedSharding; for `jax.device_put`, and for `make_train_step`.
+      A TrainState of NamedSharding, for `jax.device_put` and for `make_train_step`.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     opt_state = optax.tree_map_params(
@@ -151,22 +154,23 @@ def make_train_step(
     """One step of gradient descent on one batch, compiled.
 
     Args:
-      loss_fn: see the module.
+      loss_fn: see the module's docstring.
       tx: the optimizer.
-      schedule: learning rate by train step, for the metrics.
-      shardings: `state_shardings` when the state lives on several devices.
+      schedule: train step -> learning rate, for the metrics.
+      shardings: from `state_shardings`, if the state is on several devices.
 
     Returns:
       step(state, frozen, batch) -> (state, metrics). The state passed in is donated: use the one returned.
-      Metrics are device scalars that nothing has waited for: those of the loss and grad_norm (before
-      clipping), learning_rate (of the update this step belongs to), num_tokens (of this batch).
+      Metrics are device scalars that have not been waited for: those of the loss function, loss, grad_norm
+      (before clipping), learning_rate (of the update that this step belongs to) and num_tokens (of the
+      batch).
     """
 
     def step(state: TrainState, frozen: Tree, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, metrics), grads = gradient(state.trainable, frozen, batch, key)
-        # optax mixes its integer counters with float32; only there is promotion harmless.
+        # optax mixes integer counters with float32, which strict dtype promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
             trainable = optax.apply_updates(state.trainable, updates)
@@ -183,15 +187,15 @@ def make_train_step(
 
 
 def make_eval_step(loss_fn: LossFn) -> jax.stages.Wrapped:
-    """Sums for the mean loss and metrics over held-out batches, compiled; no dropout.
+    """Loss and metrics of a held-out batch as sums, compiled, without dropout; see `loop.evaluate_batches`.
 
     Args:
-      loss_fn: see the module.
+      loss_fn: see the module's docstring.
 
     Returns:
-      step(trainable, frozen, batch) -> sums: each metric times the batch's total weight, and "weight" itself.
-      Adding the sums of all batches and dividing by the weight gives means over rows (SFT: over tokens)
-      however they were batched.
+      step(trainable, frozen, batch) -> sums: the loss and each metric times the batch's total weight, and
+      "weight" itself. The sums of all batches divided by their weight are means over rows (SFT: over tokens),
+      whatever the batches.
     """
 
     def step(trainable: Tree, frozen: Tree, batch: Any) -> Metrics:
@@ -210,26 +214,26 @@ def dpo_loss_fn(
     beta: float,
     loss: losses.PreferenceLoss = losses.dpo,
 ) -> LossFn:
-    """DPO and its family on a PairBatch whose reference log-probabilities are in the batch.
+    """The loss of DPO or one of its variants on a PairBatch that holds the reference's log-probabilities.
 
     Args:
       config: the decoder.
-      adapter: settings of the adapters that are trained on the frozen parameters; None: `trainable` is all
-        the parameters and `frozen` None.
+      adapter: settings of the adapters, which are `trainable`, on the base parameters, which are `frozen`;
+        None: `trainable` is all parameters and `frozen` is None.
       beta: KL weight > 0, in the units of the scores per nat.
       loss: of `alignment.losses`; bind its other arguments with functools.partial.
 
     Returns:
-      A loss function; metrics rewards/chosen, rewards/rejected (beta times log-ratio), rewards/margins
-      (their difference), rewards/accuracies (share of pairs whose implicit preference agrees with the
-      likelier label; with hard labels TRL's), logps/chosen, logps/rejected.
+      A loss function. Its metrics: rewards/chosen and rewards/rejected (beta times the log-ratio),
+      rewards/margins (their difference), rewards/accuracies (share of pairs whose implicit preference agrees
+      with the likelier label; for hard labels the same as TRL's), logps/chosen and logps/rejected.
     """
 
     def loss_fn(trainable: Tree, frozen: Tree, batch: PairBatch, key: Array | None) -> tuple[Array, Metrics]:
         model, lora = _policy(config, adapter, trainable, frozen)
         chosen, rejected = pair_logps(model, batch, lora=lora, dropout_key=_dropout_key(adapter, key))
         labels, weights = jnp.asarray(batch.labels), jnp.asarray(batch.weights)
-        # Cleared before the loss: the slope of log sigma at nan is nan, and 0 * nan would reach the gradient.
+        # Clear padding before the loss: the derivative of log sigma at nan is nan, and 0 * nan is nan.
         real = weights > 0
         chosen_logratio = jnp.where(real, chosen - batch.ref_chosen, 0.0)
         rejected_logratio = jnp.where(real, rejected - batch.ref_rejected, 0.0)
@@ -252,14 +256,14 @@ def dpo_loss_fn(
 
 
 def sft_loss_fn(config: DecoderConfig, adapter: AdapterSettings | None) -> LossFn:
-    """Negative log-likelihood of the responses of a ResponseBatch, mean over all their tokens.
+    """Negative log-likelihood of the responses of a ResponseBatch, averaged over all their tokens.
 
     Args:
       config: the decoder.
       adapter: as in `dpo_loss_fn`.
 
     Returns:
-      A loss function, nats a token; metrics logps (mean of a response), weight (tokens).
+      A loss function, in nats per token. Its metrics: logps (mean over responses) and weight (tokens).
     """
 
     def loss_fn(
@@ -284,25 +288,25 @@ def score_loss_fn(
     regularizer: float = 0.0,
     centering: float = 0.0,
 ) -> LossFn:
-    """Loss of a score model on a PairBatch whose labels are P(chosen preferred).
+    """The loss of a score model on a PairBatch whose labels are P(chosen preferred).
 
-    A reward model is trained by `losses.bradley_terry`, a cost model by `losses.cost` on the same pairs,
-    where preferred means safer, with the signs that the batch has. Scores are not normalized while they are
-    learned.
+    A reward model is trained with `losses.bradley_terry`. A cost model is trained with `losses.cost` on pairs
+    where preferred means safer, with the signs that the batch holds. Scores are not normalized in training.
 
     Args:
       config: the decoder.
-      adapter: settings of the adapters in `trainable` = {"lora", "head"}, where `frozen` are the decoder's
-        parameters; None: `trainable` = {"decoder", "head"} and `frozen` None.
+      adapter: settings of the adapters in `trainable` = {"lora", "head"}, with the decoder's parameters as
+        `frozen`; None: `trainable` = {"decoder", "head"} and `frozen` is None.
       kind: "reward" or "cost".
       regularizer: weight >= 0 of the squares of the scores.
       centering: weight >= 0 of the square of their sum.
 
     Returns:
-      A loss function; metrics rewards/chosen, rewards/rejected, rewards/margins (their difference),
-      rewards/accuracies (share of pairs whose scores agree with the likelier label; with hard labels TRL's),
-      rewards/mean, rewards/min, rewards/max (over both responses of the rows that count; evaluation averages
-      the extremes of its batches). A cost model's are utilities, minus its costs: higher is always better.
+      A loss function. Its metrics: rewards/chosen, rewards/rejected, rewards/margins (their difference),
+      rewards/accuracies (share of pairs whose scores agree with the likelier label; for hard labels the same
+      as TRL's), rewards/mean, rewards/min and rewards/max (over both responses of real rows; evaluation
+      averages the extremes of the batches). For a cost model they are utilities, minus its costs, so that
+      higher is always better.
     """
 
     def loss_fn(trainable: Tree, frozen: Tree, batch: PairBatch, key: Array | None) -> tuple[Array, Metrics]:
@@ -312,7 +316,7 @@ def score_loss_fn(
         model = ScoreModel(params=params, normalizer=identity_normalizer(), config=config, kind=kind)
         scores = pair_scores(model, batch, lora=lora, dropout_key=_dropout_key(adapter, key))
         labels, weights = jnp.asarray(batch.labels), jnp.asarray(batch.weights)
-        # Cleared before the loss, as in `dpo_loss_fn`.
+        # Clear padding before the loss, as in `dpo_loss_fn`.
         real = weights > 0
         chosen, rejected = (jnp.where(real, x, 0.0) for x in scores)
         options = {"label": labels, "regularizer": regularizer, "centering": centering}
@@ -329,7 +333,7 @@ def score_loss_fn(
 
 
 def _score_metrics(chosen: Array, rejected: Array, labels: Array, weights: Array) -> Metrics:
-    """Metrics of `score_loss_fn` from scores of which higher is better, all [B]."""
+    """Metrics of `score_loss_fn` from scores [B], higher is better, and labels and weights [B]."""
     real, margins = weights > 0, chosen - rejected
     per_pair = {
         "rewards/chosen": chosen,
@@ -339,7 +343,8 @@ def _score_metrics(chosen: Array, rejected: Array, labels: Array, weights: Array
         "rewards/mean": 0.5 * (chosen + rejected),
     }
     metrics = {name: losses.weighted_mean(v, weights) for name, v in per_pair.items()}
-    # 0 where no row counts, as of a mean: infinity times the weight 0 would make a sum of evaluation nan.
+    # 0 for a batch of padding alone, like a mean: infinity times the weight 0 would make a sum of evaluation
+    # nan.
     some = jnp.any(real)
     lowest = jnp.min(jnp.where(real, jnp.minimum(chosen, rejected), jnp.inf))
     highest = jnp.max(jnp.where(real, jnp.maximum(chosen, rejected), -jnp.inf))
@@ -350,7 +355,7 @@ def _score_metrics(chosen: Array, rejected: Array, labels: Array, weights: Array
 
 
 def count_tokens(batch: Batch) -> Array:
-    """Tokens of the rows that count, prompts included; [] int32."""
+    """Number of tokens of the rows of positive weight, prompts included; [] int32."""
     real = (jnp.asarray(batch.rows.segment_ids) > 0) & (jnp.asarray(batch.weights) > 0)[:, None]
     return jnp.sum(real, dtype=jnp.int32)
 
@@ -358,7 +363,7 @@ def count_tokens(batch: Batch) -> Array:
 def _policy(
     config: DecoderConfig, adapter: AdapterSettings | None, trainable: Tree, frozen: Tree
 ) -> tuple[Model, Lora | None]:
-    """The trained policy as the log-probability functions take it."""
+    """The policy in training, as the arguments of the log-probability functions."""
     if adapter is None:
         return Model(params=trainable, config=config, tokenizer=None), None
     lora = Lora(params=trainable, scale=adapter.scale, dropout=adapter.dropout)
@@ -366,5 +371,5 @@ def _policy(
 
 
 def _dropout_key(adapter: AdapterSettings | None, key: Array | None) -> Array | None:
-    """The key where dropout is asked for: without it the program holds no random numbers."""
+    """The key if there is dropout, else None, so that no random numbers are compiled in."""
     return key if adapter is not None and adapter.dropout > 0 else None

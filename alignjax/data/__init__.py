@@ -1,1 +1,4 @@
-"""From preference records to token batches: read, split, tokenize, batch; TFDS builders; embedded worlds."""
+"""Preference data: reading, cleaning, splitting, tokenizing and batching; TFDS builders; embedded worlds.
+
+`buckets` and `files` are internal.
+"""

@@ -1,12 +1,13 @@
-"""Token batches of fixed shape: what one row holds, which rows form a batch, and in what order.
+"""Token batches of fixed shape.
 
-A row is one document. A pair shares its prompt: prompt (branch 0), chosen (branch 1), rejected (branch 2),
-where the positions of both responses continue the prompt's. Everywhere in the package query i sees key j iff
+A row is one document. The responses of a pair share their prompt: prompt (branch 0), chosen (branch 1),
+rejected (branch 2); the positions of both responses continue the prompt's. Everywhere in the package query i
+sees key j iff
 
     j <= i,  segment_i == segment_j != 0,  and  branch_j is 0 or branch_i
 
-All masks come from lengths, never from the value of a token. Arrays here are numpy; letters: B rows, T tokens
-a row, R targets a row.
+All masks come from lengths, never from the value of a token. Arrays here are numpy. Letters: B rows, T tokens
+per row, R targets per row.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,20 +22,22 @@ from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 
 Array = np.ndarray | jax.Array
-"""A batch is numpy when it is made and jax within a compiled function."""
+"""Batches are made of numpy arrays; in a compiled function they are jax arrays."""
 
 
 class Rows(NamedTuple):
-    """Token rows and what is to be predicted in them.
+    """Token rows and the tokens to predict in them.
 
     Attributes:
       tokens: [B, T] int32.
       positions: [B, T] int32, rope positions; 0 in padding.
       segment_ids: [B, T] int32, 0 for padding, > 0 for one document.
-      branch_ids: [B, T] int32, 0 for what all branches see, 1, 2, .. for responses that continue it.
-      target_index: [B, R] int32, index t of the row whose hidden state predicts the target; 0 in padding.
+      branch_ids: [B, T] int32, 0 for the part that all branches see, 1, 2, ... for responses that continue
+        it.
+      target_index: [B, R] int32, index t in the row of the hidden state that predicts the target; 0 in
+        padding.
       targets: [B, R] int32, the token to predict; 0 in padding.
-      target_slot: [B, R] int32, response of the row that the target belongs to (0, 1, ..); -1 for padding.
+      target_slot: [B, R] int32, number of the response that the target belongs to (0, 1, ...); -1 in padding.
     """
 
     tokens: Array
@@ -47,12 +50,12 @@ class Rows(NamedTuple):
 
 
 class ResponseBatch(NamedTuple):
-    """One prompt and one response a row (slot 0, branch 0 throughout).
+    """Rows of one prompt and one response (slot 0, branch 0 throughout).
 
     Attributes:
       rows: token rows.
-      weights: [B] float32, 1 for a row, 0 for padding.
-      indices: [B] int32, place of the row in the data; 0 in padding.
+      weights: [B] float32, 1 for a real row, 0 for padding.
+      indices: [B] int32, index of the row in the data; 0 in padding.
     """
 
     rows: Rows
@@ -61,19 +64,18 @@ class ResponseBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """One prompt with a chosen (slot 0, branch 1) and a rejected response (slot 1, branch 2) a row.
+    """Rows of one prompt with a chosen (slot 0, branch 1) and a rejected response (slot 1, branch 2).
 
     Attributes:
       rows: token rows.
       labels: [B] float32 in [0, 1], P(chosen preferred).
-      ref_chosen: [B] float32, log-probability of the chosen response under the reference; nan where none was
-        given.
-      ref_rejected: [B] float32, the same of the rejected one.
-      weights: [B] float32, 1 for a row, 0 for padding.
-      indices: [B] int32, place of the row in the data; 0 in padding.
-      chosen_sign: [B] float32, +1 where the chosen response is unsafe, -1 where it is safe, 0 where that is
-        unknown; None: unknown of all. Read by the loss of cost models alone.
-      rejected_sign: [B] float32, the same of the rejected one.
+      ref_chosen: [B] float32, log-probability of the chosen response under the reference; nan if not given.
+      ref_rejected: [B] float32, the same for the rejected response.
+      weights: [B] float32, 1 for a real row, 0 for padding.
+      indices: [B] int32, index of the row in the data; 0 in padding.
+      chosen_sign: [B] float32, +1 if the chosen response is unsafe, -1 if it is safe, 0 if that is unknown;
+        None: unknown for all. Only the loss of cost models reads it.
+      rejected_sign: [B] float32, the same for the rejected response.
     """
 
     rows: Rows
@@ -87,13 +89,13 @@ class PairBatch(NamedTuple):
 
 
 def response_lengths(responses: Sequence[TokenizedResponse]) -> np.ndarray:
-    """What each row needs: [n, 2] int64, tokens (prompt + response) and targets (response)."""
+    """Lengths of the rows of n responses: [n, 2] int64, tokens (prompt + response) and targets (response)."""
     rows = [(len(r.prompt_ids) + len(r.response_ids), len(r.response_ids)) for r in responses]
     return np.array(rows, np.int64).reshape(-1, 2)
 
 
 def pair_lengths(pairs: Sequence[TokenizedPair]) -> np.ndarray:
-    """What each row needs: [n, 2] int64, tokens (prompt + both responses) and targets (both responses)."""
+    """Lengths of the rows of n pairs: [n, 2] int64, tokens (prompt + responses) and targets (responses)."""
     targets = [len(p.chosen_ids) + len(p.rejected_ids) for p in pairs]
     rows = [(len(p.prompt_ids) + r, r) for p, r in zip(pairs, targets, strict=True)]
     return np.array(rows, np.int64).reshape(-1, 2)
@@ -106,7 +108,7 @@ def make_response_rows(responses: Sequence[TokenizedResponse], bucket: Bucket, n
     """Rows of prompt and response.
 
     Args:
-      responses: at most `num_rows`; the rest is padding.
+      responses: at most `num_rows`; the other rows are padding.
       bucket: shape of the rows.
       num_rows: B.
 
@@ -123,7 +125,19 @@ def make_response_rows(responses: Sequence[TokenizedResponse], bucket: Bucket, n
 
 
 def make_pair_rows(pairs: Sequence[TokenizedPair], bucket: Bucket, num_rows: int) -> Rows:
-    """Rows of prompt, chosen and rejected; arguments, result and errors as `make_response_rows`."""
+    """Rows of prompt, chosen and rejected response.
+
+    Args:
+      pairs: at most `num_rows`; the other rows are padding.
+      bucket: shape of the rows.
+      num_rows: B.
+
+    Returns:
+      Rows of [B, T] and [B, R].
+
+    Raises:
+      InputError: a pair that does not fit, or an empty prompt.
+    """
     rows = _empty_rows(num_rows, bucket)
     for i, pair in enumerate(pairs):
         _fill_row(rows, i, pair.prompt_ids, [pair.chosen_ids, pair.rejected_ids], first_branch=1)
@@ -160,8 +174,8 @@ def _fill_row(
         row.tokens[start:end] = ids
         row.positions[start:end] = len(prompt_ids) + np.arange(len(ids))
         row.branch_ids[start:end] = first_branch + slot
-        # The last prompt token predicts the first token of every response, each token the next one of its
-        # own.
+        # The last prompt token predicts the first token of every response; every other target is predicted by
+        # the token before it.
         row.target_index[target:last] = np.arange(start - 1, end - 1)
         row.target_index[target : target + 1] = len(prompt_ids) - 1
         row.targets[target:last] = ids
@@ -186,9 +200,8 @@ def pair_batches(
 ) -> grain.MapDataset[PairBatch]:
     """One epoch of pair batches, all of `batch_size` rows.
 
-    Every pair occurs once. The order is a function of (seed, epoch, index) alone: batch k of an epoch is the
-    same whatever was read before, so that a run resumes at any step, by `dataset[k]` or by the state of its
-    iterator.
+    Every pair occurs once. Batch k depends on (seed, epoch, k) alone, not on what was read before, so that a
+    run can resume at any step, with `dataset[k]` or with the state of its iterator.
 
     Args:
       pairs: n pairs.
@@ -197,19 +210,20 @@ def pair_batches(
       labels: [n] float in [0, 1], P(chosen preferred); None: 1.
       ref_chosen: [n] float, log-probabilities of the chosen responses under the reference; None: nan, so that
         a loss that needs them fails instead of training against a wrong reference.
-      ref_rejected: [n] float, likewise.
-      chosen_sign: [n] float, +1 unsafe, -1 safe, 0 unknown; None: the batches have none.
-      rejected_sign: [n] float, likewise.
+      ref_rejected: [n] float, the same for the rejected responses.
+      chosen_sign: [n] float, +1 unsafe, -1 safe, 0 unknown; None: the batches hold no signs.
+      rejected_sign: [n] float, the same for the rejected responses.
       seed: >= 0.
       epoch: >= 0.
       shuffle: False: the given order within each bucket, short rows first.
-      drop_remainder: leave out the rows of a last incomplete batch; False: fill it with rows of weight 0.
+      drop_remainder: leave out a last incomplete batch; False: fill it up with rows of weight 0.
 
     Returns:
-      A sequence of batches (len, indexing, iteration), none of which is made before it is asked for.
+      A sequence of batches (len, indexing, iteration); each is made when it is accessed.
 
     Raises:
-      InputError: no pair fits, a wrong size, or no batch would be left.
+      InputError: a pair that fits no bucket, a column of the wrong length, batch_size < 1, or no batch is
+        left.
     """
     n = len(pairs)
     columns = {
@@ -249,7 +263,23 @@ def response_batches(
     shuffle: bool = False,
     drop_remainder: bool = False,
 ) -> grain.MapDataset[ResponseBatch]:
-    """One epoch of response batches; everything as in `pair_batches`."""
+    """One epoch of response batches, all of `batch_size` rows; see `pair_batches`.
+
+    Args:
+      responses: n responses with their prompts.
+      batch_size: B >= 1.
+      buckets: shapes; None: `choose_buckets` of these responses.
+      seed: >= 0.
+      epoch: >= 0.
+      shuffle: False: the given order within each bucket, short rows first.
+      drop_remainder: leave out a last incomplete batch; False: fill it up with rows of weight 0.
+
+    Returns:
+      A sequence of batches (len, indexing, iteration); each is made when it is accessed.
+
+    Raises:
+      InputError: a response that fits no bucket, batch_size < 1, or no batch is left.
+    """
 
     def make(bucket: Bucket, indices: np.ndarray) -> ResponseBatch:
         rows = make_response_rows([responses[i] for i in indices], bucket, batch_size)
@@ -275,7 +305,9 @@ def _dataset(plan: list[Planned], make: Callable[[Bucket, np.ndarray], _Batch]) 
 def _column(values: np.ndarray | None, n: int, default: float, name: str) -> np.ndarray:
     column = np.full(n, default, np.float32) if values is None else np.asarray(values, np.float32)
     if column.shape != (n,):
-        raise InputError(f"pair_batches: {name} has shape {column.shape}, must be ({n},): one for each pair.")
+        raise InputError(
+            f"pair_batches: {name} has shape {column.shape}, must be ({n},): give one number per pair."
+        )
     return column
 
 
@@ -284,7 +316,7 @@ def _fill(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _bookkeeping(indices: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    """Weights and indices of a batch of which the first rows are real."""
+    """Weights and indices of a batch whose first rows are real."""
     return {
         "weights": _fill(np.ones(len(indices), np.float32), batch_size),
         "indices": _fill(indices.astype(np.int32), batch_size),

@@ -1,7 +1,7 @@
-"""Which rows form a batch, of which shape, and in what order: plain integers, no tokens.
+"""Chooses the shapes of batches, and the rows and order of the batches of an epoch, from lengths alone.
 
-Every shape costs a compilation of every function that sees it, so there are few; and every batch is a
-function of (seed, epoch, index) alone, so that a run can go on from any step. Letters: n rows, B rows a
+Every shape costs a compilation of every function that is called with it, so there are few shapes. Every batch
+depends on (seed, epoch, index) alone, so that a run can resume at any step. Letters: n rows, B rows per
 batch.
 """
 
@@ -16,21 +16,21 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Bucket(NamedTuple):
-    """Shape of a batch's rows: T tokens and R targets a row."""
+    """Shape of a batch's rows: T tokens and R targets."""
 
     tokens: int
     targets: int
 
 
 class Planned(NamedTuple):
-    """One batch: its shape, and [<= B] int64 places of its rows in the data."""
+    """One batch: its shape, and the indices [<= B] int64 of its rows in the data."""
 
     bucket: Bucket
     indices: np.ndarray
 
 
 class _Partition(NamedTuple):
-    """Sorted sizes cut into runs: what that costs, and the last size of each run."""
+    """A division of sorted sizes into runs: its cost, and the index of the last size of each run."""
 
     cost: int
     ends: tuple[int, ...]
@@ -44,21 +44,21 @@ def choose_buckets(
     target_multiple: int = 8,
     min_saving: float = 0.05,
 ) -> tuple[Bucket, ...]:
-    """Few shapes that hold every row with little padding.
+    """Chooses few shapes that hold every row with little padding.
 
-    The boundaries minimise the sum over rows of tokens + targets of the row's bucket, exactly, by dynamic
-    programming over the distinct rounded lengths. A further bucket is taken only where it saves `min_saving`
-    of that sum.
+    The boundaries minimise exactly, by dynamic programming over the distinct rounded lengths, the sum over
+    rows of the tokens and targets of the row's bucket. Another bucket is added only if it saves a share
+    `min_saving` of that sum.
 
     Args:
       lengths: [n, 2] int, tokens and targets of each row.
-      num_buckets: most buckets, >= 1.
+      num_buckets: largest number of buckets, >= 1.
       token_multiple: tokens of a bucket are a multiple of this.
       target_multiple: targets of a bucket are a multiple of this.
       min_saving: share in [0, 1).
 
     Returns:
-      Buckets that grow in both sizes, so that a row fits into every bucket after its own.
+      Buckets of increasing tokens and targets, so that a row fits into every bucket after its own.
 
     Raises:
       InputError: no rows, or num_buckets < 1.
@@ -70,7 +70,8 @@ def choose_buckets(
     multiples = np.array([[token_multiple, target_multiple]])
     sizes = np.maximum(-(-np.asarray(lengths) // multiples), 1) * multiples
     tokens, counts = np.unique(sizes[:, 0], return_counts=True)
-    # A bucket of T tokens takes every row of at most T tokens, so it needs the most targets among them.
+    # A bucket of T tokens must hold every row of at most T tokens, so it needs the largest number of targets
+    # of these rows.
     targets = np.array([sizes[sizes[:, 0] <= t, 1].max() for t in tokens])
     best, *more = _partitions(counts, tokens + targets, min(num_buckets, len(tokens)))
     for candidate in more:
@@ -80,9 +81,9 @@ def choose_buckets(
 
 
 def _partitions(counts: np.ndarray, costs: np.ndarray, most: int) -> list[_Partition]:
-    """The cheapest partition of the sorted sizes into 1, 2, .., most runs."""
+    """The cheapest partitions of the sorted sizes into 1, 2, ..., most runs."""
     before = np.concatenate([[0], np.cumsum(counts)])  # rows before each size
-    # best[j] covers sizes 0..j with the present number of runs.
+    # best[j] is the cheapest partition of sizes 0..j into the current number of runs.
     best = [_Partition(int(before[j + 1] * costs[j]), (j,)) for j in range(len(costs))]
     found = [best[-1]]
     for _ in range(1, most):
@@ -108,14 +109,14 @@ def plan_batches(
     shuffle: bool = False,
     drop_remainder: bool = False,
 ) -> list[Planned]:
-    """Which rows form which batch of one epoch; every row at most once.
+    """Assigns rows to the batches of one epoch; every row occurs at most once.
 
-    Rows left over in one bucket move up to the next, where they fit as well. So only the last bucket can have
-    an incomplete batch, and there are n / B batches, rounded up (down with `drop_remainder`), in any order.
+    Rows left over in one bucket move to the next larger one. So only the last bucket can have an incomplete
+    batch, and there are n / B batches, rounded up (with `drop_remainder` rounded down).
 
     Args:
       lengths: [n, 2] int, tokens and targets of each row.
-      buckets: shapes that grow in both sizes.
+      buckets: shapes of increasing tokens and targets.
       batch_size: B >= 1.
       seed: >= 0.
       epoch: >= 0.
@@ -126,7 +127,7 @@ def plan_batches(
       The batches in order.
 
     Raises:
-      InputError: a row that fits no bucket, a wrong size, or no batch left.
+      InputError: a row that fits no bucket, batch_size < 1, a negative seed or epoch, or no batch left.
     """
     if batch_size < 1:
         raise InputError(f"batches: batch_size is {batch_size}; it must be at least 1.")
@@ -153,7 +154,9 @@ def _home(lengths: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
     """The first bucket that each row fits into: [n] int."""
     limits = np.array(buckets, np.int64).reshape(-1, 2)
     if len(limits) == 0 or np.any(np.diff(limits, axis=0) < 0):
-        raise InputError(f"batches: buckets {list(buckets)} must grow in both sizes; use choose_buckets.")
+        raise InputError(
+            f"batches: buckets {list(buckets)} must increase in tokens and targets; use choose_buckets."
+        )
     fits = np.all(lengths[:, None] <= limits[None], axis=-1)  # [n, buckets]
     if not np.all(fits[:, -1]):
         row = int(np.argmin(fits[:, -1]))
@@ -165,9 +168,18 @@ def _home(lengths: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
 
 
 def permutation(n: int, seed: int, epoch: int, stream: int) -> np.ndarray:
-    """A shuffled order: [n] int64, a function of its arguments that no library's generator can change.
+    """A random permutation that depends on its arguments alone, not on a library's generator.
 
-    Places are sorted by a hash of (seed, epoch, stream, place): the finalizer of SplitMix64.
+    Indices are sorted by a hash of (seed, epoch, stream, index), the finalizer of SplitMix64.
+
+    Args:
+      n: number of indices.
+      seed: >= 0.
+      epoch: >= 0.
+      stream: different streams give independent permutations.
+
+    Returns:
+      [n] int64.
 
     Raises:
       InputError: a negative seed or epoch.

@@ -1,4 +1,4 @@
-"""Files at the edges: JSON Lines read with the place of every row."""
+"""Reads JSON Lines files and reports the file and line of every row."""
 
 import gzip
 import json
@@ -14,11 +14,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_json_lines(path: str | Path, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Reads JSON objects, one a line; blank lines are skipped.
+    """Reads JSON objects, one per line; blank lines are skipped.
 
     Args:
-      path: UTF-8 file, gzip or not.
-      limit: objects to read at most; None: all.
+      path: UTF-8 file, plain or gzip.
+      limit: largest number of objects to read; None: all.
 
     Yields:
       "file:line" and the object.
@@ -43,10 +43,10 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
             f"{where}: is not UTF-8 (byte {error.start} of the line); convert the file."
         ) from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON ({error}); write one object a line.") from error
+        raise InputError(f"{where}: is not JSON ({error}); write one object per line.") from error
     if not isinstance(row, dict):
         what = "a list" if isinstance(row, list) else "a single value"
-        raise InputError(f"{where}: is {what}, must be a JSON object; write one object a line.")
+        raise InputError(f"{where}: is {what}, must be a JSON object; write one object per line.")
     return row
 
 
@@ -57,7 +57,7 @@ def _lines(path: str | Path) -> Iterator[bytes]:
             file.seek(0)
             yield from _unzipped(file) if compressed else file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: is not a whole gzip file ({error}); fetch it again.") from error
+        raise InputError(f"{path}: is a damaged gzip file ({error}); get it again.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
 

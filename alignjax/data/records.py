@@ -1,12 +1,13 @@
-r"""Preference pairs as people wrote them: their columns in many layouts, one record in memory.
+r"""Reads preference pairs in several layouts into one type of record.
 
-Layouts, told apart row by row:
-- TRL: prompt, chosen, rejected, each a text or a list of {"role", "content"}; without a prompt column chosen
-  and rejected are whole conversations, which share all but their last turn;
+The layout of each row is recognised by its columns:
+- TRL: prompt, chosen, rejected, each a text or a list of {"role", "content"}; without a prompt column, chosen
+  and rejected are whole conversations that share all but their last turn;
 - hh-rlhf: chosen and rejected are whole dialogues as one text, turns opened by "\n\nHuman:" and
   "\n\nAssistant:";
-- SafeRLHF: prompt, response_0, response_1, columns with the id (0 or 1) of the better response (one a
-  dimension), and optionally is_response_0_safe, is_response_1_safe.
+- SafeRLHF: prompt, response_0, response_1, one column per dimension with the id (0 or 1) of the better
+response,
+  and optionally is_response_0_safe, is_response_1_safe.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class Message(NamedTuple):
 
 
 Prompt = str | tuple[Message, ...]
-"""A text is one turn of the user."""
+"""A text stands for one turn of the user."""
 
 
 class PreferencePair(NamedTuple):
@@ -35,12 +36,12 @@ class PreferencePair(NamedTuple):
 
     Attributes:
       prompt: text, or the turns before the response.
-      chosen: response; the label says whether it is the better one.
+      chosen: one response; the label says whether it is the better one.
       rejected: the other response.
       labels: dimension -> P(chosen preferred), in [0, 1].
       where: file:line, for messages.
-      safe: whether (chosen, rejected) are safe, where the data says so.
-      problem: why the row is no pair; empty for a good one. `clean` drops and counts the others.
+      safe: whether (chosen, rejected) are safe; None if the data does not say.
+      problem: why the row cannot be used, or empty. `clean` drops and counts rows with a problem.
     """
 
     prompt: Prompt
@@ -54,16 +55,16 @@ class PreferencePair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Where pairs come from.
+    """A source of pairs.
 
     Attributes:
       path: JSON Lines file (gzip too), or "tfds:NAME:SPLIT" such as "tfds:pku_saferlhf:train[:90%]".
-      data_dir: where TFDS keeps its prepared data; for "tfds:" only.
-      prompt: column; "response.0" is item 0 of the list in column response.
-      chosen: column; with `label`, the default stands for response_0.
-      rejected: column; with `label`, the default stands for response_1.
-      label: column with the id (0 or 1) of the better response; empty: chosen is the better one.
-      limit: rows to read from the beginning; None: all.
+      data_dir: folder of the data that TFDS prepared; for "tfds:" only.
+      prompt: name of the column; "response.0" is item 0 of the list in column response.
+      chosen: name of the column; if `label` is given, the default means response_0.
+      rejected: name of the column; if `label` is given, the default means response_1.
+      label: name of the column with the id (0 or 1) of the better response; empty: chosen is the better one.
+      limit: number of rows to read from the beginning; None: all.
     """
 
     path: str
@@ -76,18 +77,18 @@ class DataSource:
 
 
 class Counts(NamedTuple):
-    """What `clean` found; rows.
+    """Numbers of rows, as counted by `clean`.
 
     Attributes:
       read: rows given.
-      empty: dropped, a prompt or a response without a visible character.
-      identical: dropped, both responses equal.
-      duplicates: dropped, equal to an earlier row in prompt, responses and labels.
-      unshared: dropped, conversations that differ before their last turn or do not end with a reply to the
-        user.
-      both_orders: pairs (not rows) kept with the one response preferred and with the other: label noise,
-        which is part of the data.
-      kept: rows left.
+      empty: dropped because a prompt or a response has no visible character.
+      identical: dropped because both responses are equal.
+      duplicates: dropped because an earlier row has the same prompt, responses and labels.
+      unshared: dropped because the conversations differ before their last turn, or do not end with a reply to
+        the user.
+      both_orders: pairs, not rows, that occur with either response preferred. They are kept: label noise is
+        part of the data.
+      kept: rows kept.
     """
 
     read: int
@@ -100,33 +101,37 @@ class Counts(NamedTuple):
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """A prompt as one string; equal prompts give equal strings."""
+    """A prompt as one string; different prompts give different strings."""
     return prompt if isinstance(prompt, str) else "\0".join(f"{m.role}\1{m.content}" for m in prompt)
 
 
-def read_pairs(source: DataSource, labels: str | Mapping[str, str]) -> list[PreferencePair]:
-    """Reads every pair of a source, the bad ones too; `clean` comes after it.
+def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
+    """The JSON value of a prompt in files: a text, or a list of messages."""
+    return prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]
+
+
+def read_pairs(source: DataSource | str, labels: str | Mapping[str, str] = "reward") -> list[PreferencePair]:
+    """Reads every pair of a source, including those that cannot be used; pass the result to `clean`.
 
     Args:
-      source: the file or TFDS data set and its columns.
-      labels: the dimension that `source` labels; or dimension -> label column, to read several labels of one
-        row. An empty column name says that chosen is the better one.
+      source: the file or TFDS data set and its columns, or the path alone.
+      labels: the dimension that `source` labels; or dimension -> name of its label column, to read several
+        labels of one row. An empty column name means that chosen is the better response.
 
     Returns:
-      Pairs in the order of the source. With a label column "chosen" is response_0, and the label 1.0 where
-      its id is 0, else 0.0; without one the label is 1.0.
+      Pairs in the order of the source. With a label column, "chosen" is response_0 and the label is 1.0 if
+      the better response's id is 0, else 0.0. Without one the label is 1.0.
 
     Raises:
-      InputError: a file that cannot be read, a row that is not as the columns say (file:line and field
-        named), or no row at all.
+      InputError: a file that cannot be read, a row whose columns are missing or of the wrong type (the
+        message names file, line and column), or no row at all.
     """
+    source = DataSource(source) if isinstance(source, str) else source
     columns = {labels: source.label} if isinstance(labels, str) else dict(labels)
     if not columns:
         raise InputError(f"{source.path}: no dimension to read; name at least one.")
     if source.limit is not None and source.limit < 1:
-        raise InputError(
-            f"{source.path}: limit is {source.limit}; it must be at least 1, or None for all rows."
-        )
+        raise InputError(f"{source.path}: limit is {source.limit}; it must be at least 1, or None for all.")
     if any(columns.values()):
         source = dataclasses.replace(
             source,
@@ -135,15 +140,15 @@ def read_pairs(source: DataSource, labels: str | Mapping[str, str]) -> list[Pref
         )
     pairs = [_pair(_Row(where, row), source, columns) for where, row in _rows(source)]
     if not pairs:
-        raise InputError(f"{source.path}: has no rows; give a file with one JSON object a line.")
+        raise InputError(f"{source.path}: has no rows; give a file with one JSON object per line.")
     return pairs
 
 
 def read_prompts(path: str) -> list[Prompt]:
-    """Prompts of a JSON Lines file, column "prompt": a text, or a list of messages; equal ones once.
+    """Reads the prompts of a JSON Lines file, column "prompt", without repetitions, in order of appearance.
 
     Raises:
-      InputError: a file that cannot be read, a line that holds no prompt or an empty one, or no line at all.
+      InputError: a file that cannot be read, a line without a prompt or with an empty one, or no line at all.
     """
     found: dict[str, Prompt] = {}
     for where, row in read_json_lines(path):
@@ -152,24 +157,24 @@ def read_prompts(path: str) -> list[Prompt]:
             raise InputError(f'{where}: "prompt" is empty; fill it or remove the line.')
         found.setdefault(prompt_key(prompt), prompt)
     if not found:
-        raise InputError(f'{path}: has no lines; give one {{"prompt": ...}} a line.')
+        raise InputError(f'{path}: has no lines; give one {{"prompt": ...}} per line.')
     return list(found.values())
 
 
 def prompt_of(row: Mapping[str, Any], where: str) -> Prompt:
-    """The prompt of one row, from its column "prompt"; `where` (file:line) is for messages.
+    """The prompt of one row; `where` (file:line) is for messages.
 
     Raises:
-      InputError: there is none, or it is neither a text nor a list of messages.
+      InputError: the column "prompt" is missing, or is neither a text nor a list of messages.
     """
     return _simplest(_prompt(_Row(where, row), "prompt"))
 
 
 def clean(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], Counts]:
-    """Drops and counts what cannot or should not be learned from; see `Counts`.
+    """Drops and counts pairs that cannot or should not be learned from; see `Counts`.
 
     Returns:
-      The pairs left, in the same order, and the counts.
+      The pairs kept, in the same order, and the counts.
     """
     dropped: Counter[str] = Counter()
     kept: list[PreferencePair] = []
@@ -202,7 +207,7 @@ def _better_first(pair: PreferencePair) -> PreferencePair:
 
 
 def _reason(pair: PreferencePair) -> str:
-    """Name of the count that a row by itself falls under, or nothing."""
+    """Name of the count under which a row is dropped, regardless of other rows; empty: it is kept."""
     if pair.problem:
         return "unshared"
     texts = [pair.prompt] if isinstance(pair.prompt, str) else [m.content for m in pair.prompt]
@@ -221,7 +226,7 @@ def _rows(source: DataSource) -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 
 class _Row:
-    """One row of a source, with the checks that name its place."""
+    """One row of a source; its checks raise errors that name file, line and column."""
 
     def __init__(self, where: str, values: Mapping[str, Any]):
         self.where, self.values = where, values
@@ -243,7 +248,7 @@ class _Row:
         return self.error(column, f"is missing; the row's columns are {there}. Name the right one.")
 
     def _find(self, column: str) -> tuple[Any] | None:
-        """The value in a tuple of its own, since it may be null; a whole name goes before a dotted one."""
+        """The value in a tuple of one, since it may be None; a column of the whole name has precedence."""
         if column in self.values:
             return (self.values[column],)
         value: Any = self.values
@@ -303,7 +308,7 @@ class _Row:
 
 
 def _kind(value: Any) -> str:
-    """A value's type in JSON's words, with the value where it is short."""
+    """A value's type in JSON's terms, with the value itself if it is short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
@@ -337,7 +342,7 @@ def _pair(row: _Row, source: DataSource, columns: Mapping[str, str]) -> Preferen
 
 
 def _conversation_problem(first: tuple[Message, ...], second: tuple[Message, ...]) -> str:
-    """Why two whole conversations are no pair; empty where they are one."""
+    """Why two whole conversations do not form a pair; empty if they do."""
     for conversation in (first, second):
         roles = [message.role for message in conversation[-2:]]
         if len(roles) < 2 or roles[0] == "assistant" or roles[1] != "assistant":
@@ -353,12 +358,12 @@ def _prompt(row: _Row, column: str) -> tuple[Message, ...]:
 
 
 def _simplest(prompt: tuple[Message, ...]) -> Prompt:
-    """One turn of the user is a text, however it was written."""
+    """A prompt of one turn of the user as a text, any other prompt unchanged."""
     return prompt[0].content if len(prompt) == 1 and prompt[0].role == "user" else prompt
 
 
 def _reply(row: _Row, column: str, value: Any, prompt: tuple[Message, ...]) -> str:
-    """The response; a list holds the assistant's reply alone or after the prompt's own turns."""
+    """The response; a list may hold the assistant's reply alone, or the prompt's turns and the reply."""
     if not isinstance(value, list):
         return row.text(column, value)
     messages = row.messages(column, value)
@@ -378,10 +383,9 @@ def _is_dialogue(value: Any) -> bool:
 
 
 def _dialogue(text: str) -> tuple[Message, ...]:
-    """Turns of an hh-rlhf dialogue, without the blanks around each.
+    """Turns of an hh-rlhf dialogue; consecutive turns of one speaker are joined, as chat templates require.
 
-    Chat templates want speakers to alternate, so several turns of one speaker in a row become one, except
-    that the last turn stays by itself: it is the response.
+    The last turn is the response and is never joined to others.
     """
     _, *parts = _TURN.split(text)
     turns = zip(parts[0::2], parts[1::2], strict=True)

@@ -1,4 +1,4 @@
-"""Training and held-out pairs, split by prompt: a split by rows would put equal prompts on both sides."""
+"""Splits pairs into training and held-out pairs by prompt, so that no prompt is on both sides."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ def split_by_prompt(
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Splits pairs so that no prompt is on both sides.
 
-    A prompt is held out where a hash of (seed, prompt), uniform in [0, 1), is below `fraction`. So the side
-    of a prompt depends on nothing else: data sets of several dimensions that share prompts agree on it, and
-    rows that are added later move no other.
+    A prompt is held out if a hash of (seed, prompt), uniform in [0, 1), is below `fraction`. So its side
+    depends on nothing else: data sets of several dimensions that share prompts agree on it, and adding rows
+    later does not move other rows.
 
     Args:
       pairs: n pairs.

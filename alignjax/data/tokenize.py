@@ -1,8 +1,8 @@
-"""Text to token ids: the one place that decides where a response begins and ends.
+"""Text to token ids. This is the only module that decides where a response begins and ends.
 
-Prompt and response are tokenized separately, so that the boundary between them is a place in the ids and no
-token crosses it. A prompt begins with exactly one BOS (where the tokenizer has one), a whole response ends
-with exactly one EOS. Masks follow from the lengths of these arrays; the pad id is never asked for.
+Prompt and response are tokenized separately, so that no token crosses the boundary between them. A prompt
+begins with exactly one BOS (if the tokenizer has one), a whole response ends with exactly one EOS. Masks
+follow from the lengths of these arrays; the pad id is not used.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from alignjax.data.records import Message, PreferencePair, Prompt
 from alignjax.errors import InputError
 
-if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
+if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
 
 
@@ -24,16 +24,16 @@ class Template:
     """How a prompt is shown to the model.
 
     Attributes:
-      kind: "chat": the tokenizer's chat template, with the header of the assistant's turn at the end;
-        "plain": `text`.
-      text: for "plain", a text with {prompt} exactly once, such as "USER: {prompt} ASSISTANT:".
+      kind: "chat": the tokenizer's chat template, followed by the header of the assistant's turn; "plain":
+        `text`.
+      text: for "plain", a text that contains {prompt} exactly once, such as "USER: {prompt} ASSISTANT:".
     """
 
     kind: Literal["chat", "plain"]
     text: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses an unknown kind, and a plain text without its one place for the prompt."""
+        """Refuses an unknown kind, and a plain text that does not contain {prompt} exactly once."""
         if self.kind not in ("chat", "plain"):
             raise InputError(f'template: kind is "{self.kind}"; use chat or plain.')
         if self.kind == "plain" and self.text.count("{prompt}") != 1:
@@ -45,8 +45,8 @@ class TokenizedPair(NamedTuple):
 
     Attributes:
       prompt_ids: [P] int32, P >= 1.
-      chosen_ids: [C] int32, with the EOS unless it was cut.
-      rejected_ids: [J] int32, likewise.
+      chosen_ids: [C] int32, EOS included unless it was cut off.
+      rejected_ids: [J] int32, EOS included unless it was cut off.
     """
 
     prompt_ids: np.ndarray
@@ -59,7 +59,7 @@ class TokenizedResponse(NamedTuple):
 
     Attributes:
       prompt_ids: [P] int32, P >= 1.
-      response_ids: [C] int32, with the EOS unless it was cut.
+      response_ids: [C] int32, EOS included unless it was cut off.
     """
 
     prompt_ids: np.ndarray
@@ -67,11 +67,11 @@ class TokenizedResponse(NamedTuple):
 
 
 class CutCounts(NamedTuple):
-    """What was too long.
+    """Numbers of prompts and responses that were too long.
 
     Attributes:
-      prompts_cut: rows whose prompt lost tokens at its beginning.
-      responses_cut: responses that lost tokens at their end, the EOS with them.
+      prompts_cut: rows whose prompt was cut at its beginning.
+      responses_cut: responses that were cut at their end and so lost their EOS.
     """
 
     prompts_cut: int
@@ -79,23 +79,23 @@ class CutCounts(NamedTuple):
 
 
 def template_for(tokenizer: "PreTrainedTokenizerBase") -> Template:
-    """The tokenizer's chat template where it has one, else the bare prompt."""
+    """The tokenizer's chat template, or the bare prompt if it has none."""
     return Template("plain", "{prompt}") if tokenizer.chat_template is None else Template("chat")
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt) -> list[int]:
-    """Token ids of a templated prompt: one BOS where the tokenizer has one, no EOS added.
+    """Token ids of a templated prompt, with one BOS if the tokenizer has one, and without EOS.
 
     Args:
       tokenizer: of the model.
-      template: how the prompt is shown; a text is one turn of the user.
-      prompt: text, or messages of which the last is not the assistant's.
+      template: how the prompt is shown.
+      prompt: a text, which is one turn of the user, or messages of which the last is not the assistant's.
 
     Returns:
       At least one id.
 
     Raises:
-      InputError: the template cannot show this prompt, or nothing is left of it.
+      InputError: the template cannot show this prompt, or the prompt has no tokens.
     """
     return _encode_prompts(tokenizer, template, [prompt])[0]
 
@@ -107,10 +107,19 @@ def tokenize_prompts(
     *,
     max_prompt_length: int,
 ) -> tuple[list[np.ndarray], int]:
-    """Prompts to sample from: n arrays of [P] int32 cut from the left (BOS kept), and how many were cut.
+    """Token ids of prompts to sample from, cut at their beginning if they are too long.
+
+    Args:
+      tokenizer: of the model.
+      template: how prompts are shown.
+      prompts: n prompts.
+      max_prompt_length: tokens of a prompt, BOS included; >= 1. The BOS is kept.
+
+    Returns:
+      n arrays [P] int32, and the number of prompts that were cut.
 
     Raises:
-      InputError: as `encode_prompt`; max_prompt_length below 1.
+      InputError: as in `encode_prompt`, or max_prompt_length < 1.
     """
     _check_lengths(max_prompt_length + 1, max_prompt_length)
     encoded = _encode_prompts(tokenizer, template, prompts)
@@ -119,10 +128,17 @@ def tokenize_prompts(
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a whole response, the last of them the one EOS.
+    """Token ids of a whole response, which ends with exactly one EOS.
 
-    An EOS that the text itself ends with is not doubled; elsewhere a special token's name is ordinary text,
-    so that data cannot end a response early.
+    If the text itself ends with the EOS, it is not added again. Elsewhere the names of special tokens are
+    ordinary text, so that data cannot end a response early.
+
+    Args:
+      tokenizer: of the model.
+      text: the response.
+
+    Returns:
+      At least one id, the EOS.
 
     Raises:
       InputError: the tokenizer has no EOS.
@@ -140,18 +156,18 @@ def tokenize_pairs(
 ) -> tuple[list[TokenizedPair], CutCounts]:
     """Tokenizes preference pairs; each response with its prompt has at most `max_length` tokens.
 
-    A prompt loses its beginning, since what the response answers stands at its end; a response loses its end.
-    A cut response has no EOS: the text did not end there.
+    A prompt that is too long is cut at its beginning, since the response answers its end. A response is cut
+    at its end and then has no EOS, since the text does not end there.
 
     Args:
       tokenizer: of the model.
       template: how prompts are shown.
       pairs: n pairs, cleaned.
-      max_length: tokens of prompt and one response together.
-      max_prompt_length: tokens of a prompt, BOS included; at least 1, below max_length.
+      max_length: largest number of tokens of prompt and one response together.
+      max_prompt_length: largest number of tokens of a prompt, BOS included; >= 1 and below max_length.
 
     Returns:
-      n tokenized pairs in the same order, and what was cut.
+      n tokenized pairs in the same order, and how many texts were cut.
 
     Raises:
       InputError: a prompt that the template cannot show, a pair that `clean` would drop, or impossible
@@ -182,7 +198,21 @@ def tokenize_responses(
     max_length: int,
     max_prompt_length: int,
 ) -> tuple[list[TokenizedResponse], CutCounts]:
-    """Tokenizes single (prompt, response); everything as in `tokenize_pairs`."""
+    """Tokenizes prompts with one response each; see `tokenize_pairs`.
+
+    Args:
+      tokenizer: of the model.
+      template: how prompts are shown.
+      responses: n (prompt, response).
+      max_length: largest number of tokens of prompt and response together.
+      max_prompt_length: largest number of tokens of a prompt, BOS included; >= 1 and below max_length.
+
+    Returns:
+      n tokenized responses in the same order, and how many texts were cut.
+
+    Raises:
+      InputError: a prompt that the template cannot show, or impossible lengths.
+    """
     prompts, encoded, counts = _tokenize(
         tokenizer,
         template,
@@ -205,7 +235,7 @@ def _tokenize(
     max_length: int,
     max_prompt_length: int,
 ) -> tuple[list[np.ndarray], list[np.ndarray], CutCounts]:
-    """The common part: n prompts, and the same whole number of responses for each of them, in order."""
+    """Tokenizes n prompts and the responses to them, the same number for each prompt, in order."""
     _check_lengths(max_length, max_prompt_length)
     whole_prompts = _encode_prompts(tokenizer, template, prompts, wheres)
     cut_prompts = [_cut_prompt(tokenizer, ids, max_prompt_length) for ids in whole_prompts]
@@ -246,7 +276,7 @@ def _encode_prompts(
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt, where: str) -> str:
-    """A prompt as the text the model sees."""
+    """The text that the model sees for a prompt."""
     if template.kind == "chat":
         return _render_chat(tokenizer, prompt, where)
     if isinstance(prompt, str):
@@ -254,7 +284,7 @@ def _render(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Pr
     if len(prompt) == 1 and prompt[0].role == "user":
         return template.text.replace("{prompt}", prompt[0].content)
     raise InputError(
-        f"{where}: the prompt has {len(prompt)} messages and a plain template shows one of the user; "
+        f"{where}: the prompt has {len(prompt)} messages, but a plain template shows one of the user; "
         'use the "chat" template of a chat model, or write the turns into one text.'
     )
 
@@ -268,7 +298,7 @@ def _render_chat(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, where: st
     messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if not messages or messages[-1].role == "assistant":
         raise InputError(
-            f"{where}: the prompt must end with a turn that is answered; move the reply to the response."
+            f"{where}: the prompt must not end with the assistant's turn; move that turn to the response."
         )
     try:
         text = tokenizer.apply_chat_template(
@@ -284,7 +314,7 @@ def _render_chat(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, where: st
 
 
 def _one_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> None:
-    """Makes `ids` begin with exactly one BOS, in place; the template may have written it."""
+    """Makes `ids` begin with exactly one BOS, in place; the template may have written one or more."""
     bos = tokenizer.bos_token_id
     if bos is None:
         return
@@ -317,10 +347,10 @@ def _encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], *, literal: bool) -> list[list[int]]:
-    """Ids of texts with nothing added; `literal`: names of special tokens are ordinary text."""
+    """Ids of texts without special tokens added; `literal`: names of special tokens are ordinary text."""
     texts = list(texts)
     if not texts:
         return []
-    # verbose is about model_max_length; what is too long is cut and counted here.
+    # `verbose` would warn about model_max_length; texts that are too long are cut and counted here.
     encoded: Any = tokenizer(texts, add_special_tokens=False, split_special_tokens=literal, verbose=False)
     return [list(ids) for ids in encoded["input_ids"]]

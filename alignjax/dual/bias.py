@@ -9,14 +9,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
-from alignjax.dual.newton import describe, evaluate, newton_step, projected_error
+from alignjax.dual.newton import Scaled, describe, evaluate, newton_step, projected_error
 from alignjax.dual.samples import Samples, every, over_prompts
-from alignjax.dual.solve import Prepared, prepare, solve_jit, solve_samples
+from alignjax.dual.solver import Prepared, prepare, solve_jit, solve_samples
 
 _QUARTERS_FROM = 16  # samples a prompt; below it a quarter holds too few
 # Newton's method on the corrected gradient with the plain Hessian: the correction may make the slope up to
 # 8/3 as large, and steps of this share still converge.
 _STEPS, _SHARE = 12, 0.6
+_FOUND = 1e-3  # projected gradient, scaled, at a root that counts as found
 
 
 class Bias(NamedTuple):
@@ -81,34 +82,43 @@ def finite_sample_bias(
         return jax.tree.map(np.asarray, _bias_jit(inputs, beta, solve_jit(inputs, beta).lam))
 
 
-def prompt_means(lam: Array, ready: Prepared) -> Array:
-    """Reward, KL and margins of every prompt under pi_lam: [2 + m, N]."""
-    return _rows(describe(lam, ready.samples, ready.beta), ready.summary.mean[1:])
+class Extrapolated(NamedTuple):
+    """The estimates extrapolated to many samples a prompt, and what makes them so for other prompts.
 
-
-def corrected_means(lam: Array, ready: Prepared) -> Array:
-    """`prompt_means` without the bias of finite K; as they are where a prompt has too few samples."""
-    columns = _corrected(lam, ready.samples, ready.beta)
-    return _rows(columns, ready.summary.mean[1:])
-
-
-def shift_of_lam(point: Array, ready: Prepared) -> tuple[Array, Array]:
-    """What moves a root of D's gradient, scaled, to that of the corrected gradient.
-
-    Args:
-      point: [m], the root v of the gradient as it is.
-      ready: the problem.
-
-    Returns:
-      The Hessian between both roots [m, m], and what the correction adds to every prompt's gradient [m, N].
+    Attributes:
+      scores: [N, 1 + m], the reward and the utilities of every prompt under pi_lam.
+      kl: [N], nats.
+      lam: [m], root of the corrected gradient; nan where Newton steps find none.
+      unit: [m], of the multipliers in the next two.
+      hessian: [m, m], between both roots.
+      added: [m, N], what the correction adds to every prompt's gradient.
     """
-    corrected, _, added = _corrected_root(point, ready)
+
+    scores: Array
+    kl: Array
+    lam: Array
+    unit: Array
+    hessian: Array
+    added: Array
+
+    def shifted(self, lam: Array, prompt_weights: Array) -> Array:
+        """The multiplier [m] found on prompts of other weights [N], corrected to first order in the bias."""
+        point = lam / self.unit
+        step = newton_step(point, self.added @ prompt_weights, self.hessian, jnp.zeros_like(point[0]))
+        return lam + self.unit * step
+
+
+def extrapolate(lam: Array, ready: Prepared) -> Extrapolated:
+    """What finite K adds at the solution `lam` [m], taken off; as in `finite_sample_bias`."""
     problem = ready.problem
-    return evaluate((point + corrected) / 2, problem, problem.tau).hessian, added
-
-
-def _rows(columns: Array, reference: Array) -> Array:
-    return jnp.concatenate([columns[3:4], columns[1:2], columns[4:] - reference])
+    point = lam / problem.unit
+    end = _corrected_root(point, problem)
+    # Scaled scores as they are without the scaling: centred in each prompt, in units of their spread.
+    units = jnp.concatenate([(ready.beta / problem.tau)[None], problem.spread])
+    scores = end.first[3:] * units[:, None] + ready.summary.mean
+    root = jnp.where(end.error < _FOUND, end.point * problem.unit, jnp.nan)
+    hessian = evaluate((point + end.point) / 2, problem, problem.tau).hessian
+    return Extrapolated(scores.T, end.first[1], root, problem.unit, hessian, end.added)
 
 
 def _corrected(lam: Array, samples: Samples, beta: Array) -> Array:
@@ -127,35 +137,49 @@ def _corrected(lam: Array, samples: Samples, beta: Array) -> Array:
     return jnp.where(jnp.isfinite(better), better, whole)
 
 
-def _corrected_root(point: Array, ready: Prepared) -> tuple[Array, Array, Array]:
-    """The root of the corrected gradient [m], its projected gradient [], what is added a prompt [m, N]."""
-    problem = ready.problem
+class _Root(NamedTuple):
+    """A root of the corrected gradient, scaled.
 
-    def added_at(point: Array) -> Array:
-        plain = describe(point, problem.samples, problem.tau)
-        return (_corrected(point, problem.samples, problem.tau) - plain)[4:]
+    Attributes:
+      point: [m].
+      error: [], projected gradient there.
+      added: [m, N], what the correction adds to every prompt's gradient there.
+      first: [4 + m, N], `describe` extrapolated to many samples at the point where the search began.
+    """
 
-    def gradient_at(point: Array, added: Array) -> tuple[Array, Array]:
-        at = evaluate(point, problem, problem.tau)
-        return at.gradient + over_prompts(added, problem.samples), at.hessian
+    point: Array
+    error: Array
+    added: Array
+    first: Array
 
-    def step(_: int, point: Array) -> Array:
-        gradient, hessian = gradient_at(point, added_at(point))
-        moved = point + _SHARE * newton_step(point, gradient, hessian, jnp.zeros_like(gradient[0]))
-        return jnp.where(jnp.all(jnp.isfinite(moved)), moved, point)
 
-    end = jax.lax.fori_loop(0, _STEPS, step, point)
-    added = added_at(end)
-    return end, projected_error(end, gradient_at(end, added)[0]), added
+def _corrected_root(point: Array, problem: Scaled) -> _Root:
+    def step(i: Array, root: _Root) -> _Root:
+        plain = describe(root.point, problem.samples, problem.tau)
+        better = _corrected(root.point, problem.samples, problem.tau)
+        added = (better - plain)[4:]
+        at = evaluate(root.point, problem, problem.tau)
+        gradient = at.gradient + over_prompts(added, problem.samples)
+        moved = root.point + _SHARE * newton_step(root.point, gradient, at.hessian, jnp.zeros_like(at.value))
+        moves = (i < _STEPS) & jnp.all(jnp.isfinite(moved))
+        return _Root(
+            jnp.where(moves, moved, root.point),
+            projected_error(root.point, gradient),
+            added,
+            jnp.where(i == 0, better, root.first),
+        )
+
+    m, n, kind = point.size, problem.samples.rewards.shape[0], point.dtype
+    begin = _Root(point, jnp.zeros((), kind), jnp.zeros((m, n), kind), jnp.zeros((4 + m, n), kind))
+    return jax.lax.fori_loop(0, _STEPS + 1, step, begin)  # the last looks only, one body compiles faster
 
 
 def _bias(inputs: Inputs, beta: float | Array, lam: Array) -> Bias:
     ready = prepare(inputs, beta, "dual.finite_sample_bias")
-    change = over_prompts(prompt_means(lam, ready) - corrected_means(lam, ready), ready.samples)
-    unit = ready.problem.unit
-    end, error, _ = _corrected_root(lam / unit, ready)
-    found = jnp.where(error < 1e-3, end * unit, jnp.nan)
-    return Bias(lam - found, change[2:], change[0], change[1])
+    plain, better = describe(lam, ready.samples, ready.beta), extrapolate(lam, ready)
+    change = over_prompts(plain[3:] - better.scores.T, ready.samples)
+    kl = over_prompts(plain[1] - better.kl, ready.samples)
+    return Bias(lam - better.lam, change[1:], change[0], kl)
 
 
 _bias_jit = jax.jit(_bias)

@@ -88,9 +88,9 @@ def reachable_along(
 
 
 def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
-    """Cutting planes in scaled directions v = d s, over v >= 0 with <v, b / s> = 1."""
+    """Cutting planes in scaled directions v = d s, over v >= 0 with <v, b / s> = max_j b_j / s_j."""
     b = asked / spread
-    far = _FAR / np.max(b)
+    b = b / (unit := np.max(b))
     highest, direction, low = np.inf, np.zeros(len(b)), 0.0
     cuts: list[np.ndarray] = []
     points = [np.eye(len(b))[j] / b[j] for j in np.flatnonzero(b > 0)]
@@ -107,7 +107,7 @@ def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
             b_ub=np.zeros(len(cuts)),
             A_eq=[[*b, 0.0]],
             b_eq=[1.0],
-            bounds=[(0, far)] * size + [(None, None)],
+            bounds=[(0, _FAR)] * size + [(None, None)],
         )
         low = max(low, float(master.fun))
         if highest - low <= _GAP * highest:
@@ -116,7 +116,7 @@ def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
     highest = highest if highest > 1e-12 else 0.0  # rounding: margins of 0 are always met
     certificate = direction / spread
     gap = 0.0 if highest == 0 else max(0.0, (highest - low) / highest)
-    return Reach(highest, certificate / certificate.sum(), gap)
+    return Reach(float(highest / unit), certificate / certificate.sum(), gap)
 
 
 @jax.jit

@@ -10,19 +10,21 @@ constants. Where tau is small f is nearly piecewise linear; then the iteration f
 a larger tau.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxopt
+import jaxopt.base
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from alignjax.dual.objective import Derivatives, assemble, prompt_moments
+from alignjax.dual.dual_function import Derivatives, assemble, prompt_moments
 from alignjax.dual.samples import (
     Samples,
     Summary,
     by_chunks,
-    in_units,
     loaded,
     over_prompts,
     spreads,
@@ -84,11 +86,11 @@ class Minimum(NamedTuple):
 
 
 class _State(NamedTuple):
-    point: Array
+    error: Array  # what jaxopt looks at: the projected gradient, infinite at a larger tau, 0 to give up
     at: Derivatives
     tau: Array
     damping: Array
-    fresh: Array  # the next evaluation is at `point` itself: its tau is new
+    fresh: Array  # the next evaluation is at the point itself: its tau is new
     iterations: Array
     idle: Array  # steps since the last progress
     best: Array  # least error at this tau
@@ -108,9 +110,7 @@ def scale(samples: Samples, summary: Summary, margins: Array, beta: Array) -> Sc
     spread, real = spreads(summary, samples)
     big = jnp.where(real[0], jnp.maximum(beta, spread[0]), beta)
     s = jnp.where(real[1:], spread[1:], 1.0)
-    scaled = in_units(
-        samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s])), beta.dtype
-    )
+    scaled = samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s]))
     problem = Scaled(scaled, margins, beta / big, big / s, s, summary.top[1:], summary.extent[1:], s, s)
     return reweighted(problem, samples.prompt_weights, margins)
 
@@ -133,23 +133,6 @@ def reweighted(problem: Scaled, prompt_weights: Array | None, margins: Array) ->
     )
 
 
-def thinned(problem: Scaled, prompts: int) -> Scaled:
-    """A like problem on about so many of the prompts, evenly spread over the table; for `evaluate` alone."""
-    samples = problem.samples
-    step = max(1, samples.rewards.shape[0] // prompts)
-    if step == 1:
-        return problem
-    base, outer, centres = samples.log_base, samples.prompt_weights, samples.centres
-    some = samples._replace(
-        rewards=samples.rewards[::step],
-        utilities=samples.utilities[:, ::step],
-        log_base=None if base is None else base[::step],
-        prompt_weights=None if outer is None else outer[::step] / jnp.sum(outer[::step]),
-        centres=None if centres is None else centres[:, ::step],
-    )
-    return problem._replace(samples=some)
-
-
 def first_tau(problem: Scaled) -> Array:
     """The temperature to begin at: f's own, or a larger one at which it is smooth."""
     few = min(1.0, (_FEW_PROMPTS / problem.samples.rewards.shape[0]) ** 0.5)
@@ -168,16 +151,55 @@ def evaluate(point: Array, problem: Scaled, tau: Array) -> Derivatives:
     return assemble(point, sums, problem.margins, tau)
 
 
-def tolerances(kind: DTypeLike) -> tuple[float, float]:
-    """Projected gradients, scaled: what a type can reach, and from where one Newton step gets there."""
+def tolerance(kind: DTypeLike) -> float:
+    """The projected gradient, scaled, that a float type can reach."""
     eps = float(jnp.finfo(kind).eps)
-    return (1e4 * eps, 1e-6) if kind == jnp.float64 else (8 * eps, 1e-3)
+    return 1e4 * eps if kind == jnp.float64 else 8 * eps
 
 
-def newton(
-    problem: Scaled, start: Array, *, tolerance: ArrayLike | None = None, tau: Array | None = None
-) -> Minimum:
-    """Minimises f over v >= 0 from `start` by damped, projected Newton steps.
+@dataclasses.dataclass(eq=False)
+class _ProjectedNewton(jaxopt.base.IterativeSolver):
+    """A jaxopt solver: its `run` repeats `update` until `state.error` is at most `tol`."""
+
+    tol: float
+    maxiter: int = MAX_ITERATIONS
+    verbose: bool = False
+    implicit_diff: bool = False
+    jit: bool = True
+    unroll: bool = False
+
+    def init_state(self, init_params: Array, problem: Scaled, tau: Array) -> _State:
+        """Before the first evaluation; a constraint out of reach alone is refuted without one."""
+        kind = init_params.dtype
+        zero, count = jnp.zeros_like(init_params), jnp.zeros((), jnp.int32)
+        nothing = Derivatives(jnp.zeros((), kind), zero, jnp.eye(zero.size, dtype=kind), jnp.zeros((), kind))
+        alone = problem.reach < problem.margins - 64 * jnp.finfo(kind).eps * problem.size
+        share = alone.astype(kind) / jnp.maximum(jnp.sum(alone), 1).astype(kind)
+        infinite, damping = jnp.asarray(jnp.inf, kind), jnp.asarray(_DAMPING, kind)
+        fresh, certified = jnp.asarray(True), jnp.any(alone)
+        return _State(
+            infinite,
+            nothing,
+            tau,
+            damping,
+            fresh,
+            count,
+            count,
+            infinite,
+            certified,
+            jnp.where(certified, share, 0),
+        )
+
+    def update(self, params: Array, state: _State, problem: Scaled, tau: Array) -> jaxopt.OptStep:
+        """One evaluation; nothing where the problem is refuted already."""
+        del tau
+        done = jaxopt.OptStep(params, state._replace(error=jnp.zeros_like(state.error)))
+        step = _advance(params, state, problem)
+        return jax.tree.map(lambda old, new: jnp.where(state.certified, old, new), done, step)
+
+
+def newton(problem: Scaled, start: Array, *, tau: Array | None = None) -> Minimum:
+    """Minimises f over v >= 0 from `start` by damped, projected Newton steps, as a jaxopt solver.
 
     A step is kept when f does not rise, which convexity shows by the sign of the slope at its end; so nothing
     is lost to rounding near the minimum. Every point visited is tried as a certificate of infeasibility.
@@ -185,54 +207,21 @@ def newton(
     Args:
       problem: of `scale`.
       start: [m] float >= 0.
-      tolerance: [], projected gradient to end at; None: what the type can reach.
       tau: [], the temperature to begin at; None: `first_tau`.
 
     Returns:
       The minimum, or the proof that there is none.
     """
-    kind = start.dtype
-    eps = jnp.finfo(kind).eps
-    tolerance = jnp.asarray(tolerances(kind)[0] if tolerance is None else tolerance, kind)
-    zero = jnp.zeros_like(start)
-    alone = problem.reach < problem.margins - 64 * eps * problem.size
-    count = jnp.zeros((), jnp.int32)
-    nothing = Derivatives(jnp.zeros((), kind), zero, jnp.eye(start.size, dtype=kind), jnp.zeros((), kind))
-    state = _State(
-        jnp.maximum(start, 0),
-        nothing,
-        first_tau(problem) if tau is None else tau,
-        jnp.asarray(_DAMPING, kind),
-        jnp.asarray(True),
-        count,
-        count,
-        jnp.asarray(jnp.inf, kind),
-        jnp.any(alone),
-        jnp.where(jnp.any(alone), alone.astype(kind) / jnp.maximum(jnp.sum(alone), 1).astype(kind), zero),
-    )
-
-    def not_converged(state: _State) -> Array:
-        error = projected_error(state.point, state.at.gradient)
-        at_end = ~state.fresh & (state.tau <= problem.tau) & (error <= tolerance)
-        spent = (state.iterations >= MAX_ITERATIONS) | (state.idle >= _PATIENCE)
-        return ~at_end & ~spent & ~state.certified & ~jnp.isnan(error)
-
-    state = jax.lax.while_loop(not_converged, lambda state: _advance(state, problem), state)
+    solver = _ProjectedNewton(tol=tolerance(start.dtype))
+    point, state = solver.run(jnp.maximum(start, 0), problem, first_tau(problem) if tau is None else tau)
     # A certificate is stated in the units of the scores: <d, g> with d = v / s.
     direction = state.certificate / problem.spread
     certificate = direction / jnp.where(state.certified, jnp.sum(direction), 1)
-    point = jnp.where(state.certified, state.certificate * _FAR, state.point)
-    error = projected_error(state.point, state.at.gradient)
+    error = projected_error(point, state.at.gradient)
+    point = jnp.where(state.certified, state.certificate * _FAR, point)
     return Minimum(
         point, error, state.iterations, state.certified, jnp.where(state.certified, certificate, 0), state.at
     )
-
-
-def last_step(found: Minimum) -> Array:
-    """The point one undamped Newton step from the end of an iteration, [m]."""
-    at = found.at
-    step = newton_step(found.point, at.gradient, at.hessian, jnp.zeros_like(at.value))
-    return jnp.where(found.certified | ~jnp.all(jnp.isfinite(step)), found.point, found.point + step)
 
 
 def projected_error(point: Array, gradient: Array) -> Array:
@@ -240,12 +229,12 @@ def projected_error(point: Array, gradient: Array) -> Array:
     return jnp.max(jnp.abs(jnp.where(point > 0, gradient, jnp.minimum(gradient, 0))))
 
 
-def _advance(state: _State, problem: Scaled) -> _State:
-    """One evaluation: a step tried and kept or refused, or the first look at a new tau."""
-    eps = jnp.finfo(state.point.dtype).eps
-    step = newton_step(state.point, state.at.gradient, state.at.hessian, state.damping)
+def _advance(last: Array, state: _State, problem: Scaled) -> jaxopt.OptStep:
+    """One evaluation: a step from `last` tried and kept or refused, or a first look at a new tau."""
+    eps = jnp.finfo(last.dtype).eps
+    step = newton_step(last, state.at.gradient, state.at.hessian, state.damping)
     step = jnp.where(state.fresh, 0, step)
-    point = state.point + step
+    point = last + step
     at = evaluate(point, problem, state.tau)
     slope = jnp.dot(at.gradient, step)
     rounding = 8 * eps * (1 + jnp.abs(state.at.value))
@@ -255,7 +244,7 @@ def _advance(state: _State, problem: Scaled) -> _State:
     gained = kept & ((error < 0.9 * state.best) | (at.value < state.at.value - 8 * rounding))
     # A refused step was too long. On a flat piece the Hessian is next to 0 and does not say how long a step
     # may be; the gradient then limits it to a thousand times the point's own size, and less from there.
-    least = 1e-3 * projected_error(state.point, state.at.gradient) / (1 + jnp.max(state.point))
+    least = 1e-3 * projected_error(last, state.at.gradient) / (1 + jnp.max(last))
     raised = jnp.maximum(jnp.maximum(state.damping * 8, least), 1e-3 * jnp.trace(at.hessian))
     damping = jnp.where(kept, state.damping / 8, raised)
     damping = jnp.where(state.fresh, state.damping, damping)
@@ -264,17 +253,27 @@ def _advance(state: _State, problem: Scaled) -> _State:
     total = jnp.sum(point)
     proof = at.recession < -64 * eps * jnp.dot(point, problem.size)
     proof = proof & (total > 0) & finite
-    return _State(
-        jnp.where(kept, point, state.point),
-        jax.tree.map(lambda new, old: jnp.where(kept, new, old), at, state.at),
-        jnp.where(cooler, jnp.maximum(state.tau * _TAU_FACTOR, problem.tau), state.tau),
-        jnp.maximum(damping, jnp.finfo(damping.dtype).tiny * 1e6),
-        cooler,
-        state.iterations + 1,
-        jnp.where(gained | cooler | state.fresh, 0, state.idle + 1),
-        jnp.where(cooler, jnp.inf, jnp.where(kept, jnp.minimum(error, state.best), state.best)),
-        proof,
-        jnp.where(proof, point / jnp.where(total > 0, total, 1), 0),
+    idle = jnp.where(gained | cooler | state.fresh, 0, state.idle + 1)
+    best = jnp.where(cooler, jnp.inf, jnp.where(kept, jnp.minimum(error, state.best), state.best))
+    now = jnp.where(kept, point, last)
+    at = jax.tree.map(lambda new, old: jnp.where(kept, new, old), at, state.at)
+    colder = jnp.where(cooler, jnp.maximum(state.tau * _TAU_FACTOR, problem.tau), state.tau)
+    left = jnp.where(cooler | (colder > problem.tau), jnp.inf, projected_error(now, at.gradient))
+    ended = proof | (idle >= _PATIENCE)
+    return jaxopt.OptStep(
+        now,
+        _State(
+            jnp.where(ended, 0, left),
+            at,
+            colder,
+            jnp.maximum(damping, jnp.finfo(damping.dtype).tiny * 1e6),
+            cooler,
+            state.iterations + 1,
+            idle,
+            best,
+            proof,
+            jnp.where(proof, point / jnp.where(total > 0, total, 1), 0),
+        ),
     )
 
 

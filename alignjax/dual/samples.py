@@ -136,9 +136,12 @@ def summarise_prompts(samples: Samples, kind: DTypeLike) -> Summary:
         present = weights > 0
         rows = []
         for x in (r, *g):
-            mean = jnp.sum(weights * x, axis=1)
+            highest = jnp.max(jnp.where(present, x, -jnp.inf), axis=1)
+            lowest = jnp.min(jnp.where(present, x, jnp.inf), axis=1)
+            # Rounding must not push a mean past the scores: equal scores are 0 when centred, exactly.
+            mean = jnp.clip(jnp.sum(weights * x, axis=1), lowest, highest)
             centred = jnp.where(present, x - mean[:, None], 0)
-            top = jnp.max(jnp.where(present, centred, -jnp.inf), axis=1)
+            top = highest - mean
             spread = jnp.sum(weights * centred * centred, axis=1)
             size = jnp.max(jnp.where(present, jnp.abs(x), 0), axis=1)
             rows += [mean, spread, top, jnp.max(jnp.abs(centred), axis=1), size]
@@ -168,15 +171,6 @@ def loaded(part: Samples, kind: DTypeLike) -> tuple[Array, list[Array], Array]:
         factors = 1 / part.units.astype(kind)
         scores = [x * factors[i] for i, x in enumerate(scores)]
     return scores[0], scores[1:], log_base(part, kind)
-
-
-def in_units(samples: Samples, kind: DTypeLike) -> Samples:
-    """Samples whose centres and units are applied once, where the table is small enough to be held again."""
-    n, k = samples.rewards.shape
-    if n * k * (1 + samples.utilities.shape[0]) > CHUNK_ELEMENTS:
-        return samples
-    r, g, _ = loaded(samples, kind)
-    return samples._replace(rewards=r, utilities=jnp.stack(g), centres=None, units=None)
 
 
 def every(samples: Samples, first: int, step: int) -> Samples:

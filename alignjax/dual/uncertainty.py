@@ -9,10 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
-from alignjax.dual.bias import corrected_means, prompt_means, shift_of_lam
-from alignjax.dual.newton import Minimum, describe, is_solved, newton, newton_step, reweighted
+from alignjax.dual.bias import extrapolate
+from alignjax.dual.newton import Minimum, describe, newton, reweighted
+from alignjax.dual.resampling import solve_again
 from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
-from alignjax.dual.solve import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
+from alignjax.dual.solver import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
 from alignjax.errors import InputError
 
 _GUARD_STEPS = 40
@@ -197,25 +198,24 @@ def _bootstrap(
     correct_bias: bool,
 ) -> Interval:
     ready = prepare(inputs, beta, "dual.bootstrap")
-    samples, unit = ready.samples, ready.problem.unit
-    n = samples.rewards.shape[0]
-    columns = corrected_means(lam, ready) if correct_bias else prompt_means(lam, ready)
-    bend = shift = None
-    if correct_bias:
-        bend, shift = shift_of_lam(lam / unit, ready)
-    outer = jnp.ones(n, columns.dtype) if samples.prompt_weights is None else samples.prompt_weights
+    n, kind = ready.samples.rewards.shape[0], lam.dtype
+    better = extrapolate(lam, ready) if correct_bias else None
+    if better is None:
+        columns = describe(lam, ready.samples, ready.beta)
+        scores, kl = columns[3:], columns[1]
+    else:
+        scores, kl = better.scores.T, better.kl
+    gained = scores[1:] - ready.summary.mean[1:]
+    columns = jnp.concatenate([scores[:1], kl[None], gained])  # [2 + m, N]
+    outer = jnp.ones(n, kind) if ready.samples.prompt_weights is None else ready.samples.prompt_weights
 
     def one(key: Array) -> tuple[Array, Array, Array]:
-        counts = jnp.zeros(n, columns.dtype).at[jax.random.randint(key, (n,), 0, n)].add(1)
+        counts = jnp.zeros(n, kind).at[jax.random.randint(key, (n,), 0, n)].add(1)
         weights = counts * outer
         weights = weights / jnp.sum(weights)
         margins = ready.levels - ready.summary.mean[1:] @ weights if _by_level(inputs) else ready.margins
-        end = newton(reweighted(ready.problem, weights, margins), lam / unit)
-        point = end.point
-        if bend is not None and shift is not None:
-            none = jnp.zeros((), point.dtype)
-            point = point + newton_step(point, shift @ weights, bend, none)
-        return jnp.where(is_solved(end), point, jnp.inf) * unit, columns @ weights, is_solved(end)
+        found = solve_again(reweighted(ready.problem, weights, margins), lam, better)
+        return found.lam if better is None else found.corrected, columns @ weights, found.solved
 
     lams, means, solved = jax.lax.map(one, jax.random.split(key, num_resamples))
     tail = (1 - confidence) / 2
@@ -230,7 +230,7 @@ def _bootstrap(
         bounds(means[:, 2:]),
         bounds(means[:, 0]),
         bounds(means[:, 1]),
-        jnp.mean(solved.astype(columns.dtype)),
+        jnp.mean(solved.astype(kind)),
     )
 
 

@@ -1,4 +1,7 @@
-"""The decoder, LoRA adapters, score models, and reading and writing of Hugging Face and GGUF weights."""
+"""The decoder, LoRA adapters, score models, and reading and writing of Hugging Face and GGUF weights.
+
+The names below are public to the package; all modules of this folder are internal.
+"""
 
 from alignjax.models.config import DecoderConfig, RopeScaling, config_from_hf, config_to_hf
 from alignjax.models.decode import (
@@ -21,11 +24,10 @@ from alignjax.models.score_model import (
     body_config,
     identity_normalizer,
     init_score_model,
-    load_score_model,
     pair_scores,
     response_scores,
-    save_score_model,
 )
+from alignjax.models.score_model_files import load_score_model, save_score_model
 
 __all__ = [
     "DecoderConfig",

@@ -9,21 +9,29 @@ from jax import Array
 
 from alignjax.models.config import DecoderConfig, RopeScaling
 
-# Finite, so that a row without any visible key (padding) gives a mean and not nan; far enough below any
-# score that its exponential is exactly 0 in every other row.
+# Finite, so that a row without visible keys (padding) gives a mean and not nan, and so far below any score
+# that its exponential is exactly 0 in every other row.
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
 def rope_frequencies(config: DecoderConfig) -> Array:
-    """Angular frequencies [H / 2] float32 of the rotary embedding, in radians a token.
+    """Angular frequencies of the rotary embedding.
 
-        f_i = theta^(-2 i / H), then divided by `factor`: all of them ("linear"), or those whose
-        wavelength is long against the original context, with a linear passage between ("llama3").
+        f_i = theta^(-2 i / H)
+
+    With scaling "linear" all of them are divided by `factor`; with "llama3" those whose wavelength is long
+    compared with the original context, with a linear transition in between.
+
+    Args:
+      config: the decoder's shape.
+
+    Returns:
+      [H / 2] float32, radians per token.
 
     Reference: Su et al. 2021, arXiv 2104.09864, section 3; Llama 3.1's released inference code.
     """
     half = config.head_dim // 2
-    # Float64 on the host: the table is a constant, and powers of large bases lose digits in float32.
+    # Computed in float64 on the host, since powers of large bases lose digits in float32.
     frequencies = [config.rope_theta ** (-i / half) for i in range(half)]
     if config.rope_scaling is not None:
         frequencies = [rope_stretch(f, config.rope_scaling) for f in frequencies]
@@ -31,7 +39,15 @@ def rope_frequencies(config: DecoderConfig) -> Array:
 
 
 def rope_stretch(frequency: float, scaling: RopeScaling) -> float:
-    """One angular frequency, in radians a token, after scaling; see `rope_frequencies`."""
+    """One angular frequency after scaling; see `rope_frequencies`.
+
+    Args:
+      frequency: radians per token.
+      scaling: of the decoder.
+
+    Returns:
+      Radians per token.
+    """
     if scaling.kind == "linear":
         return frequency / scaling.factor
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
@@ -41,7 +57,7 @@ def rope_stretch(frequency: float, scaling: RopeScaling) -> float:
 
 
 def rope_tables(config: DecoderConfig, positions: Array) -> tuple[Array, Array]:
-    """Cosines and sines [B, T, H / 2] float32 for positions [B, T]; made once and used by every layer."""
+    """Cosines and sines [B, T, H / 2] float32 for positions [B, T] int32; all layers use the same tables."""
     angles = positions.astype(jnp.float32)[:, :, None] * rope_frequencies(config)[None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -55,7 +71,7 @@ def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, window: int | None) -> Array:
-    """[B, T, T] bool, True where query i (first T) sees key j.
+    """The attention mask: True where query i (first T) sees key j.
 
         j <= i, segment_i = segment_j > 0, branch_j in {0, branch_i}, position_i - position_j < window
 
@@ -64,6 +80,9 @@ def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, wind
       segment_ids: [B, T] int32, 0 padding.
       branch_ids: [B, T] int32, 0 the shared prompt.
       window: in positions; None: no limit.
+
+    Returns:
+      [B, T, T] bool.
     """
     length = segment_ids.shape[1]
     causal = jnp.tril(jnp.ones((1, length, length), dtype=bool))
@@ -76,11 +95,12 @@ def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, wind
 
 
 class RowIds(NamedTuple):
-    """What `attention_mask` is made of, for a kernel that makes its own.
+    """The ids from which a kernel makes its own mask, instead of `attention_mask`.
 
     Attributes:
       segments: [B, T] int32, 0 padding.
-      branches: [B, T] int32, 0 the shared prompt, 1 and 2 the responses of a pair; None: one response a row.
+      branches: [B, T] int32, 0 for the shared prompt, 1 and 2 for the responses of a pair; None: one response
+        per row.
     """
 
     segments: Array
@@ -90,10 +110,20 @@ class RowIds(NamedTuple):
 def visible_keys(
     config: DecoderConfig, positions: Array, segment_ids: Array, branch_ids: Array | None
 ) -> Array | RowIds:
-    """What `attend` needs to know which keys a query sees: a mask, or what a kernel makes its own from.
+    """Which keys a query sees, as `attend` needs it: a mask, or ids from which the kernel makes its own.
+
+    Args:
+      config: the decoder's shape and kernel.
+      positions: [B, T] int32.
+      segment_ids: [B, T] int32, 0 for padding.
+      branch_ids: [B, T] int32, 0 for the shared prompt; None: all 0.
+
+    Returns:
+      [B, T, T] bool; ids for "splash".
 
     Raises:
-      ValueError: a window shorter than the rows, which the TPU's kernel would count in places, not positions.
+      ValueError: a window shorter than the rows together with "splash", which would count it in tokens of the
+        row instead of positions.
     """
     if config.attention != "splash":
         branches = jnp.zeros_like(segment_ids) if branch_ids is None else branch_ids
@@ -105,21 +135,21 @@ def visible_keys(
 
 
 def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str = "xla") -> Array:
-    """softmax(q k^T / sqrt(H)) v.
+    """Attention over rows, softmax(q k^T / sqrt(H)) v.
 
     Args:
       q: [B, T, KV * G, H].
       k: [B, S, KV, H].
       v: [B, S, KV, H].
-      visible: mask [B, T, S] bool; for "splash" the rows' ids.
-      kernel: "xla"; "cudnn" and "splash", which never hold the scores of all keys: the first needs an NVIDIA
-        GPU and bfloat16, the second a TPU.
+      visible: mask [B, T, S] bool; the ids of the rows for "splash".
+      kernel: "xla", or "cudnn" (NVIDIA GPUs, bfloat16) or "splash" (TPUs), which never hold the scores of all
+        keys at once.
 
     Returns:
-      [B, T, KV * G, H] in q's dtype.
+      [B, T, KV * G, H] in the dtype of q.
     """
     if isinstance(visible, RowIds):
-        # Here, because only TPUs need what it imports, which takes a fifth of a second.
+        # Imported here, because it takes 0.2 s and only TPUs need it.
         from alignjax.models.splash import attend_splash
 
         return attend_splash(q, k, v, visible)
@@ -127,16 +157,16 @@ def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str
 
 
 def attend_fused(q: Array, k: Array, v: Array, mask: Array, implementation: Literal["xla", "cudnn"]) -> Array:
-    """`attend` by one of the implementations that `jax.nn.dot_product_attention` has."""
+    """`attend` by an implementation of `jax.nn.dot_product_attention`, with the same arguments and result."""
     return jax.nn.dot_product_attention(
         q, k, v, mask=mask[:, None], implementation=implementation, return_residual=False
     )
 
 
 def _attend_folded(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """With the query heads of one key/value head folded into its rows.
+    """`attend` with the query heads of a key/value head folded into the rows of one product.
 
-    One large product for each key/value head instead of G small ones; keys and values are never repeated.
+    There is one large product per key/value head instead of G small ones; keys and values are not repeated.
     """
     batch, length, heads, width = q.shape
     keys, groups = k.shape[2], heads // k.shape[2]
@@ -162,15 +192,16 @@ def attend_cached(
     prompt_mask: Array,
     slot_mask: Array,
 ) -> Array:
-    """Attention of one new token a continuation to its prompt, its earlier tokens and itself.
+    """Attention of one new token per continuation to its prompt, its earlier tokens and itself.
 
-    The three parts are weighed apart, each against its own largest score, and joined by their sums: nothing
-    as long as the keys is copied, and what the K continuations share is one product for each of its heads.
+    The softmax is computed for each of the three parts relative to its own largest score, and the parts are
+    then combined. So the keys are not concatenated, and attention to the shared prompt is one product per
+    head for all K continuations.
 
     Args:
       q: [N, K, KV * G, H].
-      k: [N, K, KV, H], the new token's.
-      v: [N, K, KV, H].
+      k: [N, K, KV, H], of the new token.
+      v: [N, K, KV, H], of the new token.
       prompt_k: [N, KV, P, H], shared by the K continuations.
       prompt_v: [N, KV, P, H].
       cache_k: [N, K, KV, S, H].
@@ -179,7 +210,7 @@ def attend_cached(
       slot_mask: [N, K, S] bool.
 
     Returns:
-      [N, K, KV * G, H] in q's dtype.
+      [N, K, KV * G, H] in the dtype of q.
     """
     num, samples, heads, width = q.shape
     keys, groups = k.shape[2], heads // k.shape[2]
@@ -200,16 +231,16 @@ def attend_cached(
 
 
 class _Part(NamedTuple):
-    """Attention of rows to some of their keys, float32; where nothing is seen, of no weight beside others."""
+    """Attention of rows to some of their keys, float32; without visible keys it gets weight 0 in `_join`."""
 
     largest: Array  # [..., R, 1], the largest score
     total: Array  # [..., R, 1], sum of exp(score - largest)
-    out: Array  # [..., R, H], the values' sum with these weights
+    out: Array  # [..., R, H], the sum of the values with these weights
 
 
 def _attend_part(q: Array, k: Array, v: Array, mask: Array) -> _Part:
-    """One part: q [..., R, H], scaled, k and v [..., S, H], mask [..., R, S]."""
-    # Keys on the left: in the other order XLA's CPU backend transposes all of them first.
+    """Attention to one part: q [..., R, H], already scaled, k and v [..., S, H], mask [..., R, S]."""
+    # Keys are on the left: in the other order XLA's CPU backend transposes all of them first.
     scores = jnp.einsum("...sh,...rh->...sr", k, q, preferred_element_type=jnp.float32)
     seen = jnp.broadcast_to(mask.swapaxes(-1, -2), scores.shape)
     scores = jnp.where(seen, scores, _MASKED).swapaxes(-1, -2)
@@ -220,7 +251,7 @@ def _attend_part(q: Array, k: Array, v: Array, mask: Array) -> _Part:
 
 
 def _join(a: _Part, b: _Part) -> _Part:
-    """Two parts of one row of keys as one."""
+    """Combines attention to two parts of the keys."""
     largest = jnp.maximum(a.largest, b.largest)
     of_a, of_b = jnp.exp(a.largest - largest), jnp.exp(b.largest - largest)
     return _Part(largest, of_a * a.total + of_b * b.total, of_a * a.out + of_b * b.out)

@@ -1,4 +1,4 @@
-"""What distinguishes one decoder from another, read from a Hugging Face config."""
+"""The configuration of a decoder, and its conversion from and to a Hugging Face config.json."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched for long contexts.
+    """Scaling of the rotary frequencies for long contexts.
 
     Attributes:
       kind: "linear" (all frequencies divided by `factor`) or "llama3" (only the slow ones).
-      factor: the stretch, > 0.
-      low_freq_factor: llama3 only; wavelengths above original / low are stretched fully.
-      high_freq_factor: llama3 only; wavelengths below original / high stay as they are.
-      original_max_positions: llama3 only; the context length before stretching, in tokens.
+      factor: the divisor, > 0.
+      low_freq_factor: llama3 only; frequencies of wavelengths above original / low are divided by `factor`.
+      high_freq_factor: llama3 only; frequencies of wavelengths below original / high are unchanged.
+      original_max_positions: llama3 only; the context length before scaling, in tokens.
     """
 
     kind: str
@@ -36,10 +36,10 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder's shape; hashable, so that it can be a static argument of jit.
+    """A decoder's shape and numerical options; hashable, so that it can be a static argument of jit.
 
     Attributes:
-      architecture: "llama", "mistral", "qwen2" or "qwen3"; what `save_pretrained` calls it.
+      architecture: "llama", "mistral", "qwen2" or "qwen3"; written by `save_pretrained`.
       vocab_size: V, rows of the embedding.
       hidden_size: D.
       intermediate_size: width of the gated feed-forward layer.
@@ -49,18 +49,17 @@ class DecoderConfig:
       head_dim: H, width of one head; even.
       norm_eps: added to the mean square in every RMS norm.
       rope_theta: base of the rotary frequencies.
-      rope_scaling: stretch of those frequencies, or None.
+      rope_scaling: scaling of these frequencies, or None.
       tie_embeddings: the output head is the embedding, transposed.
       qkv_bias: q, k and v have a bias (Qwen2).
       qk_norm: RMS norm on each query and key head (Qwen3).
       sliding_window: a query sees keys less than this many positions back; None: all.
-      max_positions: the context length the model was made for; recorded, not enforced.
-      bos_id: token that opens a document, or None.
-      eos_ids: tokens that end one.
+      max_positions: the context length that the model was trained for; recorded, not enforced.
+      bos_id: token that begins a text, or None.
+      eos_ids: tokens that end a text.
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
-      remat: recompute each layer in the backward pass; only its input is kept.
-      attention: what computes attention over rows: "xla", "cudnn", the kernel of NVIDIA GPUs, or
-        "splash", that of TPUs.
+      remat: recompute each layer in the backward pass; only its input is stored.
+      attention: the kernel for attention over rows: "xla", "cudnn" (NVIDIA GPUs) or "splash" (TPUs).
     """
 
     architecture: str
@@ -86,7 +85,7 @@ class DecoderConfig:
     attention: str = "xla"
 
     def __post_init__(self) -> None:
-        """Refuse what the decoder does not know."""
+        """Refuses values that the decoder does not support."""
         if self.architecture not in ARCHITECTURES.values():
             known = ", ".join(ARCHITECTURES.values())
             raise InputError(
@@ -108,14 +107,14 @@ class DecoderConfig:
 
 
 def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> DecoderConfig:
-    """DecoderConfig of a parsed Hugging Face config.json; whatever it cannot honour it refuses by name.
+    """DecoderConfig of a parsed Hugging Face config.json; settings that are not supported are refused.
 
     Both forms of the rotary settings are read: the old top-level `rope_theta` with `rope_scaling`,
     and the newer `rope_parameters`.
 
     Args:
       fields: the JSON object.
-      where: how to call the file in messages.
+      where: name of the file in messages.
 
     Returns:
       The configuration, float32 and without remat.
@@ -167,17 +166,24 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
 
 
 def _count(fields: dict[str, Any], name: str, default: int | None, where: str, least: int = 1) -> int:
-    """A whole number."""
+    """The value of a field that must be a whole number of at least `least`."""
     value = default if fields.get(name) is None else fields[name]
     if value is None:
-        raise InputError(f'{where}: field "{name}" is missing; take the config that came with the weights.')
+        raise InputError(f'{where}: field "{name}" is missing; use the config that belongs to the weights.')
     if not _is_whole(value) or value < least:
         raise InputError(f'{where}: field "{name}" is {value!r}, must be a whole number of at least {least}.')
     return value
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
-    """The config.json that transformers reads back into the same model (inverse of `config_from_hf`)."""
+    """The fields of config.json for a decoder; the inverse of `config_from_hf`.
+
+    Args:
+      config: the decoder.
+
+    Returns:
+      The JSON object, which transformers reads as the same model.
+    """
     name = next(k for k, v in ARCHITECTURES.items() if v == config.architecture)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     scaling = config.rope_scaling
@@ -215,7 +221,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     if config.architecture == "mistral":
         fields["sliding_window"] = config.sliding_window
     if config.architecture.startswith("qwen") and config.sliding_window is not None:
-        # max_window_layers 0: every layer slides, which is the only kind of window the decoder has.
+        # max_window_layers 0: every layer has the window; the decoder supports no other kind.
         fields |= {
             "use_sliding_window": True,
             "sliding_window": config.sliding_window,
@@ -225,7 +231,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _architecture(fields: dict[str, Any], where: str) -> str:
-    """Our name of the architecture, from `architectures`, or from `model_type` where that is absent."""
+    """Our name of the architecture, from `architectures`, or from `model_type` if that is missing."""
     names = fields.get("architectures") or []
     if names:
         if names[0] in ARCHITECTURES:
@@ -241,7 +247,7 @@ def _architecture(fields: dict[str, Any], where: str) -> str:
 
 
 def _refuse_unsupported(fields: dict[str, Any], architecture: str, where: str) -> None:
-    """Raises for every setting that would change the result and that the decoder does not have."""
+    """Refuses settings that would change the result and that the decoder does not support."""
     activation = fields.get("hidden_act", "silu")
     if activation != "silu":
         raise InputError(f'{where}: hidden_act "{activation}" is not supported; only "silu" is.')
@@ -254,7 +260,7 @@ def _refuse_unsupported(fields: dict[str, Any], architecture: str, where: str) -
             f"{where}: partial_rotary_factor is {fields['partial_rotary_factor']}; only 1.0 is supported."
         )
     if fields.get("quantization_config"):
-        raise InputError(f"{where}: the weights are quantized; take the unquantized folder, or a .gguf file.")
+        raise InputError(f"{where}: the weights are quantized; use the unquantized folder, or a .gguf file.")
 
 
 def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
@@ -269,7 +275,7 @@ def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None
     kind = rope.get("rope_type", rope.get("type", "default"))
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise InputError(
-            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 works."
+            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 is supported."
         )
     if kind == "default":
         return theta, None
@@ -306,7 +312,19 @@ def _positive(value: Any, name: str, where: str) -> float:
 
 
 def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
-    """The field's ids: none, one or a list."""
+    """The token ids in a field that may be missing, one id or a list.
+
+    Args:
+      fields: of a JSON file.
+      name: of the field.
+      where: the file, for messages.
+
+    Returns:
+      The ids.
+
+    Raises:
+      InputError: anything else.
+    """
     value = fields.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(_is_whole(i) for i in ids):
@@ -315,7 +333,7 @@ def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
 
 
 def _end_ids(fields: dict[str, Any], vocab: int, where: str) -> tuple[int, ...]:
-    """The tokens that end a text, refused where the vocabulary does not have them."""
+    """The tokens that end a text; refuses ids outside the vocabulary."""
     ends = token_ids(fields, "eos_token_id", where)
     if any(not 0 <= end < vocab for end in ends):
         raise InputError(
@@ -325,7 +343,7 @@ def _end_ids(fields: dict[str, Any], vocab: int, where: str) -> tuple[int, ...]:
 
 
 def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) -> int | None:
-    """The sliding window, refused where some layers have it and some do not."""
+    """The sliding window of all layers, or None; refuses a window that only some layers have."""
     if window is None:
         return None
     kinds = set(fields.get("layer_types") or [])

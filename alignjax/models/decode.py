@@ -1,4 +1,4 @@
-"""Reading prompts once and going on from them: caches, and one token for many continuations at a time.
+"""Decoding with caches: prompts are read once, then each step adds one token to many continuations.
 
 Letters as in `decoder`: N prompts, P prompt tokens, K continuations of one prompt, S slots for their tokens,
 L layers, KV key/value heads, H head width, D hidden.
@@ -20,23 +20,24 @@ from alignjax.models.decoder import Block, Params, bind
 from alignjax.models.lora import Lora, projection_sizes
 from alignjax.runtime.mesh import tree_shardings
 
-# Up to so many weights in the layers (1 GiB in float32) every layer is a part of the program of its own. A
-# scan copies each layer's weights and caches out of their stacks in every step, on a CPU a quarter of the
-# time; without it a loop over steps holds a second copy of the weights, and the program is L times as long.
+# Below this many weights in the layers (1 GiB in float32), layers are unrolled instead of scanned. A scan
+# copies each layer's weights and caches out of their stacks in every step, which takes a quarter of the time
+# on a CPU. Without a scan the loop over steps holds a second copy of the weights, and the program is L times
+# as long.
 _UNSCANNED_WEIGHTS = 2**28
 
 
 class PromptCache(NamedTuple):
-    """Keys and values of N prompts, each shared by all of its continuations."""
+    """Keys and values of N prompts, shared by the continuations of each prompt."""
 
     k: Array  # [L, N, P, KV, H], compute dtype, rotated
     v: Array  # [L, N, P, KV, H]
-    mask: Array  # [N, P] bool, True where there is a token
+    mask: Array  # [N, P] bool, True for tokens, False for padding
     positions: Array  # [N, P] int32
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the continuations' own tokens; where layers are not scanned, an array for each."""
+    """Keys and values of the continuations' own tokens; one array per layer if layers are not scanned."""
 
     k: Array | tuple[Array, ...]  # [L, N, K, KV, S, H] or L times [N, K, KV, S, H], compute dtype, rotated
     v: Array | tuple[Array, ...]
@@ -51,7 +52,7 @@ def prefill(
     *,
     lora: Lora | None = None,
 ) -> tuple[Array, PromptCache]:
-    """Runs the prompts once and keeps their keys and values.
+    """Runs the prompts once and returns their keys and values.
 
     Args:
       config: the decoder's shape.
@@ -70,7 +71,17 @@ def prefill(
 
 
 def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int) -> KVCache:
-    """Zeros in the compute dtype, for the first `decode_step`."""
+    """An empty cache for the first `decode_step`: zeros in the compute dtype.
+
+    Args:
+      config: the decoder's shape.
+      num_prompts: N.
+      num_samples: K.
+      num_slots: S.
+
+    Returns:
+      The cache.
+    """
     shape = (num_prompts, num_samples, config.num_kv_heads, num_slots, config.head_dim)
     if _is_scanned(config):
         stacked = jnp.zeros((config.num_layers, *shape), config.dtype)
@@ -80,9 +91,18 @@ def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_s
 
 
 def shard_caches(prompt_cache: PromptCache, cache: KVCache, mesh: Mesh | None) -> tuple[PromptCache, KVCache]:
-    """Within a compiled function: prompts over `data` and `fsdp`, heads over `tensor`; no mesh: as they are.
+    """Constrains the caches in a compiled function: prompts over `data` and `fsdp`, heads over `tensor`.
 
-    The caches are the largest arrays of sampling; left to itself the compiler may copy zeros to all devices.
+    The caches are the largest arrays of sampling. Without constraints the compiler may copy the empty cache
+    to all devices.
+
+    Args:
+      prompt_cache: from `prefill`.
+      cache: from `empty_cache`.
+      mesh: the devices; None: nothing is constrained.
+
+    Returns:
+      Both caches.
     """
     if mesh is None:
         return prompt_cache, cache
@@ -108,15 +128,15 @@ def decode_step(
     *,
     lora: Lora | None = None,
 ) -> tuple[Array, KVCache]:
-    """One token for each of K continuations of N prompts; the prompts' keys are not repeated K times.
+    """Adds one token to each of K continuations of N prompts, without repeating the prompts' keys K times.
 
     Args:
       config: the decoder's shape.
       params: as `init_params` returns them.
       tokens: [N, K] int32, the continuations' token number `step`.
-      positions: [N, K] int32, their rotary positions; token `step - 1` was at one less, and so on.
+      positions: [N, K] int32, their rotary positions; earlier tokens are at the preceding positions.
       prompt_cache: from `prefill`.
-      cache: tokens 0 .. step - 1 of the continuations; slots from `step` on are not read.
+      cache: tokens 0, ..., step - 1 of the continuations; slots from `step` on are not read.
       step: [] int32, < S.
       lora: adapters; None: the base model.
 
@@ -138,7 +158,7 @@ def step_function(
 ) -> Callable[[Array, KVCache, Array], tuple[Array, KVCache]]:
     """`decode_step` as a function of tokens, cache and step alone, for a loop over steps.
 
-    What all steps share is laid out here, once; inside the loop the compiler would do it in each.
+    Arrays that all steps share are arranged once, outside the loop.
 
     Args:
       config: the decoder's shape.
@@ -147,6 +167,9 @@ def step_function(
       starts: [N] int32, the rotary position of token 0 of each prompt's continuations.
       num_slots: S of the cache.
       lora: adapters; None: the base model.
+
+    Returns:
+      (tokens [N, K], cache, step []) -> hidden states [N, K, D] and the cache.
     """
     step_once = _stepper(config, params, prompt_cache, lora)
     positions = starts[None, :] + jnp.arange(num_slots, dtype=jnp.int32)[:, None]  # [S, N]
@@ -168,7 +191,7 @@ def _stepper(
     variables = {"params": params["layers"]}
     if lora is not None:
         variables["lora"] = lora.params["layers"]
-    # Heads first, as the products read them.
+    # Heads first, the order in which the products read them.
     layers = (variables, prompt_cache.k.swapaxes(2, 3), prompt_cache.v.swapaxes(2, 3))
     scanned = _is_scanned(config)
     if not scanned:
@@ -190,7 +213,7 @@ def _stepper(
 def _through_scan(
     block: Block, layers: Any, h: Array, cache: KVCache, step: Array, *seen: Any
 ) -> tuple[Array, KVCache]:
-    """All layers in a scan; what is new is written into the stacks behind it, in place."""
+    """Runs all layers in a scan; afterwards the new keys and values are written into the caches in place."""
 
     def body(h: Array, layer: Any) -> tuple[Array, Any]:
         variables, *caches = layer
@@ -205,7 +228,7 @@ def _through_scan(
 def _through_each(
     block: Block, layers: Any, h: Array, cache: KVCache, step: Array, *seen: Any
 ) -> tuple[Array, KVCache]:
-    """Layer after layer, each with a cache of its own."""
+    """Runs the layers one after the other, each with its own cache."""
     caches = []
     for (variables, *prompt), *own in zip(layers, *cache, strict=True):
         h, own = block.apply(variables, h, (*prompt, *own), *seen, step, method="decode_into")
@@ -217,7 +240,7 @@ def _through_each(
 def _masks(
     config: DecoderConfig, positions: Array, prompt: PromptCache, num_slots: int, step: Array
 ) -> tuple[Array, Array]:
-    """What tokens at positions [N, K] see besides themselves: [N, K, P] of the prompt, [N, K, S] of slots."""
+    """What tokens at positions [N, K] see besides themselves: prompt tokens [N, K, P] and slots [N, K, S]."""
     slots = jnp.arange(num_slots, dtype=jnp.int32)
     prompt_mask = jnp.broadcast_to(prompt.mask[:, None, :], (*positions.shape, prompt.mask.shape[1]))
     slot_mask = jnp.broadcast_to((slots < step)[None, None, :], (*positions.shape, num_slots))
@@ -229,6 +252,6 @@ def _masks(
 
 
 def _is_scanned(config: DecoderConfig) -> bool:
-    """Whether decoding goes through the layers in a scan."""
+    """Whether decoding scans over the layers."""
     weights = sum(rows * columns for rows, columns in projection_sizes(config).values())
     return config.num_layers * weights > _UNSCANNED_WEIGHTS

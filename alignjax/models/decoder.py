@@ -1,7 +1,7 @@
-"""One decoder for Llama, Mistral, Qwen2 and Qwen3; what differs between them is configuration.
+"""One decoder for Llama, Mistral, Qwen2 and Qwen3, which differ only in configuration.
 
 Letters: B rows, T tokens, D hidden, V vocabulary, L layers, H head width, KV key/value heads, G query heads
-a key/value head, N prompts, P prompt tokens, K continuations of one prompt, S slots for their tokens.
+per key/value head, N prompts, P prompt tokens, K continuations of one prompt, S cache slots for their tokens.
 """
 
 import functools
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Normalises x [..., D]; the result has x's dtype."""
+        """Normalises x [..., D]; the result has the dtype of x."""
         init = _named(nn.initializers.ones_init(), (self.axis_name,))
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
@@ -50,7 +50,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps x [..., D] to [..., features] in x's dtype."""
+        """Maps x [..., D] to [..., features] in the dtype of x."""
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "truncated_normal")
         kernel = self.param("kernel", _named(init, self.axes), (x.shape[-1], self.features), jnp.float32)
         y = jnp.einsum("...d,df->...f", x, kernel.astype(x.dtype))
@@ -62,7 +62,7 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and gated feed-forward, each behind a norm and added to its input."""
+    """One layer: attention and gated feed-forward, each applied after a norm and added to its input."""
 
     config: DecoderConfig
     lora_scale: float = 0.0
@@ -72,7 +72,7 @@ class Block(nn.Module):
         """Declares the layer's parts under the names that adapters and checkpoints use."""
         c = self.config
         heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-        # The two projections that write to the residual stream start small, so that its variance
+        # The two projections that write to the residual stream are initialised small, so that its variance
         # does not grow with depth.
         residual = 1.0 / (2 * c.num_layers)
         self.attn_norm = RMSNorm(c.norm_eps)
@@ -88,13 +88,13 @@ class Block(nn.Module):
             self.q_norm, self.k_norm = RMSNorm(c.norm_eps, "head_dim"), RMSNorm(c.norm_eps, "head_dim")
 
     def __call__(self, h: Array, rope: tuple[Array, Array], visible: Array | RowIds) -> Array:
-        """Training and scoring: h [B, T, D], of `visible_keys` -> [B, T, D]."""
+        """Training and scoring: h [B, T, D] -> [B, T, D]; `visible` is from `visible_keys`."""
         return self.prefill(h, rope, visible)[0]
 
     def prefill(
         self, h: Array, rope: tuple[Array, Array], visible: Array | RowIds
     ) -> tuple[Array, tuple[Array, Array]]:
-        """The same, and the keys and values [B, T, KV, H] it used."""
+        """The same, and the keys and values [B, T, KV, H] that were used."""
         keep = self._kept(h)
         q, k, v = self._qkv(h, rope, keep)
         h = along_rows(h + self._out(attend(q, k, v, visible, kernel=self.config.attention), keep))
@@ -103,7 +103,7 @@ class Block(nn.Module):
     def decode(
         self, h: Array, layer_cache: LayerCache, rope: tuple[Array, Array], masks: tuple[Array, Array]
     ) -> tuple[Array, tuple[Array, Array]]:
-        """One token a continuation: h [N, K, D] -> [N, K, D] and its keys and values [N, K, KV, H]."""
+        """One token per continuation: h [N, K, D] -> [N, K, D], and its keys and values [N, K, KV, H]."""
         q, k, v = self._qkv(h, rope, {})
         h = along_rows(h + self._out(attend_cached(q, k, v, *layer_cache, *masks), {}))
         return along_rows(h + self._mlp(h, {})), (k, v)
@@ -116,10 +116,10 @@ class Block(nn.Module):
         masks: tuple[Array, Array],
         step: Array,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """The same, but returns the continuations' part of the cache with slot `step` filled."""
+        """The same, but returns the continuations' cache with slot `step` filled."""
         q, k, v = self._qkv(h, rope, {})
         prompt_k, prompt_v, cache_k, cache_v = layer_cache
-        # Written before the rest is read: in the other order the compiler copies the whole cache.
+        # Write the slot before reading the cache: in the other order the compiler copies the whole cache.
         cache_k, cache_v = (
             jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None], step, axis=3)
             for cache, new in ((cache_k, k), (cache_v, v))
@@ -130,10 +130,10 @@ class Block(nn.Module):
         return along_rows(h + self._mlp(h, {})), (cache_k, cache_v)
 
     def _kept(self, h: Array) -> Masks:
-        """What dropout keeps of every adapter's input, by the first projection that reads it; {}: no dropout.
+        """Dropout masks of the adapters' inputs, by the first projection that reads them; {}: no dropout.
 
-        All are drawn at once, 16 bits each: a program that hashes at four places takes minutes to compile for
-        a TPU, and half of the bits are half of the work.
+        All masks are drawn at once, from 16 bits per entry. A program that draws at four places takes minutes
+        to compile for a TPU, and 16 bits take half as much work as 32.
         """
         if self.lora_dropout == 0.0 or not self.has_rng("dropout"):
             return {}
@@ -170,7 +170,7 @@ class Block(nn.Module):
         return self._project(("down",), nn.silu(gate) * up, keep)[0]
 
     def _project(self, names: tuple[str, ...], x: Array, keep: Masks) -> list[Array]:
-        """X through each named projection and its adapter, y = x W + scale (x A) B."""
+        """Applies each named projection and its adapter to x: y = x W + scale (x A) B."""
         linears = dict(
             zip(TARGETS, (self.q, self.k, self.v, self.o, self.gate, self.up, self.down), strict=True)
         )
@@ -181,8 +181,8 @@ class Block(nn.Module):
         if names[0] in keep:
             x = jnp.where(keep[names[0]], x / (1.0 - self.lora_dropout), jnp.zeros((), x.dtype))
         pairs = [self.get_variable("lora", n) for n in adapted]
-        # One product for all adapters that read x: the gradient of A is a thin product x^T dy, slow
-        # in proportion to how often it is done rather than to its width.
+        # One product for all adapters that read x: the gradient of A is a thin product x^T dy, whose time
+        # depends on the number of products rather than on their width.
         inner = jnp.einsum(
             "...d,dr->...r", x, jnp.concatenate([p["a"] for p in pairs], axis=1).astype(x.dtype)
         )
@@ -203,7 +203,7 @@ class Decoder(nn.Module):
     lora_dropout: float = 0.0
 
     def setup(self) -> None:
-        """Declares embedding, layers, final norm and, where untied, the head."""
+        """Declares embedding, layers, final norm and, if untied, the head."""
         c = self.config
         init = nn.initializers.normal(stddev=c.hidden_size**-0.5)
         axes = ("vocab", "embed")
@@ -223,7 +223,7 @@ class Decoder(nn.Module):
             return block(h, rope, visible), None
 
         if self.config.remat:
-            # The scan's own boundary prevents the common-subexpression elimination remat guards against.
+            # prevent_cse is not needed inside a scan.
             body = nn.remat(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
         h, _ = self._scan(body)(self.layers, self.embed(tokens), None)
         return self.final_norm(h)
@@ -252,7 +252,7 @@ class Decoder(nn.Module):
         return along_rows(jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype))
 
     def normed(self, hidden: Array) -> Array:
-        """The final norm of [..., D]."""
+        """Applies the final norm to [..., D]."""
         return self.final_norm(hidden)
 
     def _scan(self, body: Any) -> Any:
@@ -266,23 +266,27 @@ class Decoder(nn.Module):
 
 
 def init_params(key: Array, config: DecoderConfig) -> Params:
-    """Random float32 parameters: kernels with variance 1 / fan-in, the embedding 1 / D, norms 1, biases 0.
+    """Random float32 parameters: kernels of variance 1 / fan-in, an embedding of 1 / D, norms 1, biases 0.
 
     Args:
       key: PRNG key.
       config: the decoder's shape.
 
     Returns:
-      {"embedding" [V, D], "layers": {"q": {"kernel" [L, D, heads * H]}, ...}, "final_norm", "head" if
+      {"embedding" [V, D], "layers": {"q": {"kernel" [L, D, heads * H]}, ...}, "final_norm", and "head" if
       untied}.
     """
     return nn.unbox(_init_boxed(key, config))
 
 
 def logical_axes(config: DecoderConfig) -> Params:
-    """The tree of `init_params` with, for each array, the tuple of its axes' logical names.
+    """The tree of `init_params` with the logical names of the axes in place of each array.
 
-    Names: "layers", "embed", "heads", "kv_heads", "mlp", "vocab", "head_dim".
+    Args:
+      config: the decoder's shape.
+
+    Returns:
+      Tree of tuples of the names "layers", "embed", "heads", "kv_heads", "mlp", "vocab" and "head_dim".
     """
     boxed = jax.eval_shape(functools.partial(_init_boxed, config=config), jax.random.key(0))
     specs = nn.get_partition_spec(boxed)
@@ -311,8 +315,8 @@ def hidden_states(
       params: as `init_params` returns them, float32 or bfloat16.
       tokens: [B, T] int32 in [0, V).
       positions: [B, T] int32, rotary positions.
-      segment_ids: [B, T] int32, 0 padding, > 0 the document.
-      branch_ids: [B, T] int32, 0 the shared prompt, > 0 the response; None: all 0.
+      segment_ids: [B, T] int32, 0 for padding, > 0 for a document.
+      branch_ids: [B, T] int32, 0 for the shared prompt, > 0 for a response; None: all 0.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
 
@@ -325,19 +329,28 @@ def hidden_states(
 
 
 def unembed(config: DecoderConfig, params: Params, hidden: Array) -> Array:
-    """Logits [..., V] float32 of hidden states [..., D]."""
+    """Logits of hidden states.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+      hidden: [..., D].
+
+    Returns:
+      [..., V] float32.
+    """
     names = ("embedding",) if config.tie_embeddings else ("embedding", "head")
     module, variables = bind(config, {name: params[name] for name in names}, None)
     return module.apply(variables, hidden, method="logits")
 
 
 def _named(init: nn.initializers.Initializer, axes: tuple[str, ...]) -> Any:
-    """An initializer that names its axes; Any, because flax's type is the box and not the array in it."""
+    """An initializer with named axes; Any, because flax types the box and not the array in it."""
     return nn.with_logical_partitioning(init, axes)
 
 
 def bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Any, dict[str, Any]]:
-    """The module, Any because apply's type allows for mutated variables too, and its variables."""
+    """The module and its variables; Any, since the type of `apply` includes mutated variables."""
     if lora is None:
         return Decoder(config), {"params": params}
     return Decoder(config, lora.scale, lora.dropout), {"params": params, "lora": lora.params}

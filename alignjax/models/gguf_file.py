@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp): weights, configuration and tokenizer of one model in one file."""
+"""Reads GGUF files (llama.cpp), which hold weights, configuration and tokenizer of one model."""
 
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,27 @@ from alignjax.models.tokenizer import byte_level_bpe, check_vocabulary, mark_spe
 from alignjax.models.weights import assemble, slots
 
 _ROPE_FREQS = "rope_freqs.weight"
-# llama.cpp permutes q and k only where its own rope turns neighbouring pairs: for the llama architecture.
+# llama.cpp permutes q and k only for the llama architecture, where its rope rotates neighbouring pairs.
 _PERMUTED = {"llama": ("attn_q.weight", "attn_k.weight")}
 
 
 def load_gguf(
     path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
 ) -> Model:
-    """Reads a .gguf file of the llama, qwen2 or qwen3 architecture, dequantized.
+    """Reads a .gguf file of the llama, qwen2 or qwen3 architecture and dequantizes its weights.
 
     Args:
       path: the file.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
       remat: recompute layers in the backward pass.
-      mesh: the devices the weights are divided over; None: the default device.
+      mesh: the devices that the weights are divided over; None: the default device.
 
     Returns:
-      The model with the tokenizer (and chat template) the file carries.
+      The model with the file's tokenizer and chat template.
 
     Raises:
-      InputError: a damaged file, an unsupported architecture, tokenizer or rope scaling, tensors that do
-        not fit the metadata, or a mesh that does not divide the model.
+      InputError: a damaged file, an unsupported architecture, tokenizer or rope scaling, tensors that do not
+        fit the metadata, or a mesh that does not divide the model.
     """
     where = str(path)
     try:
@@ -72,7 +72,7 @@ def load_gguf(
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a q or k matrix from rope on neighbouring pairs to rope on halves.
+    """Reorders the rows of a q or k matrix from rope on neighbouring pairs to rope on halves.
 
         out[h, j H/2 + i] = in[h, 2 i + j],   i < H/2, j in {0, 1}
 
@@ -97,7 +97,22 @@ def gguf_config(
     remat: bool,
     where: str,
 ) -> DecoderConfig:
-    """The decoder's shape from the file's metadata; see `load_gguf`."""
+    """The decoder's configuration from the file's metadata.
+
+    Args:
+      meta: name -> value of the metadata.
+      tensors: name -> tensor.
+      shapes: name -> shape of every tensor.
+      dtype: as in `load_gguf`.
+      remat: as in `load_gguf`.
+      where: the file, for messages.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      InputError: missing metadata, or an unsupported architecture or setting.
+    """
     arch = meta.get("general.architecture")
     if arch not in ("llama", "qwen2", "qwen3"):
         raise InputError(f"{where}: architecture {arch} is not supported; use llama, qwen2 or qwen3.")
@@ -111,11 +126,11 @@ def gguf_config(
     if get("expert_count", 0):
         raise InputError(f"{where}: a mixture of experts ({get('expert_count')}) is not supported.")
     if "token_embd.weight" not in shapes:
-        raise InputError(f"{where}: token_embd.weight missing; the file is incomplete.")
+        raise InputError(f"{where}: token_embd.weight is missing; the file is incomplete, get it again.")
     heads, hidden = int(get("attention.head_count")), int(get("embedding_length"))
     head_dim = int(get("attention.key_length", hidden // heads))
     if int(get("rope.dimension_count", head_dim)) != head_dim:
-        raise InputError(f"{where}: rope turns only part of each head; that is not supported.")
+        raise InputError(f"{where}: rope rotates only a part of each head, which is not supported.")
     theta = float(get("rope.freq_base", 10000.0))
     end = meta.get("tokenizer.ggml.eos_token_id")
     begin = meta.get("tokenizer.ggml.bos_token_id")
@@ -129,7 +144,7 @@ def gguf_config(
         num_heads=heads,
         num_kv_heads=int(get("attention.head_count_kv", heads)),
         head_dim=head_dim,
-        # Metadata is float32; seven digits give back the decimal number that was meant.
+        # Metadata is float32; seven digits recover the intended decimal number.
         norm_eps=float(f"{get('attention.layer_norm_rms_epsilon'):.7g}"),
         rope_theta=theta,
         rope_scaling=_rope_scaling(meta, tensors, theta, head_dim, where),
@@ -147,6 +162,13 @@ def gguf_config(
 
 def gguf_tokenizer(meta: dict[str, Any], where: str) -> Any:
     """The tokenizer from the file's metadata, with its chat template.
+
+    Args:
+      meta: name -> value of the metadata.
+      where: the file, for messages.
+
+    Returns:
+      A transformers tokenizer.
 
     Raises:
       InputError: a kind of tokenizer other than "gpt2" (byte-level BPE) and "llama" (SentencePiece BPE).
@@ -180,14 +202,16 @@ def _rope_scaling(
         raise InputError(f'{where}: rope scaling "{kind}" is not supported; use none or linear.')
     if _ROPE_FREQS not in tensors:
         return None
-    # Llama 3.1 and later: the file holds the divisor of each frequency. The largest is the factor; the
-    # other constants are the same in all released models, which the comparison makes sure of.
+    # Llama 3.1 and later: the file holds the divisor of each frequency. The largest is the factor. The other
+    # constants are the same in all released models; the comparison below checks them.
     divisors = _values(tensors[_ROPE_FREQS], (head_dim // 2,))
     scaling = RopeScaling(kind="llama3", factor=float(divisors.max()))
     plain = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     ours = np.array([f / rope_stretch(f, scaling) for f in plain])
     if not np.allclose(ours, divisors, rtol=1e-4):
-        raise InputError(f"{where}: {_ROPE_FREQS} is not Llama 3's scaling of rope; that is not supported.")
+        raise InputError(
+            f"{where}: {_ROPE_FREQS} is not Llama 3's scaling of rope, which is the only one supported."
+        )
     return scaling
 
 

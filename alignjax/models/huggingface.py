@@ -1,4 +1,4 @@
-"""Hugging Face model folders and PEFT adapters, in and out."""
+"""Reads and writes Hugging Face model folders and PEFT adapters."""
 
 import dataclasses
 import json
@@ -39,18 +39,19 @@ def load_pretrained(
     """Reads a Hugging Face folder (config.json, safetensors, tokenizer if present) or a .gguf file.
 
     Args:
-      path: the folder, or a file that ends in .gguf.
+      path: the folder, or a file whose name ends in .gguf.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
       remat: recompute layers in the backward pass.
-      mesh: the devices the weights are divided over, each read into its parts; None: the default device.
+      mesh: the devices that the weights are divided over; each part is read directly to its device. None: the
+        default device.
 
     Returns:
-      The model; `tokenizer` is None where the folder has none.
+      The model; `tokenizer` is None if the folder has none.
 
     Raises:
-      InputError: a missing or damaged file, an unsupported architecture or setting, tensors that are
-        missing, unknown or misshapen, a tokenizer whose ids exceed the embedding, an unknown dtype, a mesh
-        that does not divide the model.
+      InputError: a missing or damaged file, an unsupported architecture or setting, tensors that are missing,
+        unknown or of the wrong shape, a tokenizer with more ids than the embedding has rows, an unknown
+        dtype, or a mesh that does not divide the model.
     """
     path = Path(path)
     if not path.exists():
@@ -83,13 +84,13 @@ def load_pretrained(
 
 
 def save_pretrained(model: Model, path: str | Path) -> None:
-    """Writes config.json, model.safetensors and the tokenizer, as transformers reads them.
+    """Writes config.json, model.safetensors and the tokenizer in the format of transformers.
 
     A new folder appears complete or not at all; in an existing one each file is replaced in one step.
 
     Args:
       model: tensors are written in the dtype of its parameters.
-      path: the folder; made if absent.
+      path: the folder; made if it does not exist.
     """
     stored = str(model.params["embedding"].dtype)
     fields = config_to_hf(model.config) | {"torch_dtype": stored}
@@ -105,8 +106,11 @@ def save_adapter(
     Args:
       lora: the adapters.
       config: the decoder they belong to.
-      path: the folder; made if absent.
+      path: the folder; made if it does not exist.
       base_model: name or path of the base model, recorded for PEFT.
+
+    Raises:
+      InputError: the adapters have different ranks, or the path is a file.
     """
     layers = lora.params["layers"]
     ranks = {pair["a"].shape[2] for pair in layers.values()}
@@ -149,7 +153,7 @@ def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
       The adapters, float32.
 
     Raises:
-      InputError: a missing file, a kind of adapter that is not plain LoRA, or tensors that do not fit.
+      InputError: a missing file, an adapter other than plain LoRA, or tensors that do not fit the decoder.
     """
     path = Path(path)
     fields = read_json(path / _ADAPTER_CONFIG)
@@ -202,23 +206,23 @@ def _adapter_targets(shapes: dict[str, tuple[int, ...]], path: Path) -> list[str
         if match is None or match[2] not in short:
             raise InputError(
                 f"{path / _ADAPTER_WEIGHTS}: tensor {name} is not an adapter of a known projection "
-                f"({', '.join(HF_PROJECTIONS.values())}); it cannot be applied."
+                f"({', '.join(HF_PROJECTIONS.values())}); use an adapter of these alone."
             )
         found.add(short[match[2]])
     if not found:
-        raise InputError(f"{path / _ADAPTER_WEIGHTS}: holds no adapter.")
+        raise InputError(f"{path / _ADAPTER_WEIGHTS}: holds no adapter; get the file again.")
     return [t for t in TARGETS if t in found]
 
 
 def _with_generation_ends(config: DecoderConfig, fields: dict[str, Any], where: str) -> DecoderConfig:
-    """Adds the ends of text that only generation_config.json lists (chat models have several)."""
+    """Adds EOS ids that only generation_config.json lists, as for chat models."""
     ends = token_ids(fields, "eos_token_id", where)
     merged = (*config.eos_ids, *(i for i in ends if i not in config.eos_ids))
     return dataclasses.replace(config, eos_ids=merged)
 
 
 def _redundant(config: DecoderConfig, name: str) -> bool:
-    """Tensors that old checkpoints hold beside the weights: rotary tables, and a tied head."""
+    """Whether a tensor of an old checkpoint is redundant: rotary tables, or a tied head."""
     return name.endswith("rotary_emb.inv_freq") or (config.tie_embeddings and name == "lm_head.weight")
 
 
@@ -229,13 +233,23 @@ def _check_tied_head(config: DecoderConfig, shapes: Any, read: Any, path: Path) 
     if not np.array_equal(read(embedding), read(head)):
         raise InputError(
             f"{path}: tie_word_embeddings is true, but lm_head.weight differs from the embedding; "
-            "set it to false in config.json if the head is meant."
+            "set it to false in config.json if the head is to be used."
         )
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Any]:
-    """(shapes, read) over model.safetensors or all files of the index."""
+    """Opens model.safetensors, or all files of the index.
+
+    Args:
+      path: the model's folder.
+
+    Yields:
+      Name -> shape of every tensor, and a function from a name to the tensor.
+
+    Raises:
+      InputError: a missing or damaged file.
+    """
     if (path / WEIGHTS).is_file():
         files = [path / WEIGHTS]
     elif (path / _INDEX).is_file():
@@ -245,8 +259,7 @@ def open_weights(path: Path) -> Iterator[Any]:
         files = [path / name for name in sorted(set(index["weight_map"].values()))]
     else:
         raise InputError(
-            f"{path}: neither {WEIGHTS} nor {_INDEX} is there; weights in other formats have to be "
-            "converted to safetensors."
+            f"{path}: has neither {WEIGHTS} nor {_INDEX}; convert weights in other formats to safetensors."
         )
     with _open_safetensors(files) as opened:
         yield opened
@@ -276,15 +289,19 @@ def write_folder(
     weights: Mapping[str, dict[str, np.ndarray]],
     tokenizer: Any = None,
 ) -> None:
-    """Writes a model's folder: complete or not at all; in an existing one each file is replaced in one step.
+    """Writes the folder of a model. A new folder appears complete or not at all.
 
-    Of several processes, which all call this, the first one writes.
+    In an existing folder each file is replaced in one step. If there are several processes, all of them call
+    this function and the first one writes.
 
     Args:
-      path: the folder; made if absent.
+      path: the folder; made if it does not exist.
       configs: name of a JSON file -> its object.
       weights: name of a safetensors file -> its tensors.
-      tokenizer: written too; None: none.
+      tokenizer: saved as well; None: none.
+
+    Raises:
+      InputError: the path is a file.
     """
     if is_primary():
         with _atomic_folder(path) as folder:
@@ -293,7 +310,7 @@ def write_folder(
                 text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
                 (folder / name).write_text(text, encoding="utf-8")
             for name, tensors in weights.items():
-                # transformers refuses a file that does not say which framework's layout it has.
+                # transformers refuses a file that does not name a framework in its metadata.
                 save_file(tensors, folder / name, metadata={"format": "pt"})
             if tokenizer is not None:
                 tokenizer.save_pretrained(str(folder))
@@ -302,11 +319,11 @@ def write_folder(
 
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` whose files take their place there when the block succeeds."""
+    """A temporary folder next to `path`; its files are moved there when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; give a folder to write the model to.")
-    # Not tempfile: what it makes is readable by its owner alone, whatever the umask says.
+    # Not tempfile, whose folders only their owner can read, regardless of the umask.
     folder = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     folder.mkdir()
     try:
@@ -323,7 +340,11 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; an InputError where there is none."""
+    """Reads the JSON object in a file.
+
+    Raises:
+      InputError: the file is missing or holds no JSON object.
+    """
     if not file.is_file():
         raise InputError(f"{file}: no such file; a Hugging Face folder must have it.")
     try:

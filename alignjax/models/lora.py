@@ -1,4 +1,4 @@
-"""Low-rank adapters: a small tree of their own beside the frozen weights."""
+"""Low-rank adapters (LoRA), a small parameter tree separate from the frozen weights."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +31,7 @@ class Lora:
     Attributes:
       params: {"layers": {"q": {"a": [L, in, r], "b": [L, r, out]}, ...}} float32; the only trainable part.
       scale: alpha / r; static.
-      dropout: share of the adapters' inputs that is zeroed while training; static.
+      dropout: share of the adapters' inputs that is set to 0 in training; static.
     """
 
     params: Any
@@ -41,12 +41,12 @@ class Lora:
     if TYPE_CHECKING:  # flax.struct adds it
 
         def replace(self, **changes: Any) -> Self:
-            """The same with other values of some fields."""
+            """A copy with other values of some fields."""
             ...
 
 
 def is_neutral(lora: Lora) -> bool:
-    """True where every B is zero, as `init_lora` makes them: the model is as without the adapter."""
+    """Whether every B is zero, as after `init_lora`, so that the adapters change nothing."""
     return not any(bool(jnp.any(pair["b"] != 0)) for pair in lora.params["layers"].values())
 
 
@@ -74,14 +74,14 @@ def init_lora(
     targets: Sequence[str] = TARGETS,
     dropout: float = 0.0,
 ) -> Lora:
-    """Adapters that change nothing yet: A uniform with variance 1 / (3 in), B zero.
+    """New adapters, which change nothing: A is uniform with variance 1 / (3 in), B is zero.
 
     Args:
       key: PRNG key.
       config: the decoder they belong to.
       rank: r >= 1.
       alpha: scale times rank.
-      targets: projections to adapt, some of "q", "k", "v", "o", "gate", "up", "down".
+      targets: projections to adapt, any of "q", "k", "v", "o", "gate", "up", "down".
       dropout: in [0, 1); active only where a dropout key is given.
 
     Returns:
@@ -112,7 +112,15 @@ def init_lora(
 
 
 def merge_lora(params: Any, lora: Lora) -> Any:
-    """The weights W + scale A B, in the dtype of W; `params` itself is left as it is."""
+    """Adds adapters to the weights: W + scale A B.
+
+    Args:
+      params: the decoder's parameters; not changed.
+      lora: the adapters.
+
+    Returns:
+      New parameters, in the dtype of W.
+    """
     layers = dict(params["layers"])
     for name, pair in lora.params["layers"].items():
         kernel = layers[name]["kernel"]
@@ -123,7 +131,7 @@ def merge_lora(params: Any, lora: Lora) -> Any:
 
 
 def lora_axes(targets: Sequence[str] = TARGETS) -> Any:
-    """The tree of `Lora.params` with, for each array, the tuple of its axes' logical names."""
+    """The tree of `Lora.params` with the logical names of the axes in place of each array."""
     return {
         "layers": {
             t: {

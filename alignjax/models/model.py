@@ -1,4 +1,4 @@
-"""A model: what the rest of the library passes around."""
+"""The model type that the rest of the library uses."""
 
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,18 +9,18 @@ from alignjax.models.config import DecoderConfig
 from alignjax.models.decoder import hidden_states, unembed
 from alignjax.models.lora import Lora
 
-if TYPE_CHECKING:  # its import takes seconds, and arrays need none of it
+if TYPE_CHECKING:  # importing it takes seconds, and arrays do not need it
     from transformers import PreTrainedTokenizerBase
 
 
 @flax.struct.dataclass
 class Model:
-    """Weights with what is needed to use them; a pytree whose only leaves are the weights.
+    """Weights, shape and tokenizer of a decoder; a pytree whose only leaves are the weights.
 
     Attributes:
       params: as `init_params` returns them.
       config: the decoder's shape; static.
-      tokenizer: or None for a folder without one; static.
+      tokenizer: None if the folder has none; static.
     """
 
     params: Any
@@ -30,7 +30,7 @@ class Model:
     if TYPE_CHECKING:  # flax.struct adds it
 
         def replace(self, **changes: Any) -> Self:
-            """The same with other values of some fields."""
+            """A copy with other values of some fields."""
             ...
 
     def apply(
@@ -42,6 +42,18 @@ class Model:
         branch_ids: Array | None = None,
         lora: Lora | None = None,
     ) -> Array:
-        """Logits [B, T, V] float32; see `hidden_states` for the arguments."""
+        """Logits of rows of tokens.
+
+        Args:
+          params: as `init_params` returns them; usually `self.params`.
+          tokens: [B, T] int32.
+          positions: [B, T] int32.
+          segment_ids: [B, T] int32, 0 for padding.
+          branch_ids: [B, T] int32; None: all 0.
+          lora: adapters; None: the base model.
+
+        Returns:
+          [B, T, V] float32. See `hidden_states` for what a token sees.
+        """
         hidden = hidden_states(self.config, params, tokens, positions, segment_ids, branch_ids, lora=lora)
         return unembed(self.config, params, hidden)

@@ -1,4 +1,4 @@
-"""Where weights live on a mesh: the models' named dimensions, looked up in the table of `runtime/mesh.py`."""
+"""Placement of weights on a mesh: the named dimensions of the models, looked up in `runtime/mesh.py`."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _HEAD_AXES = {"kernel": ("embed", None), "bias": (None,)}
 def decoder_shardings(config: DecoderConfig, mesh: Mesh | None, *, where: str) -> Any:
     """Sharding of every array of a decoder's parameters.
 
-    A vocabulary that `tensor` does not divide stays whole on that axis: sizes such as 32,001 are common.
+    A vocabulary whose size `tensor` does not divide, such as 32,001, is not divided over that axis.
 
     Args:
       config: the decoder's shape.
@@ -44,7 +44,12 @@ def decoder_shardings(config: DecoderConfig, mesh: Mesh | None, *, where: str) -
 
 
 def check_divides(config: DecoderConfig, mesh: Mesh, *, where: str) -> None:
-    """Refuses a mesh that does not divide the decoder.
+    """Refuses a mesh that does not divide the decoder's dimensions.
+
+    Args:
+      config: the decoder's shape.
+      mesh: the devices.
+      where: the model, for messages.
 
     Raises:
       InputError: names the axis, the size and the model.
@@ -64,7 +69,15 @@ def check_divides(config: DecoderConfig, mesh: Mesh, *, where: str) -> None:
 
 
 def place_lora(lora: Lora, mesh: Mesh | None) -> Lora:
-    """Adapters beside the projections they belong to; without a mesh as they are."""
+    """Places adapters on a mesh in the same way as their projections.
+
+    Args:
+      lora: the adapters.
+      mesh: the devices; None: nothing is moved.
+
+    Returns:
+      The placed adapters.
+    """
     if mesh is None:
         return lora
     axes = lora_axes(tuple(lora.params["layers"]))
@@ -72,7 +85,15 @@ def place_lora(lora: Lora, mesh: Mesh | None) -> Lora:
 
 
 def place_head(head: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
-    """The head of a score model, along the hidden states; without a mesh as it is."""
+    """Places the head of a score model on a mesh, divided along the hidden states.
+
+    Args:
+      head: {"kernel" [D, 1] and, if the model has one, "bias" [1]}.
+      mesh: the devices; None: nothing is moved.
+
+    Returns:
+      The placed head.
+    """
     if mesh is None:
         return head
     return jax.device_put(head, head_shardings(head, mesh))

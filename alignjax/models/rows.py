@@ -1,6 +1,6 @@
-"""Activations along the rows of a batch: what a compiled function is told of them where it runs on a mesh.
+"""Sharding constraints on activations, along the rows of a batch, for compiled functions on a mesh.
 
-Left to itself the compiler may keep weights in parts and add up partial products of all rows on every device,
+Without them the compiler may keep weights in parts and sum partial products of all rows on every device,
 which sends activations instead of weights and takes several times as long.
 """
 
@@ -16,13 +16,16 @@ _AXES = tuple(LOGICAL_RULES["batch"] or ())
 
 
 def along_rows(x: Array) -> Array:
-    """The same array, its first dimension divided over `data` and `fsdp`, the others whole.
+    """Constrains an array to be divided over `data` and `fsdp` along its first dimension only.
 
-    The mesh is that of the arguments of the compiled function at hand; without one, and for rows that it does
-    not divide, nothing changes.
+    The mesh is that of the arguments of the function being compiled. Without a mesh, or if it does not divide
+    B, nothing is constrained.
 
     Args:
       x: [B, ...], traced or not.
+
+    Returns:
+      The same values.
     """
     parts = parts_of(x)
     if parts == 1 or x.shape[0] % parts:
@@ -33,6 +36,13 @@ def along_rows(x: Array) -> Array:
 
 
 def parts_of(x: Array) -> int:
-    """Parts that rows are divided into on the mesh of the arguments of the compiled function at hand."""
+    """Number of parts that rows are divided into on the mesh of the function being compiled; 1 without one.
+
+    Args:
+      x: an array of that function.
+
+    Returns:
+      The product of the sizes of `data` and `fsdp`.
+    """
     mesh = jax.typeof(x).sharding.mesh
     return math.prod(size for name, size in mesh.shape.items() if name in _AXES)

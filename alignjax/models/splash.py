@@ -1,4 +1,4 @@
-"""Attention by the TPU kernel of jax.experimental, which never holds the scores of all keys."""
+"""Attention by the splash kernel for TPUs, which never holds the scores of all keys at once."""
 
 from typing import cast
 
@@ -12,33 +12,34 @@ from alignjax.models.attention import RowIds
 from alignjax.models.rows import parts_of
 from alignjax.runtime.mesh import LOGICAL_RULES
 
-_LANES = 128  # the kernel's blocks are multiples of it
+_LANES = 128  # block sizes are multiples of it
 _LARGEST_BLOCK = 512
-# Added to the score of a key that another branch alone may see. Exact in bfloat16, and far enough below any
-# score that its exponential is 0; the kernel's own mask is further down.
+# Added to the score of a key that only another branch may see. Exact in bfloat16, so far below any score that
+# its exponential is 0, and above the value of the kernel's own mask.
 _HIDDEN = -(2.0**100)
 _BRANCHES = 2  # a row holds one response, or the two of a pair
 
 
 def attend_splash(q: Array, k: Array, v: Array, ids: RowIds, *, interpret: bool = False) -> Array:
-    """softmax(q k^T / sqrt(H)) v over the keys that `attention_mask` shows, without a window.
+    """softmax(q k^T / sqrt(H)) v with the mask of `attention_mask`, without a window.
 
-    The kernel knows causality and segments. Branches become two more places of every query and key, whose
-    product is 0 where the key is seen and hides it where it is not:
+    The kernel supports causal masks and segments. Branches are encoded in two more dimensions of every query
+    and key, whose product is 0 for visible keys and very negative for hidden ones:
 
         k' = [k, branch = 1, branch = 2],   q' = [q, hidden if branch != 1, hidden if branch != 2]
 
-    so the prompt (0, 0) is seen by both. On a mesh each device computes its own rows and heads.
+    so that both branches see the prompt, whose added dimensions are (0, 0). On a mesh each device computes
+    its own rows and heads.
 
     Args:
       q: [B, T, KV * G, H].
       k: [B, T, KV, H].
       v: [B, T, KV, H].
       ids: of the rows.
-      interpret: computes the kernel without a TPU, slowly.
+      interpret: interpret the kernel, slowly, on a device other than a TPU.
 
     Returns:
-      [B, T, KV * G, H] in q's dtype; padding sees padding, and nobody reads it.
+      [B, T, KV * G, H] in the dtype of q; values of padding mean nothing.
     """
     length, width = q.shape[1], q.shape[3]
     q = q * jnp.asarray(width**-0.5, q.dtype)
@@ -51,7 +52,7 @@ def attend_splash(q: Array, k: Array, v: Array, ids: RowIds, *, interpret: bool 
 
 
 def _with_branches(q: Array, k: Array, branches: Array) -> tuple[Array, Array]:
-    """The added places of queries and keys."""
+    """Appends the dimensions that encode branches to queries and keys."""
     own = branches[:, :, None] == jnp.arange(1, 1 + _BRANCHES, dtype=jnp.int32)[None, None, :]
     hides = jnp.where(own, 0.0, _HIDDEN).astype(q.dtype)
     both = zip((q, k), (hides, own.astype(k.dtype)), strict=True)
@@ -63,7 +64,7 @@ def _with_branches(q: Array, k: Array, branches: Array) -> tuple[Array, Array]:
 
 
 def _on_mesh(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> Array:
-    """The kernel on each device's rows and heads: the partitioner does not look into it."""
+    """Runs the kernel on each device's rows and heads, since the partitioner cannot divide it."""
     mesh = jax.typeof(q).sharding.mesh
 
     def own(q: Array, k: Array, v: Array, segments: Array) -> Array:
@@ -78,7 +79,7 @@ def _on_mesh(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> 
 
 
 def _by_rows(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> Array:
-    """One call of the kernel for each row and key/value head, whose G query heads share it."""
+    """Calls the kernel for each row and key/value head, with the G query heads that share it."""
     batch, length, heads, _ = q.shape
     keys = k.shape[2]
     q = q.reshape(batch, length, keys, heads // keys, -1).transpose(0, 2, 3, 1, 4)
@@ -93,13 +94,13 @@ def _by_rows(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> 
         interpret=interpret,
     )
     one_row = jax.vmap(kernel, in_axes=(0, 0, 0, None))
-    # Without residuals, which its type allows for, the kernel returns one array.
+    # The kernel's type includes residuals; without them it returns one array.
     out = cast("Array", jax.vmap(one_row)(q, k, v, kernels.SegmentIds(segments, segments)))
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, -1)
 
 
 def _blocks(size: int) -> kernels.BlockSizes:
-    """The same block for queries and keys, forward and backward."""
+    """Blocks of one size for queries and keys, forward and backward."""
     return kernels.BlockSizes(
         block_q=size,
         block_kv=size,

@@ -1,4 +1,4 @@
-"""Tokenizers: from a Hugging Face folder, or built from the tables a GGUF file carries."""
+"""Tokenizers, read from a Hugging Face folder or built from the tables in a GGUF file."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from alignjax.errors import InputError
 
-if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
+if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
 
 _FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
-# llama.cpp names a byte-level splitter by the model family that brought it; these are the families' own.
+# llama.cpp names splitters by the model family that introduced them; these are the families' expressions.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {
@@ -25,10 +25,16 @@ _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer of a Hugging Face folder, or None where the folder has no tokenizer file.
+    """Reads the tokenizer of a Hugging Face folder.
+
+    Args:
+      path: the folder.
+
+    Returns:
+      The tokenizer, or None if the folder has no tokenizer file.
 
     Raises:
-      InputError: there are tokenizer files and transformers cannot use them.
+      InputError: transformers cannot use the tokenizer files.
     """
     path = Path(path)
     if not any((path / name).is_file() for name in _FILES):
@@ -38,9 +44,8 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
 
     log = logging.getLogger("transformers")
     level = log.level
-    log.setLevel(
-        logging.ERROR
-    )  # what it warns of here, ids outside the vocabulary, is refused by our own checks
+    # It warns of ids outside the vocabulary, which `check_vocabulary` refuses.
+    log.setLevel(logging.ERROR)
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # tokenizers raises the bare class
@@ -53,23 +58,38 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: str) -> None:
-    """Raises an InputError if the tokenizer can produce an id that has no row in the embedding."""
+    """Refuses a tokenizer that can produce an id without a row in the embedding.
+
+    Args:
+      tokenizer: of the model.
+      vocab_size: rows of the embedding.
+      where: the file or folder, for messages.
+
+    Raises:
+      InputError: names the token with the largest id.
+    """
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest >= vocab_size:
         raise InputError(
             f"{where}: the tokenizer has token {token!r} with id {largest}, but the weights have only "
-            f"{vocab_size} embeddings; take the tokenizer that belongs to the weights."
+            f"{vocab_size} embeddings; use the tokenizer that belongs to the weights."
         )
 
 
 def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, where: str) -> Tokenizer:
-    """A byte-level BPE tokenizer (GPT-2's kind) from its vocabulary and merges ("left right").
+    """Makes a byte-level BPE tokenizer, as of GPT-2, from its vocabulary and merges ("left right").
 
     Args:
       tokens: text of each id, bytes in GPT-2's printable alphabet.
       merges: in order of priority.
       split: llama.cpp's name of the splitter into words.
       where: the file, for messages.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      InputError: an unknown splitter, or a damaged merge.
     """
     tokenizer = Tokenizer(
         models.BPE(
@@ -97,16 +117,19 @@ def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, whe
 def scored_bpe(
     tokens: Sequence[str], scores: Sequence[float], unknown: str, *, prefix_space: bool
 ) -> Tokenizer:
-    """A SentencePiece BPE tokenizer (Llama 1 and 2, Mistral) from its pieces and their scores.
+    """Makes a SentencePiece BPE tokenizer (Llama 1 and 2, Mistral) from its pieces and their scores.
 
-    SentencePiece joins, again and again, the neighbours whose joint piece has the best score. That is BPE
-    with a merge for every way to cut a piece in two, ordered by the piece's score.
+    SentencePiece repeatedly joins the neighbouring pieces whose joint piece has the best score. That is BPE
+    with a merge for every way to divide a piece in two, ordered by the piece's score.
 
     Args:
       tokens: text of each id; "▁" stands for a space, "<0x0A>" for a byte.
-      scores: larger joins earlier.
-      unknown: the token for what cannot be encoded.
+      scores: pieces with larger scores are joined first.
+      unknown: the token for text that cannot be encoded.
       prefix_space: put a space before the text, as SentencePiece does by default.
+
+    Returns:
+      The tokenizer.
     """
     vocab = {token: i for i, token in enumerate(tokens)}
     merges: list[tuple[float, int, tuple[str, str]]] = []
@@ -130,7 +153,13 @@ def scored_bpe(
 
 
 def mark_special(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
-    """Keeps control and user-defined tokens whole in the text, by llama.cpp's token types."""
+    """Registers control and user-defined tokens, so that they are recognised in text as one token each.
+
+    Args:
+      tokenizer: changed in place.
+      tokens: text of each id.
+      types: llama.cpp's type of each token.
+    """
     control = [t for t, kind in zip(tokens, types, strict=True) if kind == _CONTROL]
     user = [t for t, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
@@ -140,7 +169,16 @@ def mark_special(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[in
 def wrap(
     tokenizer: Tokenizer, special: Mapping[str, str], chat_template: str | None = None
 ) -> "PreTrainedTokenizerBase":
-    """A transformers tokenizer around a tokenizers one; `special` as {"bos_token": "<s>", ...}."""
+    """Makes a transformers tokenizer from a `tokenizers` one.
+
+    Args:
+      tokenizer: the tokenizer.
+      special: special tokens, as {"bos_token": "<s>", ...}.
+      chat_template: in jinja; None: none.
+
+    Returns:
+      The transformers tokenizer.
+    """
     _quiet_transformers()
     from transformers import PreTrainedTokenizerFast
 
@@ -158,7 +196,7 @@ def _pair(merge: str, where: str) -> tuple[str, str]:
 
 
 def _quiet_transformers() -> None:
-    """Drops one notice: transformers says on import that it found no torch, which nothing here needs."""
+    """Suppresses one notice: on import transformers says that it found no torch, which is not needed here."""
     logging.getLogger("transformers").addFilter(_not_about_torch)
 
 

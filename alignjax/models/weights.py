@@ -1,4 +1,4 @@
-"""The tensors of a decoder file: their names, their shapes, and the way into the stacked tree and back."""
+"""The tensors of model files: names, shapes, and the conversion to and from the stacked parameter tree."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -54,17 +54,25 @@ _NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 
 class Slot(NamedTuple):
-    """One leaf of the parameter tree and the tensors it is made of."""
+    """One leaf of the parameter tree and the tensors that it is made of."""
 
     path: tuple[str, ...]  # in the tree
-    names: tuple[str, ...]  # in the file, one a layer for a stacked leaf, else one
+    names: tuple[str, ...]  # in the file; one per layer for a stacked leaf, else one
     shape: tuple[int, ...]  # of each tensor in the file
     stacked: bool
     transposed: bool  # files hold matrices as [out, in], the tree as [in, out]
 
 
 def slots(config: DecoderConfig, *, gguf: bool = False) -> list[Slot]:
-    """Every leaf of the tree, with its tensors' names in a Hugging Face (or GGUF) file."""
+    """All leaves of a decoder's parameter tree, with the names of their tensors in a file.
+
+    Args:
+      config: the decoder's shape.
+      gguf: names of a GGUF file; False: of a Hugging Face folder.
+
+    Returns:
+      The leaves.
+    """
     top = _GGUF_TOP if gguf else _HF_TOP
     hidden = config.hidden_size
     result = [
@@ -102,24 +110,24 @@ def assemble(
     where: str,
     shardings: Any = None,
 ) -> Any:
-    """The parameter tree from a file's tensors, read one at a time so that memory holds little else.
+    """Makes the parameter tree from the tensors of a file, which are read one at a time to save memory.
 
-    On a mesh the host holds a device's part of one leaf and one tensor; a tensor is read once for each part.
+    On a mesh the host holds one tensor and one device's part of a leaf; tensors are read once for each part.
 
     Args:
       wanted: from `slots`.
-      shapes: name -> shape of every tensor there is.
+      shapes: name -> shape of every tensor in the file.
       read: name -> the tensor.
       dtype: of the result, "float32" or "bfloat16".
-      ignore: True for tensors that may be present without being wanted.
+      ignore: name -> whether a tensor may be in the file without being wanted.
       where: the file or folder, for messages.
-      shardings: where each leaf goes, a tree like the result; None: the default device.
+      shardings: sharding of each leaf, a tree like the result; None: the default device.
 
     Returns:
-      As `init_params`.
+      The tree, as of `init_params`.
 
     Raises:
-      InputError: a tensor is missing, has another shape, or is not known.
+      InputError: a tensor is missing, has the wrong shape, or is unknown.
     """
     expected = {name: slot.shape for slot in wanted for name in slot.names}
     check_tensors(expected, shapes, ignore=ignore, where=where)
@@ -161,14 +169,24 @@ def check_tensors(
     ignore: Callable[[str], bool],
     where: str,
 ) -> None:
-    """Raises an InputError that names the missing, the misshapen or the unknown tensors."""
+    """Compares the tensors of a file with the expected ones.
+
+    Args:
+      expected: name -> shape of the tensors that must be there.
+      shapes: name -> shape of every tensor in the file.
+      ignore: name -> whether a tensor may be in the file without being expected.
+      where: the file or folder, for messages.
+
+    Raises:
+      InputError: names the tensors that are missing, have the wrong shape, or are unknown.
+    """
     if missing := [name for name in expected if name not in shapes]:
         raise InputError(
-            f"{where}: {_some(missing)} missing; the file is incomplete or its config that of another model."
+            f"{where}: {_some(missing)} missing; the file is incomplete, or the config is of another model."
         )
     if wrong := [n for n, shape in expected.items() if tuple(shapes[n]) != shape]:
         listed = [f"{n} is {list(shapes[n])}, must be {list(expected[n])}" for n in wrong]
-        raise InputError(f"{where}: {_some(listed)}; the config describes another model than the weights.")
+        raise InputError(f"{where}: {_some(listed)}; the config and the weights are of different models.")
     if extra := [name for name in shapes if name not in expected and not ignore(name)]:
         raise InputError(
             f"{where}: {_some(extra)} unknown to this architecture; results would be wrong without them."
@@ -176,7 +194,15 @@ def check_tensors(
 
 
 def disassemble(config: DecoderConfig, params: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, tensor) for every tensor of the model, in the dtype of the parameters."""
+    """Divides the parameter tree into the tensors of a Hugging Face folder.
+
+    Args:
+      config: the decoder's shape.
+      params: as `init_params` returns them.
+
+    Yields:
+      Name and tensor, in the dtype of the parameters.
+    """
     for slot in slots(config):
         leaf = params
         for key in slot.path:

@@ -1,22 +1,36 @@
 """A plan: every program of a run measured once, what each stage holds and takes, whether all of it fits."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from alignjax.config import Config
-from alignjax.config_checks import check_batches, check_kernel
+from alignjax.aot.chips import Chip
+from alignjax.aot.measure import Estimate, Measured, estimate, measure
+from alignjax.config import Config, check_kernel
 from alignjax.errors import InputError
+from alignjax.mocan import mocan
 from alignjax.models import DecoderConfig, check_divides
-from alignjax.planning.chips import Chip
-from alignjax.planning.measure import Estimate, Measured, estimate, measure
-from alignjax.planning.shapes import score_decoders
-from alignjax.planning.stages import Counts, Step, counts_of, steps_of
-from alignjax.planning.work import Program, Setting
+from alignjax.pecan import pecan
+from alignjax.planning.architectures import score_decoders
+from alignjax.planning.planner import Planner, Step, identity
 from alignjax.policy.batch_sizing import rounded
-from alignjax.runtime.mesh import make_mesh, row_parts
+from alignjax.runtime.log import Log
+from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.setup import Setup, Shape, make_setup
+
+
+class Counts(NamedTuple):
+    """How much data there is.
+
+    Attributes:
+      pairs: labelled pairs that each dimension learns from; all dimensions label the same.
+      held_out: pairs held out of each.
+      align: pairs of the final alignment.
+    """
+
+    pairs: int
+    held_out: int
+    align: int
 
 
 class Line(NamedTuple):
@@ -24,16 +38,14 @@ class Line(NamedTuple):
 
     Attributes:
       step: what it is.
-      program: its shapes.
       measured: what compiling says.
       estimate: seconds a call; None where it is not known.
-      calls: in the whole run.
+      calls: in the whole stage, at the mean length of rows.
       needed: bytes a chip: of the program, and held beside it.
       fits: they are no more than the chip has.
     """
 
     step: Step
-    program: Program
     measured: Measured
     estimate: Estimate | None
     calls: float
@@ -48,7 +60,7 @@ class Line(NamedTuple):
     @property
     def tokens_per_second(self) -> float | None:
         """Read, or drawn by a sampler, on all chips together."""
-        return None if self.estimate is None else self.program.tokens / self.estimate.longest
+        return None if self.estimate is None else self.step.program.tokens / self.estimate.longest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +68,23 @@ class Plan:
     """All lines, and what they were made for.
 
     Attributes:
-      setting: of the run.
+      setup: of the run.
+      name: of the reference.
       chip: the chip.
       devices: how many.
       counts: of the data.
+      unseen: dimensions whose score models are taken to have the reference's shape.
       share: of the largest length that rows are taken to have on average, for the hours.
       lines: in the order of the run.
       overrides: of the configuration, where they were searched for, as the command line takes them.
     """
 
-    setting: Setting
+    setup: Setup
+    name: str
     chip: Chip
     devices: int
     counts: Counts
+    unseen: tuple[str, ...]
     share: float
     lines: tuple[Line, ...]
     overrides: tuple[str, ...] = ()
@@ -90,97 +106,114 @@ class Plan:
         return None if any(one is None for one in known) else sum(one for one in known if one is not None)
 
 
-def setting_of(
-    config: Config, decoder: DecoderConfig, name: str, chip: Chip, devices: Sequence[Any]
-) -> Setting:
-    """What all programs share, checked as a run checks it.
+def setup_of(
+    config: Config,
+    decoder: DecoderConfig,
+    name: str,
+    chip: Chip,
+    devices: Sequence[Any],
+    *,
+    pairs: int,
+) -> Setup:
+    """What the stages of a planned run are built from, checked as a run checks it.
+
+    Args:
+      config: checked configuration.
+      decoder: the reference's shape.
+      name: what the reference is called.
+      chip: the chip.
+      devices: to compile for.
+      pairs: labelled pairs a dimension, where files hold them.
 
     Raises:
       InputError: mesh sizes that do not make the devices or do not divide the model, batch sizes that the
         mesh does not divide, or rows longer than the model's context.
     """
-    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
-    check_batches(config, row_parts(mesh))
+    shape = Shape(decoder, name, pairs, score_decoders(config))
+    setup = make_setup(
+        config, devices=devices, log=Log(lambda _: None), shape=shape, memory=rounded(chip.usable)
+    )
+    mesh = setup.batching.mesh
     check_divides(decoder, mesh, where=name)
     # A plan for GPUs is made by the CPU's compiler.
     platforms = {"gpu" if device.platform == "cpu" else device.platform for device in devices}
     check_kernel(config.model, platforms, decoder.head_dim, decoder.sliding_window)
-    scored_by = score_decoders(config)
-    for score, body in scored_by.items():
+    for score, body in shape.scored_by.items():
         check_divides(body, mesh, where=str(config.scores[score].path))
     if config.model.max_length > decoder.max_positions:
         raise InputError(
             f"config.model.max_length: is {config.model.max_length}; {name} has a context of "
             f"{decoder.max_positions} tokens; lower it."
         )
-    return Setting(config, decoder, name, mesh, rounded(chip.usable), scored_by)
+    return setup
+
+
+def steps_of(setup: Setup) -> tuple[list[Step], Outcome]:
+    """Every program of the configured method, in the order of the run, and what the run would hand back."""
+    planner = Planner(setup.models)
+    outcome = (pecan if setup.config.method == "pecan" else mocan)(planner, setup)
+    return planner.steps, outcome
 
 
 def make_plan(
-    setting: Setting,
+    setup: Setup,
     chip: Chip,
     *,
-    pairs: int,
     mean_length: int | None,
-    world: DecoderConfig | None,
     only: Sequence[str] = (),
-    known: dict[Any, Measured] | None = None,
+    known: dict[Hashable, Measured] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Measures every program of a run.
 
     Args:
-      setting: of `setting_of`.
+      setup: of `setup_of`.
       chip: the chip.
-      pairs: labelled pairs a dimension, where files hold them.
       mean_length: tokens of prompt and response on average, for the hours; None: `max_length`.
-      world: the decoder of an embedded world.
-      only: stages to plan; empty: all.
+      only: stages to plan, such as `policy`, or `baselines` for all stages under that name; empty: all.
       known: programs measured before; those that are measured here are added.
       say: told of each program before it is compiled.
 
     Raises:
-      InputError: a stage that the run does not have.
+      InputError: a stage that the run does not have, or that compiles nothing.
     """
-    devices, counts = setting.mesh.size, counts_of(setting, pairs)
-    share = 1.0 if mean_length is None else mean_length / setting.config.model.max_length
-    steps = list(steps_of(setting, counts, world))
-    unknown = sorted(set(only) - {step.stage for step in steps})
-    if unknown:
-        names = ", ".join(dict.fromkeys(step.stage for step in steps))
-        raise InputError(f"--only={unknown[0]}: no such stage; this run has {names}.")
-    chosen = [step for step in steps if not only or step.stage in only]
-    known = {} if known is None else known
-    lines = tuple(_lines(chosen, chip, devices, share, known, say))
-    return Plan(setting, chip, devices, counts, share, lines)
+    assert setup.shape is not None, "of `setup_of`"
+    steps, outcome = steps_of(setup)
+    for name in only:
+        if not any(_is_of(step, name) for step in steps):
+            names = ", ".join(dict.fromkeys(step.stage for step in steps))
+            raise InputError(f"--only={name}: no such stage compiles a program; this run has {names}.")
+    chosen = [step for step in steps if not only or any(_is_of(step, name) for name in only)]
+    devices, config = setup.batching.mesh.size, setup.config
+    share = 1.0 if mean_length is None else mean_length / config.model.max_length
+    lines = tuple(_lines(chosen, chip, devices, share, {} if known is None else known, say))
+    pairs = outcome.data.pairs
+    learned = next(iter(pairs.dimensions.values()))
+    counts = Counts(len(learned.train.tokens), len(learned.held_out.tokens), len(pairs.align))
+    sources = config.scores.items() if config.method == "mocan" else ()
+    unseen = (name for name, source in sources if source.path and name not in setup.shape.scored_by)
+    return Plan(setup, setup.shape.name, chip, devices, counts, tuple(unseen), share, lines)
+
+
+def _is_of(step: Step, name: str) -> bool:
+    """Whether a step is of the stage of this name, or of one under it."""
+    return step.stage == name or step.stage.startswith(f"{name}/")
 
 
 def _lines(
-    steps: Iterable[Step],
+    steps: Sequence[Step],
     chip: Chip,
     devices: int,
     share: float,
-    known: dict[Any, Measured],
+    known: dict[Hashable, Measured],
     say: Callable[[str], None],
-) -> Iterable[Line]:
+) -> Iterator[Line]:
     for step in steps:
-        program = step.make()
-        key = _key(program)
+        key = identity(step.program)
         if key not in known:
             say(f"compiling {step.stage}: {step.what}")
-            known[key] = measure(program, devices)
+            known[key] = measure(step.program, devices)
         found = known[key]
         needed = found.needed + sum(step.held.values())
-        calls = -(-step.examples // program.rows) * share
         fits = not found.refused and needed <= chip.usable
-        yield Line(step, program, found, estimate(found, chip), calls, needed, fits)
-
-
-def _key(program: Program) -> Any:
-    """Equal for programs that compile to the same."""
-    leaves, structure = jax.tree.flatten(program.arguments)
-    arrays = tuple(
-        (leaf.shape, str(leaf.dtype), leaf.sharding) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
-        for leaf in leaves
-    )
-    return program.function, structure, arrays
+        yield Line(step, found, estimate(found, chip), step.calls * share, needed, fits)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from alignjax.planning.chips import EFFICIENCY
-from alignjax.planning.measure import gib
+from alignjax.aot.chips import EFFICIENCY
+from alignjax.aot.measure import gib
 from alignjax.planning.run import Line, Plan
 from alignjax.planning.targets import Target
 
@@ -13,10 +13,10 @@ _COST = ("TFLOP", "GB moved", "MB sent", "s/call", "bound", "tok/s", "calls", "h
 
 def text_of(plan: Plan, target: Target) -> str:
     """What the command prints: two tables, and what the figures assume."""
-    mesh = plan.setting.mesh.shape
+    mesh = plan.setup.batching.mesh.shape
     usable = gib(plan.chip.usable)
     head = [
-        f"{plan.setting.name} on {target.name}: {plan.devices} x {plan.chip.name}, {usable:.2f} GiB usable; "
+        f"{plan.name} on {target.name}: {plan.devices} x {plan.chip.name}, {usable:.2f} GiB usable; "
         f"mesh data={mesh['data']} fsdp={mesh['fsdp']} tensor={mesh['tensor']}",
         "",
         "Memory, GiB a chip",
@@ -38,8 +38,8 @@ def json_of(plan: Plan, target: Target) -> dict[str, Any]:
     return {
         "topology": target.name,
         "chips": plan.devices,
-        "model": plan.setting.name,
-        "mesh": dict(plan.setting.mesh.shape),
+        "model": plan.name,
+        "mesh": dict(plan.setup.batching.mesh.shape),
         "usable_bytes": plan.chip.usable,
         "memory_from": "the CPU's compiler" if target.simulated else "the TPU's compiler",
         "efficiency": EFFICIENCY,
@@ -66,10 +66,10 @@ def refusal_of(plan: Plan, target: Target) -> str:
 
 
 def _memory(line: Line) -> tuple[str, ...]:
-    kinds, found = line.program.kinds, line.measured
+    kinds, found = line.step.program.kinds, line.measured
     cells = [kinds.get(kind, 0) for kind in ("parameters", "adapters", "optimizer")]
-    temporaries = max(0, found.temporaries + found.results - line.program.cache)
-    cells += [line.program.cache, temporaries, sum(line.step.held.values()), line.needed]
+    temporaries = max(0, found.temporaries + found.results - line.step.program.cache)
+    cells += [line.step.program.cache, temporaries, sum(line.step.held.values()), line.needed]
     fits = "yes" if line.fits else "NO"
     return (line.step.stage, line.step.what, fits, *(f"{gib(cell):.2f}" for cell in cells))
 
@@ -112,9 +112,7 @@ def _notes(plan: Plan, target: Target) -> list[str]:
 
 def _unseen(plan: Plan) -> list[str]:
     """Which score models are planned without their config.json."""
-    config, known = plan.setting.config, plan.setting.scored_by
-    sources = config.scores.items() if config.method == "mocan" else ()
-    missing = [f"{name} ({source.path})" for name, source in sources if source.path and name not in known]
+    missing = [f"{name} ({plan.setup.config.scores[name].path})" for name in plan.unseen]
     if not missing:
         return []
     return [f"Score models without a config.json, taken to have the reference's shape: {', '.join(missing)}."]
@@ -123,16 +121,16 @@ def _unseen(plan: Plan) -> list[str]:
 def _record(line: Line) -> dict[str, Any]:
     found, estimate = line.measured, line.estimate
     traffic = found.traffic
-    memory = {**line.program.kinds, "cache": line.program.cache, "held": dict(line.step.held)}
-    memory["temporaries"] = max(0, found.temporaries + found.results - line.program.cache)
+    memory = {**line.step.program.kinds, "cache": line.step.program.cache, "held": dict(line.step.held)}
+    memory["temporaries"] = max(0, found.temporaries + found.results - line.step.program.cache)
     return {
         "stage": line.step.stage,
         "program": line.step.what,
         "fits": line.fits,
         "needed_bytes": line.needed,
         "memory_bytes": memory,
-        "rows_per_call": line.program.rows,
-        "tokens_per_call": line.program.tokens,
+        "rows_per_call": line.step.program.rows,
+        "tokens_per_call": line.step.program.tokens,
         "flops": found.flops,
         "bytes": None if traffic is None else traffic.memory,
         "sent_bytes": None if traffic is None else traffic.sent,

@@ -2,23 +2,25 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from alignjax.aot.measure import Measured
+from alignjax.aot.shapes import bytes_per_device, decoder_params
 from alignjax.config import Config, TrainingSettings
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig
-from alignjax.planning.abstract import bytes_per_device
-from alignjax.planning.measure import Measured
-from alignjax.planning.run import Plan, make_plan, setting_of
-from alignjax.planning.shapes import run_as
+from alignjax.planning.architectures import run_as
+from alignjax.planning.run import Plan, make_plan, setup_of
 from alignjax.planning.targets import Target
-from alignjax.planning.work import Setting, adapter, reference_params
+from alignjax.workflow.programs import new_adapters
+from alignjax.workflow.setup import Setup
 
 _MOST = 4  # candidates that are compiled, of those that arithmetic leaves
 _FULL = 0.7  # share of the memory from which weights and optimizer leave little for anything else
 _ROWS = (1, 2, 4)  # rows of a batch a part of the rows, that are tried
 _RUNS = ("prealign", "align", "score_training")
+_ANY_PAIRS = 2  # their number changes neither weights nor meshes
 
 
 def best(
@@ -28,8 +30,8 @@ def best(
     target: Target,
     devices: Sequence[Any],
     *,
+    pairs: int,
     say: Callable[[str], None],
-    world: DecoderConfig | None,
     **options: Any,
 ) -> Plan:
     """The plan of least hours among the candidates that fit; if none fits, the one that needs least.
@@ -44,8 +46,8 @@ def best(
       name: what it is called.
       target: the slice.
       devices: of `targets.devices`.
+      pairs: as of `setup_of`.
       say: told of each candidate.
-      world: as of `make_plan`.
       options: of `make_plan`.
 
     Raises:
@@ -57,12 +59,13 @@ def best(
             f"--suggest: no mesh of {target.count} devices divides {name} and leaves room for its weights; "
             "take a larger slice."
         )
-    known: dict[Any, Measured] = {}
+    known: dict[Hashable, Measured] = {}
     found: list[Plan] = []
     for one in candidates[:_MOST]:
         say(f"trying {' '.join(one.overrides)}")
-        setting = setting_of(one.config, run_as(decoder, one.config.model), name, target.chip, devices)
-        plan = make_plan(setting, target.chip, known=known, say=say, world=world, **options)
+        run = run_as(decoder, one.config.model)
+        setup = setup_of(one.config, run, name, target.chip, devices, pairs=pairs)
+        plan = make_plan(setup, target.chip, known=known, say=say, **options)
         found.append(dataclasses.replace(plan, overrides=tuple(one.overrides)))
     fitting = [one for one in found if one.fits]
     if not fitting:
@@ -97,10 +100,11 @@ def _candidates(
             for remat in (True,) if config.model.remat else (False, True):
                 one, overrides = _changed(config, data, fsdp, tensor, rows, remat=remat)
                 try:
-                    setting = setting_of(one, run_as(decoder, one.model), name, target.chip, devices)
+                    run = run_as(decoder, one.model)
+                    setup = setup_of(one, run, name, target.chip, devices, pairs=_ANY_PAIRS)
                 except InputError:
                     continue  # does not divide; another mesh may
-                weights = _standing(setting)
+                weights = _standing(setup, run, name)
                 if weights <= target.chip.usable:
                     full = weights > _FULL * target.chip.usable
                     # Where memory is short, what takes least of it; else what computes least, and many rows.
@@ -108,9 +112,11 @@ def _candidates(
                     yield _Candidate(one, overrides, (tensor > 1, fsdp, tensor), batch)
 
 
-def _standing(setting: Setting) -> float:
+def _standing(setup: Setup, decoder: DecoderConfig, name: str) -> float:
     """Bytes a chip of weights, adapters and optimizer, whatever the batch."""
-    body, lora = bytes_per_device(reference_params(setting)), adapter(setting)
+    mesh = setup.batching.mesh
+    body = bytes_per_device(decoder_params(decoder, mesh, where=name))
+    lora = new_adapters(decoder, setup.config.lora, mesh)
     trained = body if lora is None else bytes_per_device(lora.params)
     # Two moments and a sum of gradients; fully trained weights stand beside the reference.
     return body + trained * 4

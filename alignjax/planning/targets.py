@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from alignjax.aot.chips import GPUS, SLICES, TPUS, Chip, any_gpu
 from alignjax.errors import InputError
-from alignjax.planning.chips import GPUS, SLICES, TPUS, Chip, any_gpu
 
 _GPU = re.compile(r"(?P<name>gpu:(?P<gib>\d+(\.\d+)?)GiB|[a-z0-9]+(-\d+)?)(:(?P<count>\d+))?")
 

@@ -1,6 +1,7 @@
-"""How many continuations are drawn together: what sharing the weights asks for, or memory has room for.
+"""How many continuations are drawn together: enough to share the reading of the weights, if memory allows.
 
-Arithmetic of shapes, so that a plan for devices that are not here gets the same answer as the run on them.
+This is arithmetic on shapes alone, so that a plan for other devices computes the same numbers as a run on
+them.
 """
 
 from typing import NamedTuple
@@ -13,20 +14,20 @@ from alignjax.models import DecoderConfig
 from alignjax.models.lora import projection_sizes
 from alignjax.runtime.mesh import row_parts
 
-# Continuations a part of the rows that are drawn together where neither K nor memory says otherwise: enough
-# to share the reading of the weights.
+# Continuations drawn together on each part of the rows, unless K or memory requires another number: enough to
+# share the reading of the weights.
 _ROWS = 128
-# Share of the memory that is left to the rest: what was read of the prompts, logits, adapters.
+# Share of the memory reserved for everything else: the prompts' hidden states, logits, adapters.
 _RESERVE = 1 / 16
-_QUARTER = 2**28  # bytes; limits are rounded down to it, so that devices of one kind agree
+_QUARTER = 2**28  # bytes; limits are rounded down to a multiple of it, so that devices of one kind agree
 
 
 class Together(NamedTuple):
-    """What one call of the sampler draws.
+    """Size of one call of the sampler.
 
     Attributes:
-      prompts: prompts, a multiple of the parts that rows are divided into.
-      samples: continuations of each.
+      prompts: number of prompts, a multiple of the parts that rows are divided into.
+      samples: continuations of each prompt.
     """
 
     prompts: int
@@ -41,14 +42,14 @@ def drawn_together(
     mesh: Mesh | None,
     memory: int | None,
 ) -> Together:
-    """How K continuations of many prompts are divided into calls.
+    """Divides K continuations of many prompts into calls of the sampler.
 
-    128 rows a part, or K where that is more; halved until
+    A call has 128 rows on each part of the mesh, or K if that is more; the number is halved until
 
         weights + cache of rows and of prompts  <=  memory (1 - 1 / 16)
 
-    where a cache takes 2 L KV H numbers of the compute type a token. K that is more than there are rows is
-    divided evenly.
+    where a cache takes 2 L KV H numbers of the compute type per token. If K exceeds the number of rows, the
+    continuations of one prompt are divided evenly over several calls.
 
     Args:
       config: the decoder's shape.
@@ -56,7 +57,10 @@ def drawn_together(
       max_new_tokens: T; a continuation's cache has T - 1 slots.
       width: tokens that prompts are padded to.
       mesh: the devices; None: one.
-      memory: bytes of a device, as `memory_of` gives them; None: unknown, no limit.
+      memory: bytes per device, as `memory_of` returns them; None: unknown, no limit.
+
+    Returns:
+      Prompts and continuations per call.
     """
     fsdp, tensor = (1, 1) if mesh is None else (mesh.shape["fsdp"], mesh.shape["tensor"])
     rows = max(_ROWS, 1 << (num_samples - 1).bit_length())
@@ -73,7 +77,7 @@ def drawn_together(
 
 
 def cache_bytes(config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int) -> int:
-    """Bytes of keys and values while prompts of `width` tokens are gone on from."""
+    """Bytes of keys and values while decoding from prompts padded to `width` tokens."""
     token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(config.dtype).itemsize
     slots = drawn.samples * max(max_new_tokens - 1, 1)
     return drawn.prompts * token * (slots + width)
@@ -84,19 +88,19 @@ def _shape(rows: int, num_samples: int) -> Together:
 
 
 def num_weights(config: DecoderConfig) -> int:
-    """Weights of the matrices of a decoder: layers, embedding and, where untied, the head."""
+    """Number of entries of a decoder's matrices: layers, embedding and, if untied, the head."""
     layer = sum(rows * columns for rows, columns in projection_sizes(config).values())
     ends = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
     return config.num_layers * layer + ends
 
 
 def memory_of(mesh: Mesh | None) -> int | None:
-    """Bytes that programs may use of one of the devices at hand; None where it does not say, as a CPU."""
+    """Bytes that programs may use on one local device; None if the device does not say, as on a CPU."""
     device = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
     stats = device.memory_stats()
     return None if not stats or "bytes_limit" not in stats else rounded(stats["bytes_limit"])
 
 
 def rounded(limit: float) -> int:
-    """A limit in whole quarters of a GiB, rounded down."""
+    """A number of bytes rounded down to a multiple of a quarter of a GiB."""
     return int(limit) // _QUARTER * _QUARTER

@@ -32,17 +32,18 @@ def completion_kl(
 
         kl_b = sum_t sum_v pi(v | x, y_<t) log(pi(v | x, y_<t) / ref(v | x, y_<t))
 
-    With y drawn from pi at temperature 1 its mean is KL(pi || ref) of whole responses, cut where sampling
-    cuts them. It is the mean of log pi(y) / ref(y) given the prefixes (Rao-Blackwell): unbiased, never
-    negative, and of no larger variance than the log-ratio. The estimator exp(-x) - 1 + x of the log-ratio x
-    is unbiased as well, but its variance explodes from about 1 nat on, see docs/method.md.
+    If y is drawn from pi at temperature 1, the mean of kl_b is KL(pi || ref) of whole responses, truncated
+    where sampling truncates them. kl_b is the conditional mean of log pi(y) / ref(y) given the prefixes
+    (Rao-Blackwell): unbiased, never negative, and its variance is at most that of the log-ratio. The
+    estimator exp(-x) - 1 + x of the log-ratio x is unbiased as well, but its variance explodes from about
+    1 nat on; see docs/method.md.
 
     Args:
       model: the policy's weights and shape.
-      reference: the reference's, with the same vocabulary.
+      reference: the reference's weights and shape, with the same vocabulary.
       batch: B rows.
       lora: the policy's adapters.
-      reference_lora: the reference's.
+      reference_lora: the reference's adapters.
 
     Returns:
       [B] float32, nats; exactly 0 for padding rows.
@@ -55,10 +56,11 @@ def completion_kl(
     sizes = model.config.vocab_size, reference.config.vocab_size
     if sizes[0] != sizes[1]:
         raise InputError(
-            f"completion_kl: vocabularies of {sizes[0]} and {sizes[1]} tokens; give one tokenizer."
+            f"completion_kl: the vocabularies have {sizes[0]} and {sizes[1]} tokens; give two models with "
+            "the same tokenizer."
         )
-    # An adapted policy and its reference have the same weights: given twice, they would count twice against
-    # the device's memory where the program is compiled.
+    # An adapted policy and its reference share their weights. Passed twice, they would count twice against
+    # the device's memory when the program is compiled.
     shared = reference.params is model.params
     return completion_kl_jit(
         (model.config, reference.config),
@@ -80,7 +82,25 @@ def response_kl(
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """`completion_kl` of any number of responses: [n] float32, nats; the rest as in `response_logps`."""
+    """KL divergence from the reference along any number of responses; see `completion_kl`.
+
+    Args:
+      model: the policy's weights and shape.
+      reference: the reference's weights and shape, with the same vocabulary.
+      responses: n responses with their prompts, drawn from the policy.
+      lora: the policy's adapters.
+      reference_lora: the reference's adapters.
+      batch_size: rows per batch, >= 1.
+      buckets: shapes of the rows; None: chosen from the lengths.
+      progress: called with the number of responses done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
+
+    Returns:
+      [n] float32, nats, in the order given.
+
+    Raises:
+      InputError: the vocabularies differ in size, or as in `response_logps`.
+    """
     return over_responses(
         lambda batch: completion_kl(model, reference, batch, lora=lora, reference_lora=reference_lora),
         responses,
@@ -97,7 +117,7 @@ def _completion_kl(
     loras: tuple[Lora | None, Lora | None],
     rows: Rows,
 ) -> Array:
-    """Sums over tokens [B]; `params` are the policy's and the reference's, or one for both."""
+    """Sums over tokens [B]; `params` are the policy's and the reference's weights, or one tree for both."""
     params = (params[0], params[-1])
     tokens, positions, segments, _, target_index, _, slots = (jnp.asarray(field) for field in rows)
     valid = slots >= 0
@@ -113,7 +133,7 @@ def _completion_kl(
             jax.nn.log_softmax(unembed(config, weights, hidden), axis=2)
             for config, weights, hidden in zip(configs, params, (own, ref), strict=True)
         )
-        # Rounding can leave -1e-8 where the two are equal; a divergence is not negative.
+        # Rounding can give -1e-8 where the two are equal; a divergence is never negative.
         kl = jnp.maximum(jnp.sum(jnp.exp(p) * (p - q), axis=2), 0.0)
         return jnp.sum(jnp.where(valid, kl, 0.0), axis=1)
 

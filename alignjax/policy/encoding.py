@@ -1,4 +1,4 @@
-"""Prompts and responses as lines of a file give them, in text or in token ids -> token ids."""
+"""Token ids of the prompts and responses in the lines of a file, which hold text or token ids."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,20 +8,20 @@ import numpy as np
 from alignjax.data.records import Message, Prompt
 from alignjax.data.tokenize import Template, encode_prompt, encode_response, template_for
 from alignjax.errors import InputError
-from alignjax.models import Model
+from alignjax.models import Model, ScoreModel
 
-if TYPE_CHECKING:  # its import takes seconds, and lines of ids need none of it
+if TYPE_CHECKING:  # importing it takes seconds, and lines of ids do not need it
     from transformers import PreTrainedTokenizerBase
 
 
 class Encoder(NamedTuple):
-    """What turns a line into ids.
+    """Turns the texts of a line into ids, and checks ids that are given.
 
     Attributes:
-      tokenizer: None: only lines with ids can be read.
+      tokenizer: of the model; None: only lines with ids can be read.
       template: how prompts are shown; None without a tokenizer.
-      vocab_size: ids must be below it.
-      path: the model, for messages.
+      vocab_size: every id must be below it.
+      path: the model's file or folder, for messages.
     """
 
     tokenizer: "PreTrainedTokenizerBase | None"
@@ -30,13 +30,16 @@ class Encoder(NamedTuple):
     path: str
 
 
-def make_encoder(model: Model, path: str, template: str = "") -> Encoder:
+def make_encoder(model: Model | ScoreModel, path: str, template: str = "") -> Encoder:
     """The encoder of a model.
 
     Args:
       model: read from `path`.
-      path: for messages.
-      template: text with {prompt}; empty: the tokenizer's chat template, else the bare prompt.
+      path: the model's file or folder, for messages.
+      template: text with {prompt}; empty: the tokenizer's chat template, or the bare prompt if it has none.
+
+    Returns:
+      The encoder.
 
     Raises:
       InputError: a template without {prompt}, or a template for a model without tokenizer.
@@ -50,10 +53,18 @@ def make_encoder(model: Model, path: str, template: str = "") -> Encoder:
 
 
 def prompt_ids(encoder: Encoder, row: Mapping[str, Any], where: str) -> np.ndarray:
-    """Ids [P] int32 of a line's prompt: "prompt_ids" as they are, else "prompt", text or messages.
+    """Ids of a line's prompt: "prompt_ids" unchanged, or else those of "prompt", a text or messages.
+
+    Args:
+      encoder: of the model.
+      row: the line.
+      where: file:line.
+
+    Returns:
+      [P] int32.
 
     Raises:
-      InputError: neither is there, or what is there cannot be used.
+      InputError: the line has neither field, or its value cannot be used.
     """
     if "prompt_ids" in row:
         return _given_ids(encoder, row, "prompt_ids", where)
@@ -66,7 +77,7 @@ def prompt_ids(encoder: Encoder, row: Mapping[str, Any], where: str) -> np.ndarr
 
 
 def response_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: str) -> np.ndarray:
-    """Ids [R] int32 of a line's response: "COLUMN_ids" as they are, else the text in COLUMN with one EOS.
+    """Ids of a line's response: "COLUMN_ids" unchanged, or else those of the text in COLUMN and one EOS.
 
     Args:
       encoder: of the model.
@@ -74,8 +85,11 @@ def response_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: s
       column: response, chosen or rejected.
       where: file:line.
 
+    Returns:
+      [R] int32.
+
     Raises:
-      InputError: neither is there, or what is there cannot be used.
+      InputError: the line has neither field, or its value cannot be used.
     """
     if f"{column}_ids" in row:
         return _given_ids(encoder, row, f"{column}_ids", where)
@@ -85,7 +99,7 @@ def response_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: s
         messages = _messages(text, column, where)
         if len(messages) != 1 or messages[0].role != "assistant":
             raise InputError(
-                f'{where}: "{column}" must be one message of the assistant; move others to "prompt".'
+                f'{where}: "{column}" must be one message of the assistant; move the others to "prompt".'
             )
         text = messages[0].content
     if not isinstance(text, str):
@@ -96,8 +110,15 @@ def response_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: s
         raise InputError(f'{where}: "{column}": {error}') from None
 
 
-def check_context(model: Model, path: str, where: str, *, prompt: int, response: int) -> None:
-    """Refuses what is longer than the model was made for: its predictions there would be noise.
+def check_context(model: Model | ScoreModel, path: str, where: str, *, prompt: int, response: int) -> None:
+    """Refuses lines that are longer than the model's context, where its predictions would be noise.
+
+    Args:
+      model: read from `path`.
+      path: the model's file or folder, for messages.
+      where: file:line.
+      prompt: tokens of the prompt.
+      response: tokens of the response, or the most that may be drawn.
 
     Raises:
       InputError: prompt and response together have more tokens than `max_positions`.

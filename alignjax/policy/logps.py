@@ -1,4 +1,4 @@
-"""Log-probabilities of responses, without ever holding the logits of a whole batch.
+"""Log-probabilities of responses, computed without holding the logits of a whole batch at once.
 
 Letters: B rows, T tokens a row, R targets a row, D hidden, V vocabulary.
 """
@@ -12,9 +12,18 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alignjax.data.batches import Bucket, PairBatch, ResponseBatch, Rows, choose_buckets, response_batches
-from alignjax.data.batches import response_lengths as lengths_of
-from alignjax.data.tokenize import TokenizedResponse
+from alignjax.data.batches import (
+    Bucket,
+    PairBatch,
+    ResponseBatch,
+    Rows,
+    choose_buckets,
+    pair_batches,
+    pair_lengths,
+    response_batches,
+    response_lengths,
+)
+from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
 from alignjax.models.rows import parts_of
@@ -23,8 +32,9 @@ from alignjax.runtime.mesh import batch_rows, placer
 
 _Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
 
-# Rows of logits that exist at once. 128 keep the vocabulary's product efficient and, at V = 49,152, take
-# 24 MiB; a small vocabulary gets as many rows as make 4 MiB: a tiny model should not loop over tiny products.
+# Rows of logits held at once. 128 rows keep the matrix product with the vocabulary efficient and take 24 MiB
+# at V = 49,152. A small vocabulary gets more rows, up to 4 MiB of logits, so that a tiny model does not loop
+# over tiny products.
 _CHUNK_ROWS = 128
 _CHUNK_LOGITS = 2**20
 
@@ -81,7 +91,7 @@ def slot_logps(
     Args:
       model: weights and shape.
       rows: B rows with R targets each.
-      num_slots: responses a row.
+      num_slots: responses per row.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
 
@@ -97,16 +107,20 @@ def slot_logps(
 def token_logps(
     model: Model, rows: Rows, *, lora: Lora | None = None, dropout_key: Array | None = None
 ) -> Array:
-    """Log-probability of every target: [B, R] float32, nats; exactly 0 in padding.
+    """Log-probability of every target token.
 
-    The trunk runs once over [B, T]; the vocabulary's product runs over targets only, some columns of R at a
-    time, and is done again in the backward pass. Columns in which no row has a target are skipped.
+    The layers run once over [B, T]. The product with the vocabulary is computed for targets only, a few
+    columns of R at a time, and recomputed in the backward pass. Columns in which no row has a target are
+    skipped.
 
     Args:
       model: weights and shape.
       rows: B rows with R targets each.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
+
+    Returns:
+      [B, R] float32, nats; exactly 0 in padding.
     """
     config, params = model.config, model.params
     arrays = (jnp.asarray(field) for field in rows)
@@ -116,7 +130,7 @@ def token_logps(
     )
     valid = target_slot >= 0
     hidden = jnp.take_along_axis(hidden, target_index[:, :, None], axis=1)
-    # The inputs are cleared, not the result: the gradient of a masked result is 0 times what lies below it,
+    # Clear the inputs, not the result: the gradient of a masked result is 0 times the gradient of its inputs,
     # and 0 * nan is nan.
     hidden = jnp.where(valid[:, :, None], hidden, jnp.zeros((), hidden.dtype))
 
@@ -138,15 +152,24 @@ def token_logps(
 
 
 def chunk_width(vocab_size: int, num_rows: int, num_targets: int) -> int:
-    """Columns of [B, R] a chunk; B, on one device, times this is about the rows of logits there at once."""
+    """Columns of [B, R] per chunk, so that about `_CHUNK_ROWS` rows of logits exist at once.
+
+    Args:
+      vocab_size: V.
+      num_rows: B on one device.
+      num_targets: R.
+
+    Returns:
+      Columns, in [1, R]. Chunks have nearly equal widths, so that the last one is hardly padded.
+    """
     rows = max(_CHUNK_ROWS, _CHUNK_LOGITS // vocab_size)
     most = max(1, rows // max(1, num_rows))
     num_chunks = -(-num_targets // most)
-    return -(-num_targets // num_chunks)  # even chunks, so that the last one is hardly padded
+    return -(-num_targets // num_chunks)
 
 
 def columns(x: Array, width: int) -> Array:
-    """[B, R, ...] -> [ceil(R / width), B, width, ...], the end filled with zeros (False: padding)."""
+    """Cuts [B, R, ...] into chunks [ceil(R / width), B, width, ...], filled up with zeros or False."""
     num_chunks = -(-x.shape[1] // width)
     padding = [(0, 0), (0, num_chunks * width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
     return jnp.swapaxes(jnp.pad(x, padding).reshape(x.shape[0], num_chunks, width, *x.shape[2:]), 0, 1)
@@ -156,7 +179,8 @@ def _slot_logps(config: DecoderConfig, params: Any, lora: Lora | None, rows: Row
     return slot_logps(Model(params=params, config=config), rows, num_slots, lora=lora)
 
 
-# The one compiled form of all that follows; the tokenizer stays outside, since it is no part of the program.
+# Everything below is compiled through this function. The tokenizer is not passed: it would be a static
+# argument without effect on the program.
 slot_logps_jit = jax.jit(_slot_logps, static_argnums=(0, 4))
 
 
@@ -187,7 +211,7 @@ def response_logps(
       model: weights and shape.
       responses: n responses with their prompts.
       lora: adapters; None: the base model.
-      batch_size: rows a batch, >= 1.
+      batch_size: rows per batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
       mesh: the devices that rows are divided over, where the weights lie; None: the default device.
@@ -196,8 +220,8 @@ def response_logps(
       [n] float32, nats, in the order given.
 
     Raises:
-      InputError: an empty prompt, a response longer than every bucket, batch_size < 1, or one that the mesh
-        does not divide.
+      InputError: an empty prompt, a response longer than every bucket, or a batch_size that is below 1 or
+        not divisible by the mesh.
     """
     return over_responses(
         lambda batch: completion_logps_jit(model, batch, lora=lora),
@@ -209,6 +233,47 @@ def response_logps(
     )
 
 
+def preference_logps(
+    model: Model,
+    pairs: Sequence[TokenizedPair],
+    *,
+    lora: Lora | None = None,
+    batch_size: int,
+    buckets: Sequence[Bucket] | None = None,
+    progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """Log-probabilities of both responses of any number of pairs, whose prompts are read once.
+
+    Args:
+      model: weights and shape.
+      pairs: n pairs.
+      lora: adapters; None: the base model.
+      batch_size: pairs per batch, >= 1.
+      buckets: shapes of the rows; None: chosen from the lengths.
+      progress: called with the number of pairs done since the last call.
+      mesh: the devices that rows are divided over, where the weights lie; None: the default device.
+
+    Returns:
+      [n, 2] float32, nats, chosen and rejected, in the order given.
+
+    Raises:
+      InputError: as in `response_logps`.
+    """
+    _check_batch_size(batch_size, "preference_logps")
+    result = np.full((len(pairs), 2), np.nan, np.float32)
+    if pairs:
+        buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
+        rows = batch_rows(batch_size, len(pairs), mesh)
+        batches = pair_batches(pairs, batch_size=rows, buckets=buckets)
+
+        def compute(batch: PairBatch) -> Array:
+            return jnp.stack(pair_logps_jit(model, batch, lora=lora), axis=1)
+
+        over_batches(batches, compute, result, progress, mesh=mesh)
+    return result
+
+
 def over_responses(
     compute: Callable[[ResponseBatch], Array],
     responses: Sequence[TokenizedResponse],
@@ -218,31 +283,35 @@ def over_responses(
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """One number of every response, in batches of a few fixed shapes; arguments as of `response_logps`.
+    """Computes one number for every response, in batches of a few fixed shapes.
 
     Args:
       compute: a batch of B rows -> [B] float.
       responses: n responses with their prompts.
-      batch_size: rows a batch, >= 1.
+      batch_size: rows per batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
-      mesh: as of `response_logps`; `compute` is given batches that lie on it.
+      mesh: as in `response_logps`; `compute` receives batches that are placed on it.
 
     Returns:
       [n] float32, in the order given.
 
     Raises:
-      InputError: as of `response_logps`.
+      InputError: as in `response_logps`.
     """
-    if batch_size < 1:
-        raise InputError(f"response_logps: batch_size is {batch_size}; it must be at least 1.")
+    _check_batch_size(batch_size, "response_logps")
     result = np.full(len(responses), np.nan, np.float32)
     if responses:
-        buckets = choose_buckets(lengths_of(responses)) if buckets is None else buckets
+        buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
         rows = batch_rows(batch_size, len(responses), mesh)
         batches = response_batches(responses, batch_size=rows, buckets=buckets)
         over_batches(batches, compute, result, progress, mesh=mesh)
     return result
+
+
+def _check_batch_size(batch_size: int, where: str) -> None:
+    if batch_size < 1:
+        raise InputError(f"{where}: batch_size is {batch_size}; it must be at least 1.")
 
 
 def over_batches(
@@ -253,14 +322,17 @@ def over_batches(
     *,
     mesh: Mesh | None = None,
 ) -> None:
-    """Writes what is computed of every real row into its place in `result`.
+    """Computes values for every batch and writes those of real rows into `result`.
 
     Args:
       batches: of any fixed shapes.
       compute: a batch of B rows -> [B, ...] float.
-      result: [n, ...], overwritten.
+      result: [n, ...]; row i receives the values of the row whose index in the data is i.
       progress: called with the number of rows done since the last call.
-      mesh: the devices that rows are divided over; `compute` is given batches that lie on it.
+      mesh: the devices that rows are divided over; `compute` receives batches that are placed on it.
+
+    Raises:
+      Stopped: the run was asked to stop; raised between batches.
     """
 
     def collect(batch: _Batch, values: Array) -> None:
@@ -272,7 +344,7 @@ def over_batches(
     place = placer(mesh)
     waiting: tuple[_Batch, Array] | None = None
     for batch in batches:
-        # The device works on this batch while the one before it is collected and the next one is made.
+        # The device works on this batch while the host collects the one before it and makes the next one.
         values = compute(place(batch))
         preemption.stop_if_asked()
         if waiting is not None:

@@ -1,8 +1,8 @@
-"""Ids drawn in proportion to weights, from all of them or from the likeliest that make up a share.
+"""Draws ids in proportion to weights, from all ids or from the nucleus, the likeliest ids of a given mass.
 
-The V weights of a row come in blocks. An id is drawn in two levels, first its block, then it within the
-block: two random numbers a draw, where adding Gumbel noise takes V of them and, on a CPU, as long as the
-layers of a small model. Nothing is sorted.
+The V weights of a row are arranged in blocks. A draw has two levels: first a block, then an id within it.
+That takes two random numbers per draw. Adding Gumbel noise instead would take V random numbers and, on a CPU,
+as long as the layers of a small model. Nothing is sorted.
 
 Letters: R rows, V ids, C blocks of W ids.
 """
@@ -17,7 +17,10 @@ from jax import Array
 
 
 def in_blocks(weights: Array) -> Array:
-    """[R, V] -> [R, C, W], C and W about the square root of V; the last block ends in ids without weight."""
+    """Arranges weights [R, V] in blocks [R, C, W], C and W about the square root of V.
+
+    The last block is filled up with ids of weight 0.
+    """
     vocab = weights.shape[1]
     width = 1 << ((vocab - 1).bit_length() + 1) // 2
     filled = jnp.pad(weights, ((0, 0), (0, -vocab % width)))
@@ -25,29 +28,36 @@ def in_blocks(weights: Array) -> Array:
 
 
 def from_all(keys: Array, weights: Array, sums: Array) -> Array:
-    """Ids [R] int32 of probability weights / sum(weights).
+    """Draws ids with probability weights / sum(weights).
 
     Args:
       keys: [R] PRNG keys.
       weights: [R, C, W] float32, >= 0.
-      sums: [R, C] float32, of each block.
+      sums: [R, C] float32, sum of each block.
+
+    Returns:
+      [R] int32.
     """
     return _two_levels(keys, sums, weights.shape[2], functools.partial(_at, weights))
 
 
 def from_nucleus(keys: Array, weights: Array, sums: Array, top_p: Array) -> Array:
-    """Ids [R] int32, as `from_all` but among the fewest likeliest ids that make up `top_p` of the weight.
+    """Draws ids as `from_all` does, restricted to the nucleus: the fewest likeliest ids of mass `top_p`.
 
-    An id is drawn from all. It is in the nucleus if the ids that are likelier make up less than `top_p`; of
-    ids that are as likely, the lower goes first. If it is not, the whole nucleus goes before it, and the next
-    id is drawn from those that go before it. So what is found has exactly the distribution asked for, and as
-    a refused id lies anywhere in the mass behind the nucleus, 1 + log(1 / top_p) draws do on average.
+    Ids are ranked by weight, ties by the lower id. An id is drawn from all ids and accepted if the ids ranked
+    before it have less than `top_p` of the mass, that is, if it is in the nucleus. If it is rejected, the
+    whole nucleus is ranked before it, and the next id is drawn from the ids ranked before it. The accepted id
+    therefore has exactly the distribution wanted. A rejected id is distributed over the mass outside the
+    nucleus, so the mean number of draws is 1 + log(1 / top_p).
 
     Args:
       keys: [R] PRNG keys.
       weights: [R, C, W] float32, >= 0.
-      sums: [R, C] float32, of each block.
+      sums: [R, C] float32, sum of each block.
       top_p: [] float32, in (0, 1].
+
+    Returns:
+      [R] int32.
 
     Reference: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
     """
@@ -59,7 +69,7 @@ def from_nucleus(keys: Array, weights: Array, sums: Array, top_p: Array) -> Arra
         own = _at(_at(weights, token // width), token % width)
         sums = _sums_before(weights, token, own)
         before = jnp.sum(sums, axis=1)
-        # The likeliest id is in the nucleus however small top_p is; weights of nan must not go on for ever.
+        # The likeliest id is in the nucleus however small top_p is; with nan the second term ends the loop.
         return _Trial(number + 1, token, own, sums, (before < needed) | ~(before > 0))
 
     def try_again(last: _Trial) -> _Trial:
@@ -75,26 +85,34 @@ def from_nucleus(keys: Array, weights: Array, sums: Array, top_p: Array) -> Arra
 
 
 class _Trial(NamedTuple):
-    """An id of each row, drawn from those that go before the one of the trial before."""
+    """An id of each row, drawn from the ids ranked before the previous trial's."""
 
     number: Array  # [] int32, trials so far
     token: Array  # [R] int32
     own: Array  # [R] float32, its weight
-    sums: Array  # [R, C] float32, weight in each block of the ids that go before it
-    found: Array  # [R] bool, it is in the nucleus
+    sums: Array  # [R, C] float32, in each block the weight of the ids ranked before it
+    found: Array  # [R] bool, the id is in the nucleus
 
 
 def _two_levels(keys: Array, sums: Array, width: int, block_of: Callable[[Array], Array]) -> Array:
-    """Ids [R] from the blocks' sums [R, C]; `block_of` gives the weights [R, W] in the blocks [R] chosen."""
+    """Ids [R] from the blocks' sums [R, C]; `block_of` maps the chosen blocks [R] to weights [R, W]."""
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
     block = jax.vmap(invert)(uniform[:, 0], sums)
     return block * width + jax.vmap(invert)(uniform[:, 1], block_of(block))
 
 
 def invert(uniform: Array, weights: Array) -> Array:
-    """Index [] int32 of probability weights / sum(weights), weights [C] >= 0, by a number in [0, 1)."""
+    """Inverts the cumulative distribution of weights at a uniform number.
+
+    Args:
+      uniform: [] float32 in [0, 1).
+      weights: [C] float32, >= 0.
+
+    Returns:
+      [] int32, an index with probability weights / sum(weights).
+    """
     total = jnp.cumsum(weights)
-    # Sums in a tree may round up on a zero weight; such an index must not be found.
+    # A cumulative sum computed as a tree may round up at a weight of 0; such an index must not be drawn.
     found = (total > uniform * total[-1]) & (weights > 0)
     return jnp.argmax(jnp.where(found, 2, jnp.where(weights > 0, 1, 0))).astype(jnp.int32)
 
@@ -105,16 +123,16 @@ def _at(rows: Array, index: Array) -> Array:
 
 
 def _before(weights: Array, ids: Array, token: Array, own: Array) -> Array:
-    """Weights [R, W] of ids [R, W] that go before token [R], of weight own [R]; 0 in place of the others."""
+    """Weights [R, W] of ids [R, W] that are ranked before token [R] of weight own [R]; 0 for the others."""
     ids, token, own = (jnp.broadcast_to(x, weights.shape) for x in (ids, token[:, None], own[:, None]))
     return jnp.where((weights > own) | ((weights == own) & (ids < token)), weights, 0.0)
 
 
 def _sums_before(weights: Array, token: Array, own: Array) -> Array:
-    """Sums [R, C] over blocks of weights [R, C, W] of the ids that go before token [R], of weight own [R].
+    """In each block, the sum [R, C] of the weights [R, C, W] ranked before token [R], of weight own [R].
 
-    Of ids as likely as the token, all or none of a block go before it, but for the token's block, which is
-    looked at apart: an array of all ids beside the weights would double what is read.
+    Ids as likely as the token are ranked before it if their block is earlier. The token's own block, where
+    ids have to be compared, is computed separately: an array of all ids would double the memory that is read.
     """
     blocks = jnp.arange(weights.shape[1], dtype=jnp.int32)[None]
     home, width = token // weights.shape[2], weights.shape[2]

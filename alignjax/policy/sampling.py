@@ -1,4 +1,4 @@
-"""Responses drawn from a policy: each prompt is read once, its K continuations share what was read.
+"""Draws responses from a policy. Each prompt is read once; its K continuations share its keys and values.
 
 Letters: N prompts, P prompt tokens, K continuations of each, T new tokens, D hidden, V vocabulary.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import (
     DecoderConfig,
@@ -29,7 +30,7 @@ from alignjax.policy import batch_sizing, nucleus
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import placer, row_parts
 
-# Lengths that prompts are padded to; beyond them, multiples of the last.
+# Lengths that prompts are padded to; longer prompts are padded to a multiple of the last.
 _PROMPT_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -40,7 +41,7 @@ class Samples(NamedTuple):
       tokens: [N, K, T] int32, EOS included, 0 after it.
       lengths: [N, K] int32, tokens of each response, EOS included.
       logps: [N, K] float32, nats, log-probability of the response under the full policy at temperature 1, EOS
-        included, whatever temperature and top_p it was drawn with.
+        included, regardless of the temperature and top_p it was drawn with.
     """
 
     tokens: np.ndarray
@@ -49,7 +50,7 @@ class Samples(NamedTuple):
 
 
 def sample(
-    key: Array,
+    key: Array | int,
     model: Model,
     prompts: Sequence[np.ndarray],
     *,
@@ -68,11 +69,11 @@ def sample(
 
         y_t ~ softmax(logits(x, y_<t) / temperature), restricted to the nucleus of mass `top_p`
 
-    A draw's randomness is a function of the key, the prompt's place, the sample's place and the step alone;
-    which prompts it is computed beside does not matter.
+    The random numbers of a token depend on the key, the prompt's number, the sample's number and the step
+    alone, not on the other prompts in the batch.
 
     Args:
-      key: PRNG key.
+      key: PRNG key, or the seed of one.
       model: weights, shape and tokenizer; a response ends at any of `end_ids(model)`.
       prompts: N arrays of token ids, int32, not empty.
       num_samples: K >= 1.
@@ -80,21 +81,22 @@ def sample(
       temperature: > 0.
       top_p: in (0, 1]; 1 is the full distribution.
       lora: adapters; None: the base model.
-      prompt_batch_size: prompts computed together with all their continuations, on a mesh rounded up to what
-        it divides; None: as many as make 128 continuations a part of the rows, or fewer where the device's
-        memory has no room for them (see `policy.batch_sizing`).
+      prompt_batch_size: prompts computed together with all their continuations, rounded up to a multiple of
+        the mesh; None: enough for 128 continuations on each part of the mesh, or fewer if the device's memory
+        requires it (see `policy.batch_sizing`).
       progress: called with the number of prompts done since the last call.
-      places: each prompt's place in the list that `prompts` are a part of, N ints; None: 0 to N - 1. The
-        rest of a list is then drawn as with the whole of it.
-      keep: called after every batch with its rows of `prompts` and their samples, so as to write them down.
+      places: number of each prompt, N ints; None: 0 to N - 1. If `prompts` are a part of a longer list, give
+        their indices in it: they then get the same samples as in the whole list.
+      keep: called after every batch with the indices of its prompts and their samples, to save them.
       mesh: the devices that prompts are divided over, where the weights lie; None: the default device.
 
     Returns:
       The samples, in the order of the prompts.
 
     Raises:
-      InputError: an option out of its range, places that are not as many as the prompts, an empty prompt, or
-        an id outside the vocabulary.
+      InputError: an option out of range, a wrong number of places, an empty prompt, or an id outside the
+        vocabulary.
+      Stopped: the run was asked to stop; raised between batches.
 
     Reference: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
     """
@@ -110,7 +112,7 @@ def sample(
     draw = Draw(num_samples, max_new_tokens, ends, False, tempered=temperature != 1.0, nucleus=top_p < 1.0)
     if places is not None and len(places) != len(prompts):
         raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
-    warp = temperature, top_p
+    key, warp = jax.random.key(key) if isinstance(key, int) else key, (temperature, top_p)
     return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, places, keep, mesh)
 
 
@@ -124,25 +126,58 @@ def greedy(
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> Samples:
-    """The most probable token at every step; arguments, result (with K = 1) and errors as `sample`."""
+    """Takes the most probable token at every step, until EOS or `max_new_tokens`.
+
+    Args:
+      model: weights, shape and tokenizer; a response ends at any of `end_ids(model)`.
+      prompts: N arrays of token ids, int32, not empty.
+      max_new_tokens: T >= 1.
+      lora: adapters; None: the base model.
+      prompt_batch_size: as in `sample`.
+      progress: called with the number of prompts done since the last call.
+      mesh: as in `sample`.
+
+    Returns:
+      The responses, with K = 1.
+
+    Raises:
+      InputError: as in `sample`.
+    """
     draw = Draw(1, max_new_tokens, end_ids(model), greedy=True, tempered=False, nucleus=False)
     key, warp = jax.random.key(0), (1.0, 1.0)
     return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, mesh=mesh)
 
 
+def sampled_responses(prompts: Sequence[np.ndarray], samples: Samples) -> list[TokenizedResponse]:
+    """The samples as a list, to be scored by `response_logps` or `learned_scores`.
+
+    Args:
+      prompts: the N prompts that were sampled from.
+      samples: K responses to each.
+
+    Returns:
+      N * K responses; number i * K + k is response k to prompt i, so that scores reshape to [N, K].
+    """
+    return [
+        TokenizedResponse(prompt, row[:length])
+        for prompt, rows, lengths in zip(prompts, samples.tokens, samples.lengths, strict=True)
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+
+
 class Draw(NamedTuple):
-    """What is compiled into the sampler; hashable."""
+    """The static arguments of the compiled sampler; hashable."""
 
     num_samples: int
     max_new_tokens: int
     eos_ids: tuple[int, ...]
     greedy: bool
-    tempered: bool  # the temperature is not 1
-    nucleus: bool  # top_p is below 1
+    tempered: bool  # whether the temperature is not 1
+    nucleus: bool  # whether top_p is below 1
 
 
 def end_ids(model: Model) -> tuple[int, ...]:
-    """Ids that end a response: those of the model's config and the tokenizer's EOS, in order."""
+    """Ids that end a response: those of the model's config and the tokenizer's EOS, sorted."""
     eos_id = None if model.tokenizer is None else model.tokenizer.eos_token_id
     return tuple(sorted({*model.config.eos_ids, *([eos_id] if isinstance(eos_id, int) else [])}))
 
@@ -160,7 +195,7 @@ def _run(
     keep: Callable[[list[int], Samples], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> Samples:
-    """Runs the prompts in batches of one size, shorter ones first, and restores their order."""
+    """Runs the prompts in batches of one size, the shortest prompts first, and restores their order."""
     if draw.max_new_tokens < 1:
         raise InputError(f"sample: max_new_tokens is {draw.max_new_tokens}; it must be at least 1.")
     if prompt_batch_size is not None and prompt_batch_size < 1:
@@ -181,10 +216,10 @@ def _run(
     )
     temperature, top_p = (jnp.float32(x) for x in warp)
     size = prompts_together(len(prompts), most, mesh)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # neighbours need little padding
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that batches need little padding
     for start in range(0, len(prompts), size):
         rows = order[start : start + size]
-        # The last batch is filled up with its first prompt: one shape, and rows that end like real ones.
+        # The last batch is filled up with copies of its first prompt, so that all batches have one shape.
         filled = rows + rows[:1] * (size - len(rows))
         tokens = np.zeros((size, padded_length(len(prompts[rows[-1]]))), np.int32)
         for row, i in enumerate(filled):
@@ -195,8 +230,8 @@ def _run(
         weights, found = (model.config, part_of, mesh, model.params, lora, key), []
         for first in range(0, draw.num_samples, together.samples):
             some = generate_jit(*weights, *batch, np.int32(first), temperature, top_p)
-            found.append([processes.to_host(x) for x in some])  # waited for: the next call needs the room
-        # The last call may have drawn more continuations than are wanted.
+            found.append([processes.to_host(x) for x in some])  # waits: the next call needs the memory
+        # The last call may have drawn more continuations than were asked for.
         whole = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
         part = Samples(*(x[: len(rows), : draw.num_samples] for x in whole))
         for field, some in zip(result, part, strict=True):
@@ -212,21 +247,31 @@ def _run(
 def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int) -> None:
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
-            raise InputError(f"sample: prompt {i} has no tokens to go on from; give it a BOS.")
+            raise InputError(f"sample: prompt {i} has no tokens; give it at least a BOS.")
         wrong = [int(t) for t in prompt if not 0 <= t < vocab_size]
         if wrong:
             raise InputError(f"sample: prompt {i} has id {wrong[0]}; the vocabulary has {vocab_size} ids.")
 
 
 def prompts_together(count: int, most: int, mesh: Mesh | None) -> int:
-    """Prompts of each call where there are `count` and `most` may be; on a mesh a multiple of its parts."""
+    """Prompts per call of the sampler.
+
+    Args:
+      count: prompts in all.
+      most: the largest number per call.
+      mesh: the devices; None: one.
+
+    Returns:
+      A power of two or `most`, so that few programs are compiled, rounded up to a multiple of the mesh's
+      parts.
+    """
     parts = row_parts(mesh)
-    size = min(most, 1 << (count - 1).bit_length()) if count else 1  # a power of two: few programs
+    size = min(most, 1 << (count - 1).bit_length()) if count else 1
     return -(-size // parts) * parts
 
 
 def padded_length(length: int) -> int:
-    """Tokens that a prompt of this length is padded to: few lengths, few programs."""
+    """Tokens that a prompt of this length is padded to; few lengths, so that few programs are compiled."""
     for fixed in _PROMPT_LENGTHS:
         if length <= fixed:
             return fixed
@@ -234,7 +279,7 @@ def padded_length(length: int) -> int:
 
 
 class _State(NamedTuple):
-    """What one step hands to the next; the K continuations of N prompts."""
+    """State of the K continuations of N prompts between two steps."""
 
     step: Array  # [] int32, tokens drawn so far
     last: Array  # [N, K] int32, the token drawn last
@@ -260,9 +305,10 @@ def generate_jit(
     temperature: Array,
     top_p: Array,
 ) -> tuple[Array, Array, Array]:
-    """One batch: prompts [N, P], padded on the right, their lengths and places [N] -> Samples' fields.
+    """Draws the continuations of one batch and returns the fields of `Samples`; internal.
 
-    The continuations are number `first_sample` [] int32 and those after it.
+    Prompts are [N, P], padded on the right, their lengths [N]; `index` [N] numbers them for their random
+    numbers, and `first_sample` [] is the number of the first continuation.
     """
     num, width = prompts.shape
     samples, limit = draw.num_samples, draw.max_new_tokens
@@ -270,12 +316,12 @@ def generate_jit(
     segments = (positions < prompt_lengths[:, None]).astype(jnp.int32)
     hidden, prompt_cache = prefill(config, params, prompts, positions, segments, lora=lora)
     last_hidden = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)[:, 0]
-    logits = unembed(config, params, last_hidden)  # once a prompt, not once a continuation
+    logits = unembed(config, params, last_hidden)  # once per prompt, not once per continuation
     prompt_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
     fold_samples = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     numbers = first_sample + jnp.arange(samples, dtype=jnp.int32)
     keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
-    # The last token is never read again, so it needs no slot.
+    # The last token is not read again, so it needs no slot in the cache.
     cache = empty_cache(config, num, samples, max(limit - 1, 1))
     prompt_cache, cache = shard_caches(prompt_cache, cache, mesh)
     state = _State(
@@ -310,12 +356,12 @@ def _append(
     draw: Draw,
     pick: Callable[[Array, Array], tuple[Array, Array]],
 ) -> _State:
-    """Draws one token a continuation from logits [N, K, V] and records it where the continuation goes on."""
+    """Draws one token per continuation from logits [N, K, V]; those that have ended stay as they are."""
     step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
     token, logp = pick(step_keys, logits)
     going = ~state.done
     token = jnp.where(going, token, 0)
-    # A whole column is written: once a step, in place.
+    # Writing the whole column is done in place.
     tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, :, None], state.step, axis=2)
     ended = jnp.zeros_like(state.done)
     for eos in draw.eos_ids:
@@ -331,7 +377,7 @@ def _append(
 
 
 def _pick(keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: Array) -> tuple[Array, Array]:
-    """Token ids [N, K] int32 from logits [N, K, V], one key each, and their log-probabilities."""
+    """Token ids [N, K] int32 drawn from logits [N, K, V] with keys [N, K], and their log-probabilities."""
     flat = logits.reshape(-1, logits.shape[2])
     largest = jnp.max(flat, axis=1, keepdims=True)
     weights = nucleus.in_blocks(jnp.exp(flat - largest))

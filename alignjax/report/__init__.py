@@ -1,7 +1,21 @@
-"""What a run says about itself: the console's last table, figures and one self-contained HTML page."""
+"""What a run reports: the last table on the console, figures, and one self-contained HTML page."""
 
-from alignjax.report.figures import Curve
+from alignjax.report.comparison import EarlierAnswer, write_comparison
+from alignjax.report.findings import findings_of
 from alignjax.report.html import ReportInputs, render, write_report
+from alignjax.report.sections import Sample, StageTime
 from alignjax.report.tables import Verdict, console_table, verdicts
 
-__all__ = ["Curve", "ReportInputs", "Verdict", "console_table", "render", "verdicts", "write_report"]
+__all__ = [
+    "EarlierAnswer",
+    "ReportInputs",
+    "Sample",
+    "StageTime",
+    "Verdict",
+    "console_table",
+    "findings_of",
+    "render",
+    "verdicts",
+    "write_comparison",
+    "write_report",
+]

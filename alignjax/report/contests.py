@@ -1,24 +1,24 @@
 """Contests between the policies: a table against the reference, and a matrix of all pairs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from alignjax.records.evaluation import Contest, Evaluation
 from alignjax.report import tables
 from alignjax.report.sections import Grid
 from alignjax.report.style import FIXED, INK, OTHERS, policy_mark, style
-from alignjax.report.tables import Evaluation
+from alignjax.report.tables import Estimate
 
 _LOSES, _WINS = FIXED["reward"][0], OTHERS[0][0]
 
 
 def grid(evaluation: Evaluation) -> Grid | None:
-    """Win rate against the reference and rating, two columns a dimension; None where there is no contest."""
-    contests: Mapping[str, Any] = evaluation.get("contests") or {}
+    """Win rate against the reference and rating for each dimension; None where there is no contest."""
+    contests = evaluation.contests
     if not contests:
         return None
     names = tables.constraint_names(evaluation)
@@ -28,26 +28,26 @@ def grid(evaluation: Evaluation) -> Grid | None:
     for policy in tables.policy_names(evaluation):
         cells = []
         for contest in contests.values():
-            wins = (contest["win_rates"].get(policy) or {}).get("reference")
-            cells += [tables.format_estimate(wins), tables.format_estimate(contest["ratings"].get(policy))]
+            wins = contest.win_rates.get(policy, {}).get("reference")
+            cells += [tables.format_estimate(wins), tables.format_estimate(contest.ratings.get(policy))]
         rows.append((tables.policy_label(policy, names), policy_mark(policy, names)[0], cells))
     notes = [
-        "Wins: share of comparisons on one prompt, a tie counts half; rating: Bradley-Terry, logits above "
-        "the reference; [..]: 95% interval over prompts."
+        "Wins: share of the comparisons on the same prompt, where a tie counts half; rating: Bradley-Terry, "
+        "in logits above the reference; [..]: 95% interval over prompts."
     ]
     return Grid("Contests", head, rows, notes + [_judge(name, c) for name, c in contests.items()])
 
 
 def win_matrix(evaluation: Evaluation) -> Figure | None:
-    """Win rates of all pairs in percent, a panel a dimension: the row's policy against the column's.
+    """Win rates of all pairs in percent, one panel per dimension: the row's policy against the column's.
 
     Args:
-      evaluation: content of evaluation.json.
+      evaluation: of the policies.
 
     Returns:
       A figure, or None where fewer than three policies are compared: the table says it all.
     """
-    contests: Mapping[str, Any] = evaluation.get("contests") or {}
+    contests = evaluation.contests
     policies = tables.policy_names(evaluation)
     if not contests or len(policies) < 3:
         return None
@@ -57,22 +57,27 @@ def win_matrix(evaluation: Evaluation) -> Figure | None:
         figure = Figure(figsize=(8.4, down * (1.5 + 0.3 * len(policies))), layout="constrained")
         panels = figure.subplots(down, min(2, len(contests)), squeeze=False).ravel()
         for axes, (dimension, contest) in zip(panels, contests.items(), strict=False):
-            _panel(axes, contest["win_rates"], policies, labels)
+            _panel(axes, contest.win_rates, policies, labels)
             axes.set_title(dimension)
         for axes in panels[len(contests) :]:
             axes.set_visible(False)
     return figure
 
 
-def _panel(axes: Axes, rates: Mapping[str, Any], policies: Sequence[str], labels: Sequence[str]) -> None:
+def _panel(
+    axes: Axes,
+    rates: Mapping[str, Mapping[str, Estimate | None]],
+    policies: Sequence[str],
+    labels: Sequence[str],
+) -> None:
     values = np.full((len(policies), len(policies)), np.nan)
     for i, a in enumerate(policies):
         for j, b in enumerate(policies):
-            estimate = (rates.get(a) or {}).get(b)
+            estimate = rates.get(a, {}).get(b)
             if estimate is not None:
-                values[i, j] = estimate["mean"]
+                values[i, j] = estimate.mean
     colours = LinearSegmentedColormap.from_list("wins", [_LOSES, "white", _WINS])
-    # Lines between the cells in white; cells of the diagonal and without a verdict stay white.
+    # White lines between the cells; the diagonal and pairs without a verdict stay white.
     look = {"cmap": colours, "vmin": 0.0, "vmax": 1.0, "edgecolors": "white", "linewidth": 1.0}
     axes.pcolormesh(np.ma.masked_invalid(values), **look)
     for (i, j), value in np.ndenumerate(values):
@@ -89,13 +94,13 @@ def _panel(axes: Axes, rates: Mapping[str, Any], policies: Sequence[str], labels
         axes.spines[side].set_visible(False)
 
 
-def _judge(dimension: str, contest: Mapping[str, Any]) -> str:
-    """Who judged, of what, and how far the order of showing mattered."""
+def _judge(dimension: str, contest: Contest) -> str:
+    """Who judged, how many verdicts are missing, and how much the order of the responses mattered."""
     known = {"scores": "its calibrated scores, all pairs of responses", "verdicts": "the verdicts of a file"}
-    text = f"{dimension} is judged by {known.get(contest['judge'], contest['judge'] + ', in both orders')}"
-    if contest["missing"]:
-        text += f"; {contest['missing']:,} pairs of policies and prompts have no verdict"
-    if contest["position_bias"] is not None:
-        bias = tables.format_estimate(contest["position_bias"], 3)
+    text = f"{dimension} is judged by {known.get(contest.judge, contest.judge + ', in both orders')}"
+    if contest.missing:
+        text += f"; {contest.missing:,} pairs of policies and prompts have no verdict"
+    if contest.position_bias is not None:
+        bias = tables.format_estimate(contest.position_bias, 3)
         text += f"; the response shown first wins more often than half by {bias}"
     return text + "."

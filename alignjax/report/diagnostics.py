@@ -1,4 +1,4 @@
-"""Figures that tell how far the run can be believed: training curves and calibration."""
+"""Figures that show how far the run can be trusted: training curves and calibration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,17 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignjax.records.calibration import CalibrationRecord
 from alignjax.report.style import FIXED, INK, MUTED, OTHERS, policy_mark, style
-
-_BIN_KEYS = ("predicted", "observed", "count")
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]], *, columns: int = 4) -> Figure | None:
-    """Loss above, accuracy below, a column a stage, training as a line and held-out as points.
+    """Loss above and accuracy below, one column per stage; training as a line, held-out as points.
 
     Args:
       metrics: lines of metrics.jsonl, {"stage", "step", "loss", "eval_loss", "rewards/accuracies", ...}.
-      columns: stages side by side; more go on below.
+      columns: stages side by side; further ones follow below.
 
     Returns:
       A figure, or None where no line has a loss.
@@ -62,25 +61,27 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], *, columns: int = 4) -
     return figure
 
 
-def reliability(calibration: Mapping[str, Any]) -> Figure | None:
-    """Held-out labels against predicted probabilities, a panel a dimension.
+def reliability(calibration: CalibrationRecord) -> Figure | None:
+    """Held-out labels against predicted probabilities, one panel per dimension.
 
     Args:
-      calibration: content of calibration.json; its "reliability" has per dimension the lists predicted,
-        observed and count, one entry a bin.
+      calibration: of the scores, with its bins of held-out labels.
 
     Returns:
       A figure, or None where there is no such data.
     """
-    bins = calibration.get("reliability") or {}
-    names = [name for name in calibration.get("dimensions", bins) if name in bins]
+    bins = calibration.reliability
+    names = [name for name in calibration.dimensions if name in bins]
     if not names:
         return None
     constraints = [name for name in names if name != "reward"]
     with style():
         figure = Figure(figsize=(max(8.4, 2.3 * len(names)), 3.3), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            predicted, observed, count = (np.asarray(bins[name][key], np.float64) for key in _BIN_KEYS)
+            found = bins[name]
+            predicted, observed, count = (
+                np.asarray(values, np.float64) for values in (found.predicted, found.observed, found.count)
+            )
             low, high = _wilson(observed, count)
             bars = [np.maximum(observed - low, 0.0), np.maximum(high - observed, 0.0)]
             colour, marker = policy_mark(name, constraints)
@@ -113,7 +114,7 @@ def _stage_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> No
 
 
 def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95% interval of a share of `count` single draws."""
+    """Wilson's 95% interval of a share among `count` independent draws."""
     count = np.maximum(count, 1.0)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)

@@ -1,80 +1,55 @@
-"""Figures of the method: the dual, the trade-off it promises, and the scores of every policy.
+"""Figures of the method: the dual, the trade-off it predicts, and the scores of every policy.
 
-Every function takes arrays and returns a matplotlib `Figure` of its own: no pyplot, no shared state.
+Every function returns a matplotlib `Figure` of its own: no pyplot, no shared state.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignjax.records.answer import DualAnswer, Ends, FrontierCurve
+from alignjax.records.evaluation import Evaluation, PolicyResult
+from alignjax.report.sections import ends_text
 from alignjax.report.style import BAND, DARK_BAND, FIXED, INK, LAM, MUTED, OTHERS, policy_mark, style
-from alignjax.report.tables import (
-    Estimate,
-    Evaluation,
-    constraint_names,
-    estimate_at,
-    policy_label,
-    policy_names,
-)
+from alignjax.report.tables import Estimate, constraint_names, policy_label, policy_names
 
 _POINT = {"markersize": 7.5, "markeredgecolor": "white", "markeredgewidth": 0.8, "elinewidth": 1.4}
 
 
-class Curve(NamedTuple):
-    """What the dual predicts along a ray of multipliers.
-
-    Attributes:
-      lams: [P, m] float, multipliers.
-      margins: [P, m] float, predicted margins, units of the scores.
-      reward: [P] float, predicted mean reward.
-      kl: [P] float, predicted KL to the reference, nats.
-      objective: [P] float, the dual function.
-    """
-
-    lams: np.ndarray
-    margins: np.ndarray
-    reward: np.ndarray
-    kl: np.ndarray
-    objective: np.ndarray
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Curve":
-        """The "frontier" of dual.json."""
-        return cls(*(np.asarray(record[name], np.float64) for name in cls._fields))
-
-
-def dual_function(
-    curve: Curve, index: int, name: str, lam: float, *, interval: Mapping[str, float] | None = None
-) -> Figure:
+def dual_function(answer: DualAnswer, name: str) -> Figure:
     """The dual function along the ray through lambda*, its minimum and the interval of lambda*.
 
     Args:
-      curve: P points.
-      index: which constraint's multiplier is the horizontal axis.
-      name: the constraint.
-      lam: lambda* of that constraint.
-      interval: {"low", "high"} of lambda*, or None.
+      answer: a feasible one.
+      name: the constraint whose multiplier is the horizontal axis.
+
+    Raises:
+      ValueError: the answer is infeasible, or has no such constraint.
     """
+    curve, index = _frontier(answer), answer.names.index(name)
     with style():
         figure, axes = _canvas()
-        draw_dual(axes, curve, index, name, lam, interval=interval)
+        draw_dual(axes, curve, index, name, _lam(answer, name), interval=_interval(answer, name))
     return figure
 
 
 def draw_dual(
-    axes: Axes,
-    curve: Curve,
-    index: int,
-    name: str,
-    lam: float,
-    *,
-    interval: Mapping[str, float] | None = None,
+    axes: Axes, curve: FrontierCurve, index: int, name: str, lam: float, *, interval: Ends | None = None
 ) -> None:
-    """`dual_function` on axes of the caller's."""
-    x, label = _ray(curve, index, lam, name)
+    """Draws `dual_function` on the caller's axes.
+
+    Args:
+      axes: where to draw.
+      curve: P points.
+      index: place of the constraint in the curve's arrays.
+      name: the constraint.
+      lam: its lambda*.
+      interval: of lambda*; None: none is drawn.
+    """
+    x, label = _ray(curve, index, name)
     at = lam if label else 1.0
     axes.plot(x, curve.objective, color=OTHERS[0][0])
     axes.plot(at, np.interp(at, x, curve.objective), "o", color=BAND, markersize=7, zorder=5)
@@ -84,48 +59,58 @@ def draw_dual(
     axes.set_title(f"Dual function, {name}")
 
 
-def margin_curve(
-    curve: Curve,
-    index: int,
-    name: str,
-    lam: float,
-    *,
-    asked: float | None = None,
-    predicted: Estimate = None,
-    interval: Mapping[str, float] | None = None,
-) -> Figure:
-    """Predicted margin against the multiplier, with the asked margin.
+def margin_curve(answer: DualAnswer, name: str) -> Figure:
+    """Predicted margin against the multiplier, with the asked margin and the interval at lambda*.
 
     Args:
-      curve: P points.
-      index: which constraint.
+      answer: a feasible one.
       name: the constraint.
-      lam: lambda* of that constraint.
-      asked: margin asked, or None.
-      predicted: estimate of the margin at lambda*; its interval becomes an error bar.
-      interval: {"low", "high"} of lambda*, or None.
+
+    Raises:
+      ValueError: the answer is infeasible, or has no such constraint.
     """
+    curve, index = _frontier(answer), answer.names.index(name)
     with style():
         figure, axes = _canvas()
-        shown: dict[str, Any] = {"asked": asked, "predicted": predicted, "interval": interval}
-        draw_margin(axes, curve, index, name, lam, **shown)
+        draw_margin(
+            axes,
+            curve,
+            index,
+            name,
+            _lam(answer, name),
+            asked=answer.asked[name].margin,
+            predicted=None if answer.predicted is None else answer.predicted.margins[name],
+            interval=_interval(answer, name),
+        )
     return figure
 
 
 def draw_margin(
     axes: Axes,
-    curve: Curve,
+    curve: FrontierCurve,
     index: int,
     name: str,
     lam: float,
     *,
     asked: float | None = None,
-    predicted: Estimate = None,
-    interval: Mapping[str, float] | None = None,
+    predicted: Estimate | None = None,
+    interval: Ends | None = None,
     errors: np.ndarray | None = None,
 ) -> None:
-    """`margin_curve` on axes of the caller's; standard errors [P] become a band of two of them a side."""
-    x, label = _ray(curve, index, lam, name)
+    """Draws `margin_curve` on the caller's axes.
+
+    Args:
+      axes: where to draw.
+      curve: P points.
+      index: place of the constraint in the curve's arrays.
+      name: the constraint.
+      lam: its lambda*.
+      asked: margin asked; None: nothing was asked.
+      predicted: margin at lambda*, drawn as a point with an error bar; None: a point on the curve.
+      interval: of lambda*; None: none is drawn.
+      errors: [P] standard errors of the margins, drawn as a band of two on each side; None: no band.
+    """
+    x, label = _ray(curve, index, name)
     at = lam if label else 1.0
     margins = curve.margins[:, index]
     axes.plot(x, margins, color=OTHERS[0][0])
@@ -133,10 +118,9 @@ def draw_margin(
         edges = margins - 2 * errors, margins + 2 * errors
         axes.fill_between(x, *edges, color=OTHERS[0][0], alpha=0.15, linewidth=0)
     _mark_lam(axes, at, lam, interval if label else None, x)
-    mean, low, high = _bounds(predicted)
-    if mean is not None:
+    if predicted is not None:
         look = {"fmt": "o", "color": BAND, "markersize": 7, "capsize": 4, "zorder": 5}
-        axes.errorbar(at, mean, yerr=[[mean - low], [high - mean]], **look)
+        axes.errorbar(at, predicted.mean, yerr=_bars(predicted), **look)
     else:
         axes.plot(at, np.interp(at, x, margins), "o", color=BAND, markersize=7, zorder=5)
     if asked is not None:
@@ -147,14 +131,14 @@ def draw_margin(
 
 
 def draw_trade(
-    axes: Axes, curve: Curve, index: int, name: str, *, reference: float, at: tuple[float, float]
+    axes: Axes, curve: FrontierCurve, index: int, name: str, *, reference: float, at: tuple[float, float]
 ) -> None:
-    """Predicted reward against predicted utility along the ray, with lambda* on it.
+    """Draws predicted reward against predicted utility along the ray, with lambda* on it.
 
     Args:
       axes: where to draw.
       curve: P points.
-      index: which constraint is the horizontal axis.
+      index: place of the constraint, whose utility is the horizontal axis, in the curve's arrays.
       name: the constraint.
       reference: the reference's mean utility.
       at: utility and reward at lambda*.
@@ -170,37 +154,38 @@ def draw_trade(
     axes.legend(loc="best")
 
 
-def plane(evaluation: Evaluation, name: str, *, curve: Curve | None = None, truth: bool = False,
-          reference_reward: float | None = None) -> Figure:  # fmt: skip
+def plane(
+    evaluation: Evaluation, name: str, *, answer: DualAnswer | None = None, truth: bool = False
+) -> Figure:
     """Every policy by its margin and reward, with the predicted frontier.
 
+    The reference's mean reward on the evaluation prompts differs from that on the prompts of the dual, so the
+    predicted curve is moved by the difference.
+
     Args:
-      evaluation: content of evaluation.json.
+      evaluation: of the policies.
       name: the constraint on the horizontal axis.
-      curve: predicted frontier, or None.
+      answer: whose frontier is drawn; None, or an infeasible one: none is.
       truth: use the world's true scores.
-      reference_reward: the reference's mean reward on the samples that `curve` comes from. The prompts of the
-        evaluation have another one, so the curve is moved by the difference.
     """
-    names, policies = constraint_names(evaluation), evaluation.get("policies") or {}
-    prefix = "true_" if truth else ""
+    names = constraint_names(evaluation)
     with style():
         figure, axes = _canvas(height=3.9)
-        if curve is not None:
-            here = _bounds(estimate_at(policies.get("reference"), (f"{prefix}reward",)))[0]
-            shift = 0.0 if here is None or reference_reward is None else here - reference_reward
-            x, y = curve.margins[:, names.index(name)], curve.reward + shift
-            axes.plot(x, y, color=MUTED, linewidth=1.4, linestyle=(0, (5, 2)), label="predicted", zorder=2)
+        if answer is not None and answer.frontier is not None:
+            curve, reference = answer.frontier, evaluation.policies.get("reference")
+            here = None if reference is None else _reward(reference, truth)
+            y = curve.reward + (0.0 if here is None else here.mean - answer.reference.reward)
+            look = {"color": MUTED, "linewidth": 1.4, "linestyle": (0, (5, 2)), "zorder": 2}
+            axes.plot(curve.margins[:, answer.names.index(name)], y, label="predicted", **look)
         for policy in policy_names(evaluation):
-            x, x_low, x_high = _bounds(estimate_at(policies[policy], (f"{prefix}margins", name)))
-            y, y_low, y_high = _bounds(estimate_at(policies[policy], (f"{prefix}reward",)))
+            found = evaluation.policies[policy]
+            x, y = ((found.true_margins or {}) if truth else found.margins).get(name), _reward(found, truth)
             if x is None or y is None:
                 continue
             colour, marker = policy_mark(policy, names)
-            cross = {"xerr": [[x - x_low], [x_high - x]], "yerr": [[y - y_low], [y_high - y]]}
             look = {"fmt": marker, "color": colour, "label": policy_label(policy, names), "zorder": 4}
-            axes.errorbar(x, y, **cross, **look, **_POINT)
-        asked = (evaluation.get("asked") or {}).get(name)
+            axes.errorbar(x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), **look, **_POINT)
+        asked = evaluation.asked.get(name)
         axes.margins(0.1)
         if asked is not None:
             _asked_line(axes, asked, vertical=True)
@@ -214,11 +199,11 @@ def plane(evaluation: Evaluation, name: str, *, curve: Curve | None = None, trut
 
 
 def histograms(scores: Mapping[str, Mapping[str, np.ndarray]], constraints: Sequence[str]) -> Figure:
-    """Distribution of every score, a row a policy and a column a dimension; a line at the mean.
+    """Distribution of every score, one row per policy and one column per dimension; a line at the mean.
 
     Args:
-      scores: policy -> dimension -> scores of its responses, any shape; where a dimension is missing its
-        panel is left empty.
+      scores: policy -> dimension -> scores of its responses, any shape; the panel of a missing
+        dimension is left empty.
       constraints: names in order; the columns are reward, then these.
     """
     dimensions = ["reward", *constraints]
@@ -254,8 +239,34 @@ def _canvas(height: float = 3.3) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _ray(curve: Curve, index: int, lam: float, name: str) -> tuple[np.ndarray, str]:
-    """Horizontal axis: this constraint's multiplier; where that stays at 0 the place on the ray, no label."""
+def _frontier(answer: DualAnswer) -> FrontierCurve:
+    if answer.frontier is None:
+        raise ValueError("report.figures: the answer is infeasible and has no curve to draw.")
+    return answer.frontier
+
+
+def _lam(answer: DualAnswer, name: str) -> float:
+    return float(answer.multipliers[answer.names.index(name)])
+
+
+def _interval(answer: DualAnswer, name: str) -> Ends | None:
+    return None if answer.intervals is None else answer.intervals.lam[name]
+
+
+def _reward(policy: PolicyResult, truth: bool) -> Estimate | None:
+    return policy.true_reward if truth else policy.reward
+
+
+def _bars(estimate: Estimate) -> list[list[float]]:
+    """Lengths of the error bar below and above the mean."""
+    return [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
+
+
+def _ray(curve: FrontierCurve, index: int, name: str) -> tuple[np.ndarray, str]:
+    """The horizontal axis and its label: this constraint's multiplier, in [P].
+
+    Where the multiplier stays at 0 the axis is the share of lambda* and the label empty.
+    """
     x = curve.lams[:, index]
     if np.ptp(x) > 0:
         return x, f"{LAM} ({name})"
@@ -270,14 +281,17 @@ def _histogram(axes: Axes, values: np.ndarray, edges: np.ndarray, colour: str) -
     axes.axvline(values.mean(), color=colour, linewidth=2.0)
 
 
-def _mark_lam(axes: Axes, at: float, lam: float, interval: Mapping[str, float] | None, x: np.ndarray) -> None:
+def _mark_lam(axes: Axes, at: float, lam: float, interval: Ends | None, x: np.ndarray) -> None:
     """A line at lambda*, its value, and the band of its interval, cut at the curve's ends."""
     limits = (float(x.min()), float(x.max()))
     text = f"{LAM}* = {lam:.3f}"
     if interval is not None:
-        low, high = (float(np.clip(interval[key], *limits)) for key in ("low", "high"))
+        low, high = (
+            limits[1] if end is None else float(np.clip(end, *limits))
+            for end in (interval.low, interval.high)
+        )
         axes.axvspan(low, high, color=BAND, alpha=0.13, linewidth=0, zorder=0)
-        text += f"\n[{interval['low']:.3f}, {interval['high']:.3f}]"
+        text += f"\n{ends_text(interval)}"
     axes.axvline(at, color=BAND, linewidth=1.2, zorder=1)
     axes.set_xlim(*limits)
     side = -1 if at > 0.7 * limits[1] else 1
@@ -299,19 +313,10 @@ def _asked_line(axes: Axes, asked: float, *, vertical: bool) -> None:
 def _note(
     axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], *, data: str, **look: Any
 ) -> None:
-    """A small text at a place that is data along one axis and a share of the panel along the other."""
+    """A small text at a point in data units along one axis and as a share of the panel along the other."""
     places = ("data", "axes fraction") if data == "x" else ("axes fraction", "data")
     look = {"va": "top", "color": INK, "fontsize": 8.5, **look}
     axes.annotate(text, at, xycoords=places, xytext=offset, textcoords="offset points", **look)
-
-
-def _bounds(estimate: Estimate) -> tuple[float | None, float, float]:
-    """Mean, low and high, the bounds at the mean where there is no interval and never on its wrong side."""
-    mean = estimate.get("mean") if isinstance(estimate, Mapping) else estimate
-    if mean is None or not np.isfinite(mean):
-        return None, 0.0, 0.0
-    low, high = (estimate.get(key) if isinstance(estimate, Mapping) else None for key in ("low", "high"))
-    return mean, mean if low is None else min(low, mean), mean if high is None else max(high, mean)
 
 
 def _edges(values: Sequence[np.ndarray], bins: int = 40) -> np.ndarray:

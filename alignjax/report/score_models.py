@@ -1,4 +1,4 @@
-"""What held-out pairs say of the score models that a run trained."""
+"""How good the score models that a run trained are on held-out pairs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ _COLUMNS = {
     "eval_rewards/accuracies": ("accuracy", 3),
     "eval_rewards/margins": ("margin", 3),
     "eval_rewards/mean": ("mean score", 3),
-    "eval_rewards/min": ("least", 2),
-    "eval_rewards/max": ("most", 2),
+    "eval_rewards/min": ("lowest score", 2),
+    "eval_rewards/max": ("highest score", 2),
     "eval_calibration_error": ("calibration error", 3),
 }
 
 
 def grid(metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Grid | None:
-    """A row a score model, at the step that was kept; None where none was trained here.
+    """A table with one row per score model, at the step that was kept; None where the run trained none.
 
     Args:
       metrics: lines of metrics.jsonl; those of score models have an eval_calibration_error.
-      config: content of config.json: what the step was chosen by.
+      config: content of config.json; its score_training.judge_by says by what the step was chosen.
     """
     judge_by = f"eval_{(config.get('score_training') or {}).get('judge_by', 'calibrated_loss')}"
     best: dict[str, Mapping[str, Any]] = {}
@@ -38,7 +38,8 @@ def grid(metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Gri
         rows.append((stage, "", [str(row["step"]), *cells]))
     head = ["score model", "step", *(name for name, _ in _COLUMNS.values())]
     notes = [
-        "On held-out pairs, at the step that was kept, before calibration; margin: of the preferred over the "
-        "other response; calibration error: mean distance between stated and observed frequencies."
+        "On held-out pairs, at the step that was kept, before calibration. margin: mean score of the "
+        "preferred response minus the other's; calibration error: mean distance between predicted and "
+        "observed frequencies."
     ]
     return Grid("Score models", head, rows, notes)

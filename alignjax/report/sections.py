@@ -4,20 +4,46 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignjax.records.answer import DualAnswer, Ends
+from alignjax.records.calibration import CalibrationRecord
 from alignjax.report import tables
 from alignjax.report.style import policy_mark
 from alignjax.report.tables import MISSING, Estimate, Verdict
 
-Record = Mapping[str, Any]
+
+class StageTime(NamedTuple):
+    """What a stage of the run took.
+
+    Attributes:
+      name: of the stage.
+      seconds: of its computation; None: not known.
+      peak_memory_mib: largest resident memory of the process when it ended, MiB; None: not known.
+    """
+
+    name: str
+    seconds: float | None
+    peak_memory_mib: float | None
+
+
+class Sample(NamedTuple):
+    """Responses of several policies to one prompt.
+
+    Attributes:
+      prompt: its text.
+      responses: by policy.
+    """
+
+    prompt: str
+    responses: Mapping[str, str]
 
 
 class Strip(NamedTuple):
     """Estimates of one constraint on a common scale, in percent of its width.
 
     Attributes:
-      zero: where the reference is.
-      asked: where the asked margin is, or None.
-      bars: (kind, low, mean, high); kind is promised, delivered or true.
+      zero: position of the reference.
+      asked: position of the asked margin, or None.
+      bars: (kind, low, mean, high); kind is predicted, achieved or true.
     """
 
     zero: float
@@ -41,90 +67,116 @@ class Grid(NamedTuple):
     notes: list[str]
 
 
-def facts(config: Record, run: Record) -> list[tuple[str, str]]:
-    """The line below the title: method, seed, beta, time, peak memory, devices, as far as known."""
+def facts(
+    config: Mapping[str, Any], environment: Mapping[str, Any], times: Sequence[StageTime]
+) -> list[tuple[str, str]]:
+    """The line below the title: method, seed, beta, time, peak memory and devices, where known."""
     rows = [(key, str(config[key])) for key in ("method", "seed", "beta") if key in config]
-    records = (run.get("stages") or {}).values()
-    seconds = sum(record.get("seconds") or 0.0 for record in records)
-    peak = max((record.get("peak_memory_mib") or 0 for record in records), default=0)
+    seconds = sum(time.seconds or 0.0 for time in times)
+    peak = max((time.peak_memory_mib or 0.0 for time in times), default=0.0)
     rows += [("time", duration(seconds))] if seconds else []
     rows += [("peak memory", f"{peak:,.0f} MiB")] if peak else []
-    devices = list(run.get("devices") or ())
+    devices = list(environment.get("devices", ()))
     if devices:
         rows.append(("devices", devices[0] if len(devices) == 1 else f"{len(devices)} x {devices[0]}"))
     return rows
 
 
-def findings(given: Sequence[str], calibration: Record) -> list[str]:
-    """The caller's findings and the calibration's, each once."""
-    return list(dict.fromkeys([*given, *(calibration.get("findings") or ())]))
-
-
 def strip(verdict: Verdict) -> Strip | None:
-    """Places of a constraint's estimates; None where there is nothing to place."""
-    entries = {"promised": verdict.predicted, "delivered": verdict.achieved, "true": verdict.truth}
-    bars = {kind: bounds for kind, estimate in entries.items() if (bounds := _bounds(estimate)) is not None}
+    """Positions of a constraint's estimates; None where there is no estimate."""
+    entries = {"predicted": verdict.predicted, "achieved": verdict.achieved, "true": verdict.truth}
+    bars = {
+        kind: estimate
+        for kind, estimate in entries.items()
+        if estimate is not None and math.isfinite(estimate.mean)
+    }
     if not bars:
         return None
     asked = [] if verdict.asked is None else [verdict.asked]
-    ends = [0.0, *asked, *(end for bounds in bars.values() for end in bounds)]
+    ends = [0.0, *asked, *(end for bar in bars.values() for end in (bar.low, bar.high))]
     low, high = min(ends), max(ends)
     pad = 0.08 * (high - low) if high > low else 1.0
 
     def place(x: float) -> float:
         return round(100.0 * (x - low + pad) / (high - low + 2 * pad), 2)
 
-    placed = tuple((kind, place(a), place(b), place(c)) for kind, (a, b, c) in bars.items())
+    placed = tuple((kind, place(bar.low), place(bar.mean), place(bar.high)) for kind, bar in bars.items())
     return Strip(place(0.0), place(asked[0]) if asked else None, placed)
 
 
-def lam_text(dual: Record, name: str) -> str:
-    """lambda* of one constraint with its interval."""
-    interval = ((dual.get("intervals") or {}).get("lam") or {}).get(name) or {}
-    estimate = {"mean": (dual.get("lam") or {}).get(name), "low": None, "high": None, **interval}
-    return tables.format_estimate(estimate, 3)
+def lam_text(answer: DualAnswer, name: str) -> str:
+    """lambda* of one constraint with its interval, as "0.62 [0.53, infinite]"; "-" where it has none."""
+    value = None if answer.lam is None else answer.lam.get(name)
+    text = tables.format_number(value, 3)
+    interval = None if answer.intervals is None else answer.intervals.lam.get(name)
+    return text if value is None or interval is None else f"{text} {ends_text(interval)}"
 
 
-def dual_rows(dual: Record) -> list[tuple[str, str]]:
+def ends_text(interval: Ends | Estimate, decimals: int = 3) -> str:
+    """An interval as "[0.53, infinite]"."""
+    low, high = (
+        "infinite" if end is None else tables.format_number(end, decimals)
+        for end in (interval.low, interval.high)
+    )
+    return f"[{low}, {high}]"
+
+
+def dual_rows(answer: DualAnswer) -> list[tuple[str, str]]:
     """What dual.json says besides its margins."""
-    rows = [(f"lambda*, {name}", lam_text(dual, name)) for name in dual.get("lam") or {}]
-    for name, most in (dual.get("reachable") or {}).items():
+    rows = [(f"lambda*, {name}", lam_text(answer, name)) for name in answer.lam or {}]
+    for name, most in answer.reachable.items():
         rows.append((f"largest reachable margin, {name}", tables.format_number(most)))
-    predicted = dual.get("predicted") or {}
-    for key, label in (("reward", "predicted reward"), ("kl", "predicted KL, nats")):
-        if key in predicted:
-            rows.append((label, tables.format_estimate(predicted[key])))
-    ess, solver = predicted.get("ess") or {}, dual.get("solver") or {}
-    if ess.get("median") is not None:
-        of = f" of {ess['num_samples']}" if "num_samples" in ess else ""
-        rows.append(("effective samples a prompt, median", f"{ess['median']:.1f}{of}"))
-    if "iterations" in solver:
-        rows.append(("solver", f"{solver['iterations']} iterations, error {solver['error']:.1e}"))
+    if answer.predicted is not None:
+        predicted, ess = answer.predicted, answer.predicted.ess
+        rows.append(("predicted reward", tables.format_estimate(predicted.reward)))
+        rows.append(("predicted KL, nats", tables.format_estimate(predicted.kl)))
+        rows.append(("effective samples per prompt, median", f"{ess.median:.1f} of {ess.num_samples}"))
+    if answer.corrected is not None:
+        for name, lam in answer.corrected.lam.items():
+            rows.append((f"lambda*, {name}, corrected for finite samples", tables.format_estimate(lam, 3)))
+        for name, margin in answer.corrected.margins.items():
+            shown = tables.format_estimate(margin)
+            rows.append((f"predicted margin, {name}, corrected for finite samples", shown))
+    if answer.conservative is not None:
+        for name, guard in answer.conservative.guard.items():
+            label = f"added to the {name} margin, so that it holds with confidence {answer.confidence:g}"
+            rows.append((label, tables.format_number(guard, 3)))
+    if answer.solver is not None:
+        error = answer.solver.error
+        shown = "not finite" if error is None else f"{error:.1e}"
+        rows.append(("solver", f"{answer.solver.iterations} iterations, error {shown}"))
     return rows
 
 
-def slopes(calibration: Record) -> list[tuple[str, str, str]]:
+def intervals_note(answer: DualAnswer) -> str:
+    """Which uncertainties the intervals of the prediction hold."""
+    if not answer.holds:
+        return "The prediction and the multipliers have no intervals."
+    return (
+        f"The {answer.confidence:.0%} intervals of the prediction and of the multipliers hold the "
+        f"uncertainty about {' and '.join(answer.holds)}, and no other."
+    )
+
+
+def slopes(calibration: CalibrationRecord) -> list[tuple[str, str, str]]:
     """Score, slope with interval, number of held-out pairs."""
-    held = calibration.get("num_held_out") or {}
     rows = []
-    for name, fit in (calibration.get("slopes") or {}).items():
-        slope = tables.format_estimate(
-            {"mean": fit.get("slope"), "low": fit.get("low"), "high": fit.get("high")}
-        )
-        rows.append((name, slope, f"{held[name]:,}" if name in held else MISSING))
+    for name, fit in calibration.slopes.items():
+        slope = tables.format_estimate(Estimate(fit.slope, fit.low, fit.high))
+        pairs = calibration.num_held_out.get(name)
+        rows.append((name, slope, MISSING if pairs is None else f"{pairs:,}"))
     return rows
 
 
-def matrix(calibration: Record) -> list[tuple[str, list[str]]]:
-    """Rows of a joint fit, a row a calibrated score; empty for other fits, whose slopes say it all."""
-    names: Sequence[str] = calibration.get("dimensions") or ()
-    values: Sequence[Sequence[float]] = calibration.get("matrix") or ()
-    if calibration.get("kind") != "joint":
+def matrix(calibration: CalibrationRecord) -> list[tuple[str, list[str]]]:
+    """One row per calibrated score of a joint fit; empty for other fits, whose slopes say it all."""
+    if calibration.kind != "joint":
         return []
-    return [(n, [tables.format_number(x, 3) for x in row]) for n, row in zip(names, values, strict=True)]
+    rows = zip(calibration.dimensions, calibration.matrix, strict=True)
+    return [(name, [tables.format_number(float(x), 3) for x in row]) for name, row in rows]
 
 
-def counts(records: Mapping[str, Record]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def counts(records: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """One table of all data sets: heads (every count that some set has), and rows."""
     keys = list(dict.fromkeys(key for record in records.values() for key in record))
     rows = []
@@ -134,41 +186,38 @@ def counts(records: Mapping[str, Record]) -> tuple[list[str], list[tuple[str, li
 
 
 def samples(
-    given: Sequence[Record], policies: Sequence[str], constraints: Sequence[str]
+    given: Sequence[Sample], policies: Sequence[str], constraints: Sequence[str]
 ) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Prompt and (label, colour, text) of every policy's response, policies in the order of the table."""
     rows = []
     for sample in given:
-        texts = sample["responses"]
-        order = [
-            *(name for name in policies if name in texts),
-            *(name for name in texts if name not in policies),
-        ]
+        texts = sample.responses
+        order = [name for name in policies if name in texts]
+        order += [name for name in texts if name not in policies]
         answers = []
         for name in order:
             label, colour = tables.policy_label(name, constraints), policy_mark(name, constraints)[0]
             answers.append((label, colour, texts[name]))
-        rows.append((sample["prompt"], answers))
+        rows.append((sample.prompt, answers))
     return rows
 
 
-def stages(run: Record) -> list[tuple[str, str, str, float]]:
-    """Name, time, peak memory in MiB, and percent of the longest stage."""
-    records = run.get("stages") or {}
-    longest = max((record.get("seconds") or 0.0 for record in records.values()), default=0.0)
+def stages(times: Sequence[StageTime]) -> list[tuple[str, str, str, float]]:
+    """Name, time, peak memory in MiB, and time in percent of the longest stage."""
+    longest = max((time.seconds or 0.0 for time in times), default=0.0)
     rows = []
-    for name, record in records.items():
-        seconds, peak = record.get("seconds"), record.get("peak_memory_mib")
+    for name, seconds, peak in times:
         share = round(100.0 * seconds / longest, 1) if seconds and longest else 0.0
         time = MISSING if seconds is None else duration(seconds)
         rows.append((name, time, MISSING if peak is None else f"{peak:,.0f}", share))
     return rows
 
 
-def versions(run: Record) -> list[tuple[str, str]]:
+def versions(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Versions and machine."""
-    rows = [(key, str(run[key])) for key in ("alignjax", "python", "platform", "processes") if key in run]
-    return rows + [(name, str(version)) for name, version in (run.get("versions") or {}).items()]
+    keys = ("alignjax", "python", "platform", "processes")
+    rows = [(key, str(environment[key])) for key in keys if key in environment]
+    return rows + [(name, str(version)) for name, version in environment.get("versions", {}).items()]
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -181,18 +230,8 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them."""
+    """Seconds in the units in which one would say them."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _bounds(estimate: Estimate) -> tuple[float, float, float] | None:
-    """Low, mean, high of an estimate, or None where it has no mean."""
-    values = estimate if isinstance(estimate, Mapping) else {"mean": estimate}
-    mean = values.get("mean")
-    if mean is None or not math.isfinite(mean):
-        return None
-    low, high = (mean if (end := values.get(key)) is None else end for key in ("low", "high"))
-    return low, mean, high

@@ -1,15 +1,14 @@
 """Tables of an evaluation: the last lines on the console, and the same cells for the HTML page.
 
-An `evaluation` is the content of evaluation.json. Its estimates are {"mean", "low", "high"}, a 95% interval;
-a missing one, or None, is shown as "-".
+A missing estimate is None and is shown as "-".
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Evaluation = Mapping[str, Any]
-Estimate = Mapping[str, float | None] | float | None
+from alignjax.records.evaluation import Evaluation
+from alignjax.records.figure import Figure as Estimate  # here a Figure is matplotlib's
 
 MISSING = "-"
 # A shortfall that two decimals do not show is none: exact sums have intervals of no width.
@@ -22,27 +21,25 @@ KEPT, KEPT_WITHIN, MISSED, NOT_ASKED, UNKNOWN = (
     "not asked",
     "not measured",
 )
+_SCORE, _NATS, _TEXT = "score", "nats", "text"
 
 
 class Column(NamedTuple):
     """One column of the policy table.
 
     Attributes:
-      key: path of the estimate below a policy, as ("margins", "safety").
       header: what the column is called.
-      unit: a word for the notes: "score", "nats", or "form" for what responses look like.
+      unit: "score", "nats", or "text" for statistics of the responses' texts.
+      is_truth: whether only an embedded world knows it.
       decimals: digits after the point, the same in every row.
+      estimates: by policy.
     """
 
-    key: tuple[str, ...]
     header: str
     unit: str
+    is_truth: bool
     decimals: int
-
-    @property
-    def is_truth(self) -> bool:
-        """Whether only an embedded world knows it."""
-        return self.key[0] in ("true_reward", "true_margins", "kl_from_optimum")
+    estimates: Mapping[str, Estimate | None]
 
 
 class Row(NamedTuple):
@@ -54,14 +51,14 @@ class Row(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of one constraint.
+    """Whether one constraint was kept.
 
     Attributes:
       name: the constraint.
-      asked: margin asked, or None where the multiplier was given and no margin asked.
-      predicted: estimate from the dual, before training.
-      achieved: the aligned policy's margin on the scores the run used.
-      truth: the same on the world's true score, or None outside an embedded world.
+      asked: margin asked; None where the multiplier was given and no margin asked.
+      predicted: by the dual, before training.
+      achieved: the aligned policy's margin on the calibrated scores.
+      truth: the same on the world's true score; None outside an embedded world.
       outcome: kept (the whole interval reaches the asked margin), kept within its interval (the interval
         contains it), missed, not asked, not measured; judged on the truth where it is known.
       sentence: all of it in words.
@@ -69,29 +66,29 @@ class Verdict(NamedTuple):
 
     name: str
     asked: float | None
-    predicted: Estimate
-    achieved: Estimate
-    truth: Estimate
+    predicted: Estimate | None
+    achieved: Estimate | None
+    truth: Estimate | None
     outcome: str
     sentence: str
 
     @property
-    def judged(self) -> Estimate:
-        """The estimate the outcome rests on."""
+    def judged(self) -> Estimate | None:
+        """The estimate that the outcome rests on."""
         return self.achieved if self.truth is None else self.truth
 
 
 def constraint_names(evaluation: Evaluation) -> list[str]:
     """Constraints in the order they were asked, then any other that a policy reports."""
-    names = dict.fromkeys(evaluation.get("asked") or {})
-    for policy in (evaluation.get("policies") or {}).values():
-        names.update(dict.fromkeys((policy or {}).get("margins") or {}))
+    names = dict.fromkeys(evaluation.asked)
+    for policy in evaluation.policies.values():
+        names.update(dict.fromkeys(policy.margins))
     return list(names)
 
 
 def policy_names(evaluation: Evaluation) -> list[str]:
-    """Policies in reading order: reference, reward, every constraint's, others, aligned."""
-    present = list(evaluation.get("policies") or {})
+    """Policies in reading order: reference, reward, those of single constraints, others, aligned."""
+    present = list(evaluation.policies)
     first = [name for name in ("reference", "reward", *constraint_names(evaluation)) if name in present]
     rest = [name for name in present if name not in first and name != "aligned"]
     return first + rest + (["aligned"] if "aligned" in present else [])
@@ -113,110 +110,107 @@ def format_number(value: float | None, decimals: int = 2) -> str:
     return f"{value + 0.0:.{decimals}f}".replace("-0." + "0" * decimals, "0." + "0" * decimals)
 
 
-def format_estimate(estimate: Estimate, decimals: int = 2) -> str:
-    """An estimate as "1.05 [0.93, 1.17]"; no bracket where there is no interval or it has no width."""
+def format_estimate(estimate: Estimate | None, decimals: int = 2) -> str:
+    """An estimate as "1.05 [0.93, 1.17]"; no bracket where the interval has no width."""
     if estimate is None:
         return MISSING
-    if not isinstance(estimate, Mapping):
-        return format_number(estimate, decimals)
-    mean, low, high = (estimate.get(key) for key in ("mean", "low", "high"))
-    text = format_number(mean, decimals)
-    if text == MISSING or low is None or high is None or low == mean == high:
+    text = format_number(estimate.mean, decimals)
+    if text == MISSING or estimate.low == estimate.mean == estimate.high:
         return text
-    return f"{text} [{format_number(low, decimals)}, {format_number(high, decimals)}]"
-
-
-def estimate_at(policy: Mapping[str, Any] | None, key: Sequence[str]) -> Estimate:
-    """The estimate at a path below a policy, or None where any part of the path is missing."""
-    node: Any = policy
-    for name in key:
-        node = node.get(name) if isinstance(node, Mapping) else None
-    return node
+    return f"{text} [{format_number(estimate.low, decimals)}, {format_number(estimate.high, decimals)}]"
 
 
 def columns(evaluation: Evaluation) -> list[Column]:
     """Columns of the policy table; those of an embedded world only where some policy has them."""
     names = constraint_names(evaluation)
-    wanted: list[tuple[tuple[str, ...], str, str]] = [(("reward",), "reward", "score")]
-    wanted += [(("utilities", name), name, "score") for name in names]
-    wanted += [(("margins", name), f"{name} margin", "score") for name in names]
-    wanted += [(("kl",), "KL", "nats")]
-    wanted += [(("true_reward",), "true reward", "score")]
-    wanted += [(("true_margins", name), f"true {name} margin", "score") for name in names]
-    wanted += [(("kl_from_optimum",), "KL from optimum", "nats")]
-    wanted += [(("length",), "tokens", "form"), (("refusals",), "refusals", "form")]
-    wanted += [(("cut",), "cut", "form"), (("empty",), "empty", "form")]
-    policies = [(evaluation.get("policies") or {})[name] for name in policy_names(evaluation)]
-    result = []
-    for key, header, unit in wanted:
-        estimates = [estimate_at(policy, key) for policy in policies]
-        optional = key[0].startswith("true_") or key[0] == "kl_from_optimum" or unit == "form"
-        present = any(estimate is not None for estimate in estimates)
-        if key[0] in ("cut", "empty"):  # a column of zeros says nothing
-            present = any(isinstance(e, Mapping) and (e.get("mean") or 0) >= RARE for e in estimates)
-        if not optional or present:
-            result.append(Column(key, header, unit, _decimals(estimates)))
-    return result
+    policies = {name: evaluation.policies[name] for name in policy_names(evaluation)}
+
+    def column(
+        header: str, unit: str, estimates: Mapping[str, Estimate | None], *, is_truth: bool = False
+    ) -> Column:
+        return Column(header, unit, is_truth, _decimals(list(estimates.values())), estimates)
+
+    shown = [column("reward", _SCORE, {p: found.reward for p, found in policies.items()})]
+    for name in names:
+        utilities = {p: found.utilities.get(name) for p, found in policies.items()}
+        shown.append(column(name, _SCORE, utilities))
+    for name in names:
+        margins = {p: found.margins.get(name) for p, found in policies.items()}
+        shown.append(column(f"{name} margin", _SCORE, margins))
+    shown.append(column("KL", _NATS, {p: found.kl for p, found in policies.items()}))
+    truth = [column("true reward", _SCORE, {p: r.true_reward for p, r in policies.items()}, is_truth=True)]
+    for name in names:
+        margins = {p: (found.true_margins or {}).get(name) for p, found in policies.items()}
+        truth.append(column(f"true {name} margin", _SCORE, margins, is_truth=True))
+    optimum = {p: found.kl_from_optimum for p, found in policies.items()}
+    truth.append(column("KL from optimum", _NATS, optimum, is_truth=True))
+    shown += [one for one in truth if any(estimate is not None for estimate in one.estimates.values())]
+    if policies:
+        shown.append(column("tokens", _TEXT, {p: found.length for p, found in policies.items()}))
+        shown.append(column("refusals", _TEXT, {p: found.refusals for p, found in policies.items()}))
+    cut, empty = {p: r.cut for p, r in policies.items()}, {p: r.empty for p, r in policies.items()}
+    for header, shares in (("cut", cut), ("empty", empty)):
+        if any(share.mean >= RARE for share in shares.values()):  # a column of zeros says nothing
+            shown.append(column(header, _TEXT, shares))
+    return shown
 
 
 def rows(evaluation: Evaluation, shown: Sequence[Column]) -> list[Row]:
-    """Rows of the policy table for some columns."""
+    """Rows of the policy table for some of its columns."""
     names = constraint_names(evaluation)
-    policies = evaluation.get("policies") or {}
     return [
         Row(
-            name,
-            policy_label(name, names),
-            tuple(format_estimate(estimate_at(policies[name], c.key), c.decimals) for c in shown),
+            policy,
+            policy_label(policy, names),
+            tuple(format_estimate(column.estimates[policy], column.decimals) for column in shown),
         )
-        for name in policy_names(evaluation)
+        for policy in policy_names(evaluation)
     ]
 
 
 def verdicts(evaluation: Evaluation) -> list[Verdict]:
-    """One verdict a constraint, judged on the true score where the world knows it.
+    """One verdict per constraint, judged on the true score where the world knows it.
 
     Args:
-      evaluation: content of evaluation.json.
+      evaluation: of the policies.
 
     Returns:
       Verdicts in the order of the constraints.
     """
-    asked_all = evaluation.get("asked") or {}
-    predicted_all = (evaluation.get("predicted") or {}).get("margins") or {}
-    aligned = (evaluation.get("policies") or {}).get("aligned")
+    promised, aligned = evaluation.predicted.get("margins"), evaluation.policies.get("aligned")
     result = []
     for name in constraint_names(evaluation):
-        asked, predicted = asked_all.get(name), predicted_all.get(name)
-        achieved = estimate_at(aligned, ("margins", name))
-        truth = estimate_at(aligned, ("true_margins", name))
+        asked = evaluation.asked.get(name)
+        predicted = promised.get(name) if isinstance(promised, Mapping) else None
+        achieved = None if aligned is None else aligned.margins.get(name)
+        truth = None if aligned is None else (aligned.true_margins or {}).get(name)
         judged = achieved if truth is None else truth
         outcome = _outcome(asked, judged)
         sentence = f"{name}: asked {format_number(asked)}, predicted {format_estimate(predicted)}"
         sentence += f", achieved {format_estimate(achieved)}"
         sentence += "" if truth is None else f", on the true score {format_estimate(truth)}"
         sentence += f": {outcome}"
-        mean = judged.get("mean") if isinstance(judged, Mapping) else judged
-        if outcome == MISSED and asked is not None and mean is not None and mean < asked:
-            sentence += f" by {format_number(asked - mean)}"
+        if outcome == MISSED and asked is not None and judged is not None and judged.mean < asked:
+            sentence += f" by {format_number(asked - judged.mean)}"
         result.append(Verdict(name, asked, predicted, achieved, truth, outcome, sentence))
     return result
 
 
 def notes(shown: Sequence[Column], score_unit: str) -> list[str]:
-    """What the columns mean and their units, a sentence each."""
+    """What the columns mean and their units, one sentence each."""
     lines = [
-        "margin: mean utility above the reference's; KL: to the reference, nats; [..]: 95% interval.",
-        f"reward, utilities and margins are in {score_unit}; utilities: higher is safer.",
+        "margin: mean utility minus the reference's; KL: to the reference, in nats; [..]: 95% interval.",
+        f"reward, utilities and margins are in {score_unit}; a higher utility is safer.",
     ]
-    if any(column.unit == "form" for column in shown):
+    if any(column.unit == _TEXT for column in shown):
         lines.append(
             "tokens: mean length of a response; refusals, cut, empty: shares of responses that open with a "
-            "refusal, have no end, hold nothing."
+            "refusal, have no end, have no visible text."
         )
-    if any(column.key[0].startswith("true_") for column in shown):
+    truth = [column for column in shown if column.is_truth]
+    if any(column.unit == _SCORE for column in truth):
         lines.append("true: the world's own scores, which no training saw; the verdict rests on them.")
-    if any(column.key[0] == "kl_from_optimum" for column in shown):
+    if any(column.unit == _NATS for column in truth):
         lines.append("KL from optimum: KL(pi_lam* || policy) in nats, exact sums on the true scores.")
     return lines
 
@@ -224,20 +218,20 @@ def notes(shown: Sequence[Column], score_unit: str) -> list[str]:
 def console_table(
     evaluation: Evaluation, *, width: int = 120, score_unit: str = "units of the scores"
 ) -> str:
-    """The last table of a run, plain text.
+    """The last table of a run, as plain text.
 
     Policies as rows with reward, utilities, margins and KL; below them what an embedded world knows of the
-    truth; then margins asked, predicted and achieved side by side; then a verdict a constraint.
+    truth; then margins asked, predicted and achieved side by side; then one verdict per constraint.
 
     Args:
-      evaluation: content of evaluation.json.
-      width: characters a line; columns that do not fit go on below, under the policies' names again.
-      score_unit: what rewards, utilities and margins are measured in, for the notes.
+      evaluation: of the policies.
+      width: characters per line; columns that do not fit follow below, with the policies' names again.
+      score_unit: unit of rewards, utilities and margins, for the notes.
 
     Returns:
       Lines without a newline at the end.
     """
-    shown = [column for column in columns(evaluation) if column.unit != "form"]
+    shown = [column for column in columns(evaluation) if column.unit != _TEXT]
     lines = []
     for part in ([c for c in shown if not c.is_truth], [c for c in shown if c.is_truth]):
         grid = [["policy", *(column.header for column in part)]]
@@ -245,41 +239,36 @@ def console_table(
         lines += [line for block in _blocks(grid, width) for line in (*_layout(block), "")]
     judged = verdicts(evaluation)
     if judged:
-        on_truth = any(verdict.truth is not None for verdict in judged)
-        head = [
-            "margin",
-            "asked",
-            "predicted",
-            "achieved",
-            *(["achieved, true"] if on_truth else []),
-            "verdict",
-        ]
-        grid = [head]
-        for v in judged:
-            truth = [format_estimate(v.truth)] if on_truth else []
-            estimates = [format_number(v.asked), format_estimate(v.predicted), format_estimate(v.achieved)]
-            grid.append([v.name, *estimates, *truth, v.outcome])
-        lines += [*_layout(grid), ""]
+        lines += [*_layout(_verdict_grid(judged)), ""]
     lines += notes(shown, score_unit)
     return "\n".join([*lines, *(verdict.sentence for verdict in judged)])
 
 
-def _outcome(asked: float | None, judged: Estimate) -> str:
+def _verdict_grid(judged: Sequence[Verdict]) -> list[list[str]]:
+    """Margins asked, predicted and achieved, with a column of true ones where any is known."""
+    on_truth = any(verdict.truth is not None for verdict in judged)
+    truth_head = ["achieved, true"] if on_truth else []
+    grid = [["margin", "asked", "predicted", "achieved", *truth_head, "verdict"]]
+    for v in judged:
+        truth = [format_estimate(v.truth)] if on_truth else []
+        estimates = [format_number(v.asked), format_estimate(v.predicted), format_estimate(v.achieved)]
+        grid.append([v.name, *estimates, *truth, v.outcome])
+    return grid
+
+
+def _outcome(asked: float | None, judged: Estimate | None) -> str:
     if asked is None:
         return NOT_ASKED
-    estimate = judged if isinstance(judged, Mapping) else {"mean": judged}
-    mean = estimate.get("mean")
-    if mean is None or not math.isfinite(mean):
+    if judged is None or not math.isfinite(judged.mean):
         return UNKNOWN
-    low, high = (mean if (end := estimate.get(key)) is None else end for key in ("low", "high"))
     reach = asked - ROUNDING * max(1.0, abs(asked))
-    return KEPT if low >= reach else KEPT_WITHIN if high >= reach else MISSED
+    return KEPT if judged.low >= reach else KEPT_WITHIN if judged.high >= reach else MISSED
 
 
-def _decimals(estimates: Sequence[Estimate]) -> int:
+def _decimals(estimates: Sequence[Estimate | None]) -> int:
     """Enough digits for the largest number of a column to show three, and no more than four."""
-    means = [e.get("mean") if isinstance(e, Mapping) else e for e in estimates]
-    largest = max((abs(m) for m in means if m is not None and math.isfinite(m)), default=1.0)
+    means = [estimate.mean for estimate in estimates if estimate is not None]
+    largest = max((abs(mean) for mean in means if math.isfinite(mean)), default=1.0)
     if largest >= 100:
         return 1
     return 2 if largest >= 1 else 3 if largest >= 0.1 else 4

@@ -1,10 +1,10 @@
-"""Devices: one mesh with three axes, and the one table that says what is split along which.
+"""Devices: a mesh with three axes, and the table of which dimension is split along which axis.
 
     data    rows of the batch; parameters are copied
     fsdp    rows of the batch, and parameters along their model dimension, gathered layer by layer
     tensor  heads, hidden units and vocabulary
 
-With one device every axis has size 1 and the same code runs: a function has no device branch.
+With one device every axis has size 1 and the same code runs; no function asks how many devices there are.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def make_mesh(
       devices: the devices to use; None: all.
 
     Returns:
-      The mesh; its axes are Auto: the compiler places what is not annotated.
+      The mesh; its axes are Auto: the compiler chooses the sharding of what is not annotated.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices.
@@ -93,26 +93,29 @@ def row_parts(mesh: Mesh | None) -> int:
 
 
 def batch_rows(batch_size: int, count: int, mesh: Mesh | None) -> int:
-    """Rows of each batch of `count` examples: no more than there are, filled up to what divides."""
+    """Rows per batch of `count` examples: `batch_size`, or fewer if there are fewer examples.
+
+    A smaller batch is rounded up to a multiple of `row_parts(mesh)`.
+    """
     parts = row_parts(mesh)
     return min(batch_size, -(-count // parts) * parts)
 
 
 def placer(mesh: Mesh | None) -> Callable[[Tree], Tree]:
-    """What puts a batch where it is computed: `shard_batch`; without a mesh it stays as it is."""
+    """A function that puts a batch on the mesh's devices; without a mesh it returns the batch unchanged."""
     return lambda batch: batch if mesh is None else shard_batch(batch, mesh)
 
 
 def array_of_parts(
     shape: tuple[int, ...], sharding: Sharding, make_part: Callable[[tuple[slice, ...]], np.ndarray]
 ) -> Array:
-    """A sharded array whose parts are made one after the other: the host holds one at a time.
+    """A sharded array whose parts are made one after another, so that the host holds one at a time.
 
     Args:
       shape: of the whole array.
       sharding: where it goes.
-      make_part: slices of the whole, one a dimension -> their values; called once for each part of this
-        process, however many devices hold a copy of it, and its result is not changed afterwards.
+      make_part: slices of the whole, one per dimension -> their values. It is called once for each part of
+        this process, however many devices hold a copy of it; its result must not be changed afterwards.
     """
     holders: dict[tuple[tuple[int, int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
@@ -129,12 +132,12 @@ def tree_shardings(axes: Tree, mesh: Mesh, like: Tree | None = None) -> Tree:
     """Sharding of every parameter from the logical names of its dimensions.
 
     Args:
-      axes: tree whose leaves are tuples of names, one a dimension, None for no name.
+      axes: tree whose leaves are tuples of names, one per dimension, None for no name.
       mesh: from `make_mesh`.
-      like: tree of arrays or shapes with the same structure, to check that sizes divide; None: unchecked.
+      like: tree of arrays or shapes with the same structure, to check that sizes divide; None: no check.
 
     Returns:
-      Tree of NamedSharding. Where two dimensions of a parameter would use one mesh axis the first has it.
+      Tree of NamedSharding. If two dimensions of a parameter name the same mesh axis, the first is split.
 
     Raises:
       InputError: a name that is not in LOGICAL_RULES, or a size that its mesh axes do not divide; the
@@ -155,10 +158,10 @@ def tree_shardings(axes: Tree, mesh: Mesh, like: Tree | None = None) -> Tree:
 
 
 def shard_batch(batch: Tree, mesh: Mesh) -> Tree:
-    """Put a batch on the devices, its rows divided over them.
+    """Puts a batch on the devices, its rows divided over them.
 
     Args:
-      batch: tree of [B, ...] arrays; every process gives the whole batch, and its devices take their rows.
+      batch: tree of [B, ...] arrays; every process passes the whole batch, and its devices take their rows.
       mesh: from `make_mesh`.
 
     Returns:
@@ -177,7 +180,7 @@ def shard_batch(batch: Tree, mesh: Mesh) -> Tree:
         )
 
     def put(array: Any) -> Array:
-        # With its shape given, what a process holds is taken for all rows and not for its part of them.
+        # With the global shape given, JAX takes a process's data for all rows, not for its part of them.
         return jax.make_array_from_process_local_data(sharding, np.asarray(array), np.shape(array))
 
     return jax.tree.map(put, batch)
@@ -209,7 +212,7 @@ def _spec(names: tuple[str | None, ...], mesh: Mesh, where: str) -> PartitionSpe
 
 
 def _check_divides(sharding: NamedSharding, shape: tuple[int, ...], where: str) -> None:
-    """Refuse a parameter that its mesh axes do not divide."""
+    """Refuses a parameter that its mesh axes do not divide."""
     for dimension, (size, axes) in enumerate(zip(shape, sharding.spec, strict=False)):
         names = () if axes is None else (axes,) if isinstance(axes, str) else axes
         parts = math.prod(sharding.mesh.shape[name] for name in names)

@@ -1,7 +1,7 @@
-"""Several processes that are one run: all compute, the first writes, and all see what it wrote.
+"""Several processes that are one run: all compute, the first one writes, and all see what it wrote.
 
-Every process does the same work in the same order on its own devices; what differs is decided here. The run's
-folder must be one that all of them see.
+Every process does the same work in the same order on its own devices; what they do differently is decided
+here. The run's folder must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from alignjax.errors import InputError
+from alignjax.runtime import preemption
 
 _ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def start() -> None:
-    """Joins the other processes of the run; before anything that asks for devices.
+    """Joins the other processes of the run; call it before anything that asks for devices.
 
     They are found by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID
-    where these are set, and else by the cluster: Cloud TPU, Kubernetes, SLURM, Open MPI.
+    if these are set, and otherwise through the cluster: Cloud TPU, Kubernetes, SLURM, Open MPI.
 
     Raises:
-      InputError: neither says where they are, a number cannot be used, or they cannot be reached.
+      InputError: no address is given and no cluster is found, a number cannot be used, or the other processes
+        cannot be reached.
     """
     given: dict[str, Any] = {}
     if os.environ.get(_ADDRESS):
@@ -41,10 +43,11 @@ def start() -> None:
             f"--distributed: the other processes cannot be joined ({reason}); set {_ADDRESS}, {_COUNT} and "
             f"{_NUMBER}, or leave the flag out where there is one process."
         ) from None
+    preemption.share()
 
 
 def is_multiprocess() -> bool:
-    """Whether this process is one of several; starts no backend where it is not."""
+    """Whether this process is one of several; if it is not, no backend is started."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -54,24 +57,24 @@ def is_primary() -> bool:
 
 
 def barrier(name: str) -> None:
-    """All processes wait here for each other; nothing to do for one.
+    """All processes wait here for each other; with one process nothing happens.
 
     Args:
-      name: where this is; processes that wait at different places are an error and not a deadlock.
+      name: of this place; processes that wait at different places end in an error, not in a deadlock.
     """
     if is_multiprocess():
         multihost_utils.sync_global_devices(name)
 
 
 def broadcast(value: bool) -> bool:
-    """What the first process says, in all of them: for a decision that a file's existence makes."""
+    """The first process's value, in all of them: for decisions that depend on whether a file exists."""
     if not is_multiprocess():
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def to_host(values: Any) -> np.ndarray:
-    """An array on the host of every process, though its parts lie on the devices of several.
+    """The whole array on the host of every process, also if its parts lie on the devices of several.
 
     All processes call this, in the same order.
     """
@@ -81,14 +84,14 @@ def to_host(values: Any) -> np.ndarray:
 
 
 def check_shared(folder: Path, what: str) -> None:
-    """Refuses a folder that each process sees for itself.
+    """Refuses a folder that is not the same one for all processes.
 
     Args:
       folder: an existing folder.
       what: how the user gave it, for the message.
 
     Raises:
-      InputError: a file of the first process is not seen by this one.
+      InputError: some process does not see a file that the first one makes there.
     """
     if not is_multiprocess():
         return

@@ -1,1 +1,1 @@
-"""Where rewards and utilities come from, and how far they can be believed."""
+"""Rewards and utilities: implicit, learned or from a table, their calibration, and win rates from them."""

@@ -191,6 +191,29 @@ def draws(key: jax.Array, calibration: Calibration, num: int) -> np.ndarray:
     return drawn * np.sqrt(1.0 + _PROBIT**2 * share * calibration.unexplained)[:, :, None]
 
 
+def relative_draws(key: jax.Array, calibration: Calibration, count: int) -> np.ndarray:
+    """The same draws for scores that are calibrated already: D_b M^-1 for every D_b of `draws`.
+
+    Args:
+      key: PRNG key.
+      calibration: the fit, M.
+      count: R.
+
+    Returns:
+      [R, 1+m, 1+m] float64, T_b: under draw b calibrated scores s become s T_b^T.
+
+    Raises:
+      InputError: M is singular.
+    """
+    matrix = np.asarray(calibration.matrix, np.float64)
+    if np.linalg.matrix_rank(matrix) < len(matrix):
+        raise InputError(
+            f"calibration: its matrix {matrix.tolist()} is singular, so that calibrated scores do not tell "
+            "the raw ones; calibrate with kind slope, or on more labels."
+        )
+    return draws(key, calibration, count) @ np.linalg.inv(matrix)
+
+
 def _most_unexplained(logits: np.ndarray, labels: np.ndarray) -> float:
     """An upper end for the variance v of the true logits about the fitted ones.
 

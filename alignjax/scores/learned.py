@@ -1,4 +1,4 @@
-"""Scores that reward and cost models give, and how well the probabilities they imply are calibrated."""
+"""Scores by reward and cost models, and the calibration error of the probabilities they imply."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,10 +36,10 @@ def learned_scores(
     """Scores of any number of responses, in batches of a few fixed shapes.
 
     Args:
-      model: a reward or a cost model; costs are given as costs, see `models.as_utility`.
+      model: a reward or a cost model; costs are returned as costs, see `models.as_utility`.
       responses: n responses with their prompts.
       lora: adapters; None: the base model.
-      batch_size: rows a batch, >= 1.
+      batch_size: rows per batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
       mesh: the devices that rows are divided over, where the weights lie; None: the default device.
@@ -57,7 +57,7 @@ def learned_scores(
         buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
         rows = batch_rows(batch_size, len(responses), mesh)
         batches = response_batches(responses, batch_size=rows, buckets=buckets)
-        model = model.replace(tokenizer=None)  # no part of the compiled program
+        model = model.replace(tokenizer=None)  # not an argument of the compiled program
         over_batches(
             batches, lambda batch: response_scores_jit(model, lora, batch), result, progress, mesh=mesh
         )
@@ -78,10 +78,10 @@ def learned_pair_scores(
     """Scores of both responses of any number of pairs, whose prompts are read once.
 
     Args:
-      model: a reward or a cost model; costs are given as costs, see `models.as_utility`.
+      model: a reward or a cost model; costs are returned as costs, see `models.as_utility`.
       pairs: n pairs.
       lora: adapters; None: the base model.
-      batch_size: rows a batch, >= 1.
+      batch_size: rows per batch, >= 1.
       buckets: shapes of the rows; None: chosen from the lengths.
       progress: called with the number of pairs done since the last call.
       mesh: the devices that rows are divided over, where the weights lie; None: the default device.
@@ -105,20 +105,20 @@ def learned_pair_scores(
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """How far stated probabilities are from observed frequencies.
+    """Expected calibration error: how far predicted probabilities are from observed frequencies.
 
         ECE = sum_b n_b / n | mean of p in bin b - mean of y in bin b |
 
-    over bins of equal width on [0, 1]. Give each pair in one order, drawn at random or fixed by the data: in
-    an order that the label decides every y is 1.
+    over bins of equal width on [0, 1]. Each pair is given once, in an order drawn at random or fixed by the
+    data; if the label decided the order, every y would be 1.
 
     Args:
-      probabilities: [n] float in [0, 1], p; of a pair sigma(s(first) - s(second)).
+      probabilities: [n] float in [0, 1], p; for a pair sigma(s(first) - s(second)).
       labels: [n] float in [0, 1], y, hard or soft.
       bins: >= 1.
 
     Returns:
-      In [0, 1]; 0 is calibrated.
+      The error in [0, 1]; 0 is calibrated.
 
     Raises:
       InputError: shapes that do not fit, no pairs, numbers outside [0, 1], or bins < 1.
@@ -144,7 +144,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return float(np.abs(np.bincount(places, p - y)).sum() / p.size)
 
 
-# The compiled forms, once for each shape of batch; columns are the responses of a row.
+# Compiled once for each shape of batch; the columns of the result are the responses of a row.
 response_scores_jit = jax.jit(lambda model, lora, batch: response_scores(model, batch, lora=lora)[:, None])
 pair_scores_jit = jax.jit(lambda model, lora, batch: jnp.stack(pair_scores(model, batch, lora=lora), axis=1))
 
@@ -155,7 +155,7 @@ def _check_batch_size(batch_size: int, where: str) -> None:
 
 
 def _check_finite(scores: np.ndarray, where: str, what: str) -> None:
-    """Names the first row of scores [n, S] that is not finite; one response's nan reaches its whole row."""
+    """Refuses scores [n, S] that are not finite; nan in one response of a row reaches all of them."""
     wrong = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if wrong.size:
         shown = ", ".join(str(score) for score in scores[wrong[0]])

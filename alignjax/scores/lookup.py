@@ -1,6 +1,6 @@
-"""Scores of responses that were computed elsewhere, by the texts of prompt and response.
+"""Scores that were computed elsewhere, found by the texts of prompt and response.
 
-A line of the file is one response, its prompt written as in any other file:
+Each line of the file is one response:
 
     {"prompt": "...", "response": "...", "reward": 0.4, "utilities": {"safety": 1.3}}
 """
@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 
 from alignjax.data.files import read_json_lines
-from alignjax.data.records import Prompt, prompt_key, prompt_of
+from alignjax.data.records import Prompt, prompt_json, prompt_key, prompt_of
 from alignjax.errors import InputError
 from alignjax.runtime.files import write_text
 
 Lookup = dict[tuple[str, str], float]
-"""Score by (`prompt_key` of the prompt, response)."""
+"""(`prompt_key` of the prompt, response) -> score."""
 
 
 def read_lookup(path: str | Path, name: str) -> Lookup:
     """Reads the scores of one dimension.
 
     Args:
-      path: JSON Lines, plain or gzip. Lines without this dimension's score are passed over, so that one file
-        can hold several dimensions, scored one after the other.
+      path: JSON Lines, plain or gzip. Lines without a score of this dimension are skipped, so that one file
+        can hold several dimensions on different lines.
       name: "reward", or a key of "utilities" (higher is safer).
 
     Returns:
-      Score by prompt and response.
+      (Prompt, response) -> score.
 
     Raises:
-      InputError: a file that cannot be read, a line without prompt or response, a score that is no finite
-        number, one response with two different scores, or no score of this dimension at all; the message
-        names file and line.
+      InputError: a file that cannot be read, a line without prompt or response, a score that is not a finite
+        number, a response with two different scores, or no score of this dimension at all; the message names
+        file and line.
     """
     found: Lookup = {}
     places: dict[tuple[str, str], str] = {}
@@ -45,28 +45,48 @@ def read_lookup(path: str | Path, name: str) -> Lookup:
         if score is None:
             continue
         if not isinstance(row.get("response"), str):
-            raise InputError(f'{where}: "response" is missing or no text; write what was scored.')
+            raise InputError(
+                f'{where}: "response" is missing or not a text; give the response that was scored.'
+            )
         key = prompt_key(prompt_of(row, where)), row["response"]
         if found.setdefault(key, score) != score:
             raise InputError(
-                f"{where}: {name} is {score} where {places[key]} has {found[key]} for the same prompt and "
+                f"{where}: {name} is {score}, but {found[key]} in {places[key]} for the same prompt and "
                 "response; keep one of them."
             )
         places.setdefault(key, where)
     if not found:
         field = '"reward"' if name == "reward" else f'"utilities": {{"{name}": ...}}'
-        raise InputError(f"{path}: no line has {field}; score the responses and write it there.")
+        raise InputError(f"{path}: no line has {field}; add it to the lines.")
     return found
 
 
 def look_up(lookup: Lookup, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-    """Scores of n responses, [n] float64; nan where there is none."""
+    """Scores of n responses from a table.
+
+    Args:
+      lookup: from `read_lookup`.
+      prompts: n prompts.
+      responses: n responses.
+
+    Returns:
+      [n] float64; nan for a response that the table does not hold.
+    """
     keys = zip(map(prompt_key, prompts), responses, strict=True)
     return np.array([lookup.get(key, math.nan) for key in keys], np.float64)
 
 
 def write_unscored(path: Path, prompts: Iterable[Prompt], responses: Iterable[str]) -> int:
-    """Writes responses to be scored, each once, as lines {"prompt", "response"}; returns how many."""
+    """Writes responses that have to be scored, each once, as lines {"prompt", "response"}.
+
+    Args:
+      path: JSON Lines file.
+      prompts: n prompts.
+      responses: n responses.
+
+    Returns:
+      Number of lines.
+    """
     lines = {}
     for prompt, response in zip(prompts, responses, strict=True):
         lines[json.dumps({"prompt": prompt_json(prompt), "response": response})] = None
@@ -74,13 +94,8 @@ def write_unscored(path: Path, prompts: Iterable[Prompt], responses: Iterable[st
     return len(lines)
 
 
-def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as files hold it: a text, or a list of messages."""
-    return prompt if isinstance(prompt, str) else [message._asdict() for message in prompt]
-
-
 def _score(row: dict[str, Any], name: str, where: str) -> float | None:
-    """This dimension's score of one line; None where the line has none."""
+    """The score of this dimension in one line; None if the line has none."""
     if name == "reward":
         value, field = row.get("reward"), '"reward"'
     else:
@@ -91,5 +106,5 @@ def _score(row: dict[str, Any], name: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where}: {field} is {value!r}, must be a finite number; score it anew.")
+        raise InputError(f"{where}: {field} is {value!r}, must be a finite number; score the response again.")
     return float(value)

@@ -1,7 +1,7 @@
 """The score table: every response's reward and utilities, as `.npz` arrays or as JSON Lines.
 
-`.npz` holds rewards [N, K], utilities [N, K, m], names [m] and, where prompts differ in their number of
-responses, mask [N, K] bool. `.jsonl` (also `.jsonl.gz`) holds one response a line:
+`.npz` holds rewards [N, K], utilities [N, K, m], names [m] and, if prompts have different numbers of
+responses, mask [N, K] bool. `.jsonl` (also `.jsonl.gz`) holds one response per line:
 
     {"prompt_id": "p7", "response": "...", "reward": -1.2, "utilities": {"safety": 1.3}}
 """
@@ -24,7 +24,7 @@ from alignjax.runtime.files import write_bytes
 
 _ARRAYS = ("rewards", "utilities", "names")
 _SHAPES = "rewards [N, K], utilities [N, K, m], names [m]"
-# What numpy, zipfile and zlib raise on a damaged archive: a wrong header, checksum, length or method.
+# Exceptions of numpy, zipfile and zlib for a damaged archive: a wrong header, checksum, length or method.
 _DAMAGED = (
     ValueError,
     EOFError,
@@ -43,10 +43,11 @@ class ScoreTable(NamedTuple):
     Attributes:
       rewards: [N, K] float32 or float64.
       utilities: [N, K, m] float32 or float64; higher is safer.
-      names: m names of the constraints.
+      names: names of the m constraints.
       mask: [N, K] bool, True where a response exists; None: all exist. Scores under False may be nan.
-      prompt_ids: N ids; None where not given. `.jsonl` keeps them, `.npz` does not.
-      responses: [N][K] texts, None where there is none; None: no text is given. Kept as `prompt_ids` are.
+      prompt_ids: N ids, or None. `.jsonl` keeps them, `.npz` does not.
+      responses: [N][K] texts, None for a response without text; None if there are no texts. `.jsonl` keeps
+        them, `.npz` does not.
     """
 
     rewards: np.ndarray
@@ -70,11 +71,11 @@ def read_table(path: str | Path) -> ScoreTable:
       path: `.npz`, `.jsonl` or `.jsonl.gz`.
 
     Returns:
-      The table. From JSON Lines: prompts in the order they first appear in, float64, a mask only where
-      prompts have different numbers of responses.
+      The table. From JSON Lines it is float64, with prompts in order of first appearance, and with a mask
+      only if prompts have different numbers of responses.
 
     Raises:
-      InputError: the file is missing or damaged, or a score cannot be used; the message names the place.
+      InputError: the file is missing or damaged, or a score cannot be used; the message says where.
     """
     path = Path(path)
     table = _read_npz(path) if _is_npz(path) else _read_json_lines(path)
@@ -85,15 +86,15 @@ def read_table(path: str | Path) -> ScoreTable:
 def write_table(path: str | Path, table: ScoreTable) -> None:
     """Writes a score table atomically: a reader sees the old file or the new one, never a part.
 
-    Equal tables give equal bytes. `.npz` keeps the arrays alone, without prompt ids and texts; `.jsonl`
-    leaves out what the mask excludes, and numbers the prompts where the table has no ids.
+    Equal tables give equal bytes. `.npz` holds the arrays only, without prompt ids and texts. `.jsonl` omits
+    responses that the mask excludes, and numbers the prompts if the table has no ids.
 
     Args:
-      path: `.npz`, `.jsonl` or `.jsonl.gz`; its folder is made where missing.
+      path: `.npz`, `.jsonl` or `.jsonl.gz`; its folder is made if it is missing.
       table: the scores.
 
     Raises:
-      InputError: scores that `read_table` would refuse, or a place that cannot be written.
+      InputError: scores that `read_table` would refuse, or a path that cannot be written.
     """
     path = Path(path)
     is_npz = _is_npz(path)
@@ -118,7 +119,9 @@ def _is_npz(path: Path) -> bool:
     if path.suffix == ".npz":
         return True
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise InputError(f"{path}: is no score table by its name; it must end in .npz, .jsonl or .jsonl.gz.")
+        raise InputError(
+            f"{path}: is not named like a score table; it must end in .npz, .jsonl or .jsonl.gz."
+        )
     return False
 
 
@@ -127,7 +130,7 @@ def _read_npz(path: Path) -> ScoreTable:
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
         held = ", ".join(sorted(arrays)) or "nothing"
-        raise InputError(f'{path}: has no array "{missing[0]}", it holds {held}; save {_SHAPES}.')
+        raise InputError(f'{path}: has no array "{missing[0]}", only {held}; save {_SHAPES}.')
     names = arrays["names"]
     if names.dtype.kind != "U" or names.ndim != 1:
         raise InputError(
@@ -139,7 +142,7 @@ def _read_npz(path: Path) -> ScoreTable:
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    """The table's arrays that the archive has; pickled objects are never loaded."""
+    """The arrays of the table that the archive holds; pickled objects are never loaded."""
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
@@ -153,7 +156,7 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
     except _DAMAGED as error:
-        raise InputError(f"{path}: is a damaged .npz archive ({error}); write it anew.") from error
+        raise InputError(f"{path}: is a damaged .npz archive ({error}); write it again.") from error
 
 
 def _array(load: Callable[[], Any], path: Path, name: str) -> np.ndarray:
@@ -164,14 +167,14 @@ def _array(load: Callable[[], Any], path: Path, name: str) -> np.ndarray:
             raise InputError(
                 f'{path}: array "{name}" holds Python objects, which are never loaded; save numbers or texts.'
             ) from error
-        raise InputError(f'{path}: array "{name}" cannot be read ({error}); write the file anew.') from error
+        raise InputError(f'{path}: array "{name}" cannot be read ({error}); write the file again.') from error
     if not isinstance(array, np.ndarray):
-        raise InputError(f'{path}: "{name}" is no array; save it with np.savez.')
+        raise InputError(f'{path}: "{name}" is not an array; save it with np.savez.')
     return array
 
 
 def _floats(array: np.ndarray, where: str) -> np.ndarray:
-    """Float32 and float64 as they are, in native byte order; other numbers as float64."""
+    """Float32 and float64 unchanged, in native byte order; other numbers as float64."""
     if array.dtype.kind not in "iuf":
         raise InputError(f"{where} is {array.dtype}, must be numbers; save it as float32 or float64.")
     return array.astype(np.float32 if array.dtype.kind == "f" and array.dtype.itemsize == 4 else np.float64)
@@ -187,7 +190,7 @@ def _read_json_lines(path: Path) -> ScoreTable:
         line = _Line(_number(row, "reward", where), _utilities(row, names, where, first), _text(row, where))
         prompts.setdefault(_prompt_id(row, where), []).append(line)
     if not first:
-        raise InputError(f"{path}: holds no lines; write one response a line.")
+        raise InputError(f"{path}: holds no lines; write one response per line.")
     longest = max(len(lines) for lines in prompts.values())
     shape = (len(prompts), longest)
     rewards, utilities = np.full(shape, np.nan), np.full((*shape, len(names)), np.nan)
@@ -265,11 +268,11 @@ def _shown(value: Any) -> str:
 
 
 def _check(table: ScoreTable, where: str) -> None:
-    """Raises InputError where shapes, names, mask or values cannot be used."""
+    """Refuses shapes, names, a mask or values that cannot be used."""
     rewards, utilities, names, mask = table[:4]
     if rewards.ndim != 2 or 0 in rewards.shape:
         raise InputError(
-            f"{where}: rewards has shape {rewards.shape}, must be [prompts, responses], neither 0."
+            f"{where}: rewards has shape {rewards.shape}, must be [prompts, responses], both at least 1."
         )
     if utilities.ndim != 3 or utilities.shape[:2] != rewards.shape or utilities.shape[2] == 0:
         raise InputError(
@@ -278,12 +281,12 @@ def _check(table: ScoreTable, where: str) -> None:
         )
     if len(names) != utilities.shape[2]:
         raise InputError(
-            f"{where}: has {len(names)} names for {utilities.shape[2]} columns of utilities; name each once."
+            f"{where}: has {len(names)} names for {utilities.shape[2]} columns of utilities; give as many."
         )
     bad_names = [name for i, name in enumerate(names) if not name.strip() or name in names[:i]]
     if bad_names:
         raise InputError(
-            f"{where}: name {bad_names[0]!r} is empty or given twice; name each constraint once."
+            f"{where}: name {bad_names[0]!r} is empty or given twice; give each constraint its own name."
         )
     if mask is not None:
         if mask.dtype != np.bool_ or mask.shape != rewards.shape:
@@ -294,7 +297,7 @@ def _check(table: ScoreTable, where: str) -> None:
         if not mask.any(axis=1).all():
             row = int(np.argmin(mask.any(axis=1)))
             raise InputError(
-                f"{where}: prompt {row} has no response, its mask is all False; remove the prompt."
+                f"{where}: prompt {row} has no response, because its mask is all False; remove the prompt."
             )
     present = np.ones(rewards.shape, bool) if mask is None else mask
     _check_finite(rewards[..., None], present, ("rewards",), where)
@@ -307,7 +310,7 @@ def _check_finite(values: np.ndarray, present: np.ndarray, columns: tuple[str, .
         prompt, sample, column = (int(i) for i in np.argwhere(bad)[0])
         raise InputError(
             f"{where}: {columns[column]} is {values[prompt, sample, column]} at prompt {prompt}, "
-            f"sample {sample} ({int(bad.sum())} such in all); repair the scores or mask these samples."
+            f"sample {sample} ({int(bad.sum())} such values in all); repair the scores or mask these samples."
         )
 
 

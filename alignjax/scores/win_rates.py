@@ -1,4 +1,4 @@
-"""Contests between policies: who wins how often, and ratings that sum it up.
+"""Contests between policies: win rates, and Bradley-Terry ratings that summarise them.
 
 Letters: P policies, N prompts, K responses of a prompt, R resamples.
 """
@@ -6,11 +6,10 @@ Letters: P policies, N prompts, K responses of a prompt, R resamples.
 import numpy as np
 from scipy.special import expit
 
-PRIOR = (
-    0.5  # of a win, each way, for every pair that was compared: ratings stay finite where one side won all
-)
+# Wins added each way to every pair of policies that was compared: ratings stay finite if one side won always.
+PRIOR = 0.5
 _MOST_STEPS = 200
-_CONVERGED = 1e-10  # logits; Newton's steps are quadratic there, so that the next one is below rounding
+_CONVERGED = 1e-10  # logits; convergence is quadratic there, so that the next step is below rounding
 
 
 def win_shares(scores: np.ndarray, weights: np.ndarray | None = None, *, tie: float = 0.0) -> np.ndarray:
@@ -20,11 +19,12 @@ def win_shares(scores: np.ndarray, weights: np.ndarray | None = None, *, tie: fl
 
     Args:
       scores: [P, N, K] float, higher is better.
-      weights: [P, N, K] float >= 0, of the responses, scaled here to sum to 1 over K; None: all alike.
-      tie: scores that differ by at most this are equal.
+      weights: [P, N, K] float >= 0, weights of the responses, normalised here over K; None: equal.
+      tie: scores that differ by at most this count as equal.
 
     Returns:
-      [P, P, N] float64 in [0, 1]: a row's policy against a column's; share_ab + share_ba = 1.
+      [P, P, N] float64 in [0, 1]: policy a (row) against policy b (column); share_ab + share_ba = 1.
+      = 1.
 
     Raises:
       ValueError: shapes that do not fit, or scores that are not finite.
@@ -50,15 +50,15 @@ def win_shares(scores: np.ndarray, weights: np.ndarray | None = None, *, tie: fl
 
 
 def win_rates(shares: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the prompts for which there is a verdict, and how many there are.
+    """Win rates: means of shares over the prompts that have a verdict.
 
     Args:
       shares: [P, P, N] float, nan where there is no verdict.
-      weights: [R, N] float >= 0, of the prompts in each resample.
+      weights: [R, N] float >= 0, weights of the prompts in each resample.
 
     Returns:
-      rates [R, P, P] float64, nan where no prompt of weight has a verdict, and the weight [R, P, P] of the
-      prompts that have one.
+      Rates [R, P, P] float64, nan where no prompt of positive weight has a verdict, and the total weight
+      [R, P, P] of the prompts that have one.
     """
     known = np.isfinite(shares)
     judged = np.einsum("rn,abn->rab", weights, known.astype(np.float64))
@@ -67,26 +67,28 @@ def win_rates(shares: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def bradley_terry(wins: np.ndarray, *, prior: float = PRIOR) -> np.ndarray:
-    """Ratings of maximum likelihood from wins between pairs.
+    """Maximum-likelihood ratings from the number of wins between pairs of policies.
 
         maximise over theta with theta_0 = 0:
         sum_{a != b} (wins_ab + prior) log sigma(theta_a - theta_b),   over the pairs that were compared
 
-    so that sigma(theta_a - theta_b) is the rated chance that a beats b. Newton's steps, shortened by
-    log(1 + r) / r with r the spread of the step over the policies: the third derivative of the loss along a
-    step is at most r times its second, and under that bound this length lowers the loss the most. No search
-    is needed, and all resamples go in one batch.
+    so that sigma(theta_a - theta_b) is the estimated probability that a beats b. Solved by Newton's method
+    with steps scaled by log(1 + r) / r, where r is the spread of the step over the policies. The third
+    derivative of the loss along a step is at most r times the second, and under that bound this length lowers
+    the loss the most. So no line search is needed, and all resamples are solved in one batch.
 
     Args:
-      wins: [..., P, P] float >= 0, how many comparisons the row's policy won against the column's, ties half
-        each way; the diagonal is not read. Leading axes are resamples of the same contests.
+      wins: [..., P, P] float >= 0, comparisons that the row's policy won against the column's, a tie counted
+        as half a win each way; the diagonal is not read. Leading axes are resamples of the same contests.
       prior: wins > 0 added each way to pairs that were compared in any resample.
 
     Returns:
-      [..., P] float64, logits; 0 for policy 0, nan for one that no chain of comparisons connects with it.
+      [..., P] float64, logits; 0 for policy 0, nan for a policy that no chain of comparisons connects with
+      it.
 
     Raises:
-      ValueError: not square, not finite or negative wins, or a prior that is not positive.
+      ValueError: wins that are not square, not finite or negative, a prior that is not positive, or no
+        convergence.
 
     Reference: Bradley and Terry 1952; Hunter 2004, Annals of Statistics 32, for when a maximum exists; Bach
       2010, Electronic Journal of Statistics 4, for the bound on the third derivative.
@@ -94,7 +96,10 @@ def bradley_terry(wins: np.ndarray, *, prior: float = PRIOR) -> np.ndarray:
     wins = np.asarray(wins, np.float64)
     size = wins.shape[-1]
     if wins.ndim < 2 or wins.shape[-2] != size or not prior > 0:
-        raise ValueError(f"bradley_terry: wins {wins.shape} must be [..., P, P], prior {prior} positive.")
+        raise ValueError(
+            f"bradley_terry: wins has shape {wins.shape} and prior is {prior}; give [..., P, P] and a "
+            "positive prior."
+        )
     if not np.isfinite(wins).all() or (wins < 0).any():
         raise ValueError("bradley_terry: wins must be finite and not negative.")
     off_diagonal = ~np.eye(size, dtype=bool)
@@ -123,7 +128,7 @@ def bradley_terry(wins: np.ndarray, *, prior: float = PRIOR) -> np.ndarray:
 
 
 def _connected(compared: np.ndarray) -> np.ndarray:
-    """Policies that a chain of comparisons connects with policy 0, [P] bool."""
+    """Whether a chain of comparisons connects each policy with policy 0: [P] bool."""
     found = np.arange(len(compared)) == 0
     for _ in compared:
         found = found | compared[found].any(axis=0)

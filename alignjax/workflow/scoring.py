@@ -1,339 +1,368 @@
-"""Log-probabilities and implicit scores of pairs and of sampled responses, computed once and kept."""
+"""The stages from pre-alignment to calibrated scores."""
 
-import hashlib
-import io
-import json
-import os
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from alignjax.config import SamplingSettings
-from alignjax.data.batches import PairBatch, pair_batches, pair_lengths, response_lengths
-from alignjax.data.records import Prompt
-from alignjax.data.refusals import is_refusal
-from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse, tokenize_prompts
+from alignjax.alignment import score_training, training
+from alignjax.alignment.score_training import TrainedScore
+from alignjax.alignment.training import LabelledPairs
+from alignjax.aot.shapes import decoder_params, score_model_on
+from alignjax.aot.shapes import score_model as abstract_score_model
+from alignjax.config import ScoreSettings
+from alignjax.data import preferences, responses
+from alignjax.data.preferences import Labelled
+from alignjax.data.records import PreferencePair, Prompt
+from alignjax.data.responses import Responses
+from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
-from alignjax.models import Lora, Model
-from alignjax.policy import divergence
-from alignjax.policy import logps as policy_logps
-from alignjax.policy.sampling import Samples, sample
-from alignjax.runtime import processes
-from alignjax.runtime.files import write_bytes, write_text
-from alignjax.runtime.mesh import batch_rows
-from alignjax.runtime.metrics import progress
-from alignjax.scores.lookup import prompt_json
-from alignjax.workflow.context import Context
+from alignjax.models import Lora, ScoreModel, load_score_model
+from alignjax.policy import drawing
+from alignjax.policy.values import Policy
+from alignjax.runtime.arrays import read_npz, write_npz
+from alignjax.scores import calibration as calib
+from alignjax.scores.lookup import read_lookup
+from alignjax.scores.scorers import (
+    FunctionScorer,
+    ImplicitScorer,
+    LearnedScorer,
+    Scorer,
+    TableScorer,
+    function_scorer,
+    require_tables,
+    score_pairs,
+    score_responses,
+    table_digests,
+    true_scorer,
+)
+from alignjax.scores.table import ScoreTable
+from alignjax.stages import Run, Stage, Stored, Work
+from alignjax.workflow import calibrate as calibrating
+from alignjax.workflow import programs, uses
+from alignjax.workflow.calibrate import Calibrated
+from alignjax.workflow.groundwork import Data, with_kernel
+from alignjax.workflow.setup import Setup, content, part, trainer_of
 
-if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
-    from transformers import PreTrainedTokenizerBase
-
-
-FORMS = ("length", "cut", "empty", "refusals")
-
-
-class Policy(NamedTuple):
-    """A policy and what it is called.
-
-    Attributes:
-      name: reference, a dimension's name, or aligned.
-      load: gives the weights; those that several policies share are read once.
-      lora: adapter, or None.
-      fingerprint: of the stage that made it; names its cached log-probabilities.
-    """
-
-    name: str
-    load: Callable[[], Model]
-    lora: Lora | None
-    fingerprint: str
-
-    @property
-    def model(self) -> Model:
-        """The weights; not to be kept, see `workflow.residence`."""
-        return self.load()
+_NO_TEXT = PreferencePair("", "", "", {}, "")
+Scorers = Mapping[str, Scorer]
+"""By dimension, the reward first."""
 
 
-class Responses(NamedTuple):
-    """K responses of each of N prompts.
-
-    Attributes:
-      prompts: N prompts as given.
-      texts: N lists of K decoded responses.
-      tokens: N lists of K tokenized responses.
-    """
-
-    prompts: list[Prompt]
-    texts: list[list[str]]
-    tokens: list[list[TokenizedResponse]]
-
-
-class ResponseLogps:
-    """Log-probabilities of the responses at hand, [N, K] float64, each policy's computed once."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._drawn: list[Responses] = []  # kept, so that no other gets the id of one that is gone
-        self._known: dict[tuple[int, str, str], np.ndarray] = {}
-
-    def of(self, policy: Policy, drawn: Responses) -> np.ndarray:
-        """Those of `drawn`, known by identity, under a policy."""
-        key = id(drawn), policy.name, policy.fingerprint
-        if key not in self._known:
-            self._drawn.append(drawn)
-            self._known[key] = response_logps(self._context, policy, drawn)
-        return self._known[key]
+def prealigned(setup: Setup, reference: Policy, data: Data, name: str) -> Stage[Policy]:
+    """PeCAN: the policy aligned with the labels of one dimension alone."""
+    config, trainer = setup.config, trainer_of(setup)
+    train, held_out = (LabelledPairs(one.tokens, one.labels) for one in data.pairs.dimensions[name])
+    beta = config.beta_pre
+    return Stage.of(
+        stored_prealigned(setup, reference, name),
+        compute=lambda work: training.train_dpo(
+            trainer, name, reference, train, held_out, config.prealign, work, beta=beta
+        ),
+        save=lambda folder, policy: training.save_outcome(folder / name, policy.outcome),
+        slim=lambda policy: policy._replace(outcome=None),
+        abstract=lambda: abstract_policy(setup, reference, name, name),
+        programs=lambda: uses.dpo(trainer, name, reference, train, held_out, config.prealign, beta=beta),
+    )
 
 
-def tokenizer_of(model: Model) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer.
+def stored_prealigned(setup: Setup, reference: Policy, name: str) -> Stored[Policy]:
+    """What `prealigned` trained; arguments as there."""
+    trainer = trainer_of(setup)
+    return Stored(
+        name=name,
+        settings=part(setup, "prealign", "lora", "beta_pre"),
+        inputs=("data",),
+        outputs=(f"{name}/best", f"{name}/last"),
+        load=lambda folder, work: training.load_policy(folder / name, trainer, name, name, reference, work),
+    )
 
-    Raises:
-      InputError: the model's folder has none.
-    """
-    if model.tokenizer is None:
-        raise InputError(
-            "config.model.path: the folder holds no tokenizer; copy tokenizer.json and its config there."
-        )
-    return model.tokenizer
+
+def abstract_policy(setup: Setup, reference: Policy, stage: str, name: str) -> Policy:
+    """A trained policy of a plan: shapes of adapters on the reference's weights, or of weights of its own."""
+    decoder, mesh = reference.model.config, setup.batching.mesh
+    lora = programs.new_adapters(decoder, setup.config.lora, mesh)
+    trained = decoder_params(decoder, mesh, where=stage) if lora is None else lora.params
+    return training.policy_of(trainer_of(setup), stage, name, reference, trained, Work("", None))
 
 
-def pair_logps(context: Context, policy: Policy, tokens: Sequence[TokenizedPair]) -> np.ndarray:
-    """Log-probabilities of both responses of every pair, from the run's cache where they are known.
+def implicit_scorers(setup: Setup, reference: Policy, policies: Mapping[str, Policy]) -> dict[str, Scorer]:
+    """PeCAN: the scores that pre-aligned policies imply, by dimension."""
+    beta_pre = setup.config.beta_pre
+    return {
+        name: ImplicitScorer(reference, policy, beta_pre, setup.logps, setup.batching)
+        for name, policy in policies.items()
+    }
+
+
+def trained_score(setup: Setup, reference: Policy, data: Data, name: str) -> Stage[TrainedScore]:
+    """MoCAN: a score model trained on the labelled pairs of one dimension."""
+    config, trainer = setup.config, trainer_of(setup)
+    pairs = data.pairs.dimensions[name]
+    extra = config.score_model
+
+    def abstract() -> TrainedScore:
+        decoder, mesh = reference.model.config, setup.batching.mesh
+        lora, kind = programs.new_adapters(decoder, config.lora, mesh), score_training.kind_of(name)
+        if lora is None:
+            model = abstract_score_model(decoder, mesh, kind=kind, where=name)
+            return TrainedScore(lambda: (model, None))
+        model, frozen = score_model_on(reference.model, mesh, kind=kind), lora.replace(dropout=0.0)
+
+        def load() -> tuple[ScoreModel, Lora | None]:
+            reference.load()  # adapters sit on the reference's weights
+            return model, frozen
+
+        return TrainedScore(load)
+
+    return Stage.of(
+        stored_score(setup, reference, name),
+        compute=lambda work: score_training.train_score_model(
+            trainer, name, reference, pairs, config.score_training, extra, work
+        ),
+        save=lambda folder, found: training.save_outcome(folder / name, found.outcome),
+        slim=lambda found: found._replace(outcome=None),
+        abstract=abstract,
+        programs=lambda: uses.score_training(
+            trainer, name, reference, pairs, config.score_training, extra, score_training.kind_of(name)
+        ),
+    )
+
+
+def stored_score(setup: Setup, reference: Policy, name: str) -> Stored[TrainedScore]:
+    """What `trained_score` trained; arguments as there."""
+    trainer = trainer_of(setup)
+    return Stored(
+        name=name,
+        settings=part(setup, "score_training", "score_model", "lora"),
+        inputs=("data",),
+        outputs=(f"{name}/best", f"{name}/last"),
+        load=lambda folder, work: score_training.load_score_model(folder / name, trainer, name, reference),
+    )
+
+
+def scorers(run: Run, setup: Setup, reference: Policy, data: Data) -> tuple[dict[str, Scorer], list[str]]:
+    """MoCAN: the score of every dimension, from the configured source or from a model trained in this run.
 
     Returns:
-      [n, 2] float32, chosen and rejected. The cache lies in the run's folder under a key of the policy; a
-      pair is known by its token ids, which tokenizer, template and lengths determine.
+      Scorers by dimension, and the names of the stages that trained one.
     """
-    known = _known_logps(context, policy)
-    names = [_pair_digest(pair) for pair in tokens]
-    places = {name: i for i, name in enumerate(names) if name not in known}
-    if places:
-        missing = [tokens[i] for i in places.values()]
-        known = remember_pair_logps(context, policy, missing, compute_pair_logps(context, policy, missing))
-    return np.stack([known[name] for name in names])
+    found, trained = dict[str, Scorer](), list[str]()
+    for name in setup.config.dimensions:
+        given = _given_scorer(setup, name)
+        if given is None:
+            model = run.do(trained_score(setup, reference, data, name))
+            given = LearnedScorer(name, model.load, setup.batching)
+            trained.append(name)
+        found[name] = given
+    return found, trained
 
 
-def remember_pair_logps(
-    context: Context, policy: Policy, tokens: Sequence[TokenizedPair], logps: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Adds [n, 2] log-probabilities to the policy's cache, which it returns whole."""
-    known = _known_logps(context, policy)
-    known |= dict(zip((_pair_digest(pair) for pair in tokens), logps, strict=True))
-    write_npz(_logps_path(context, policy), pairs=np.array(list(known)), logps=np.stack(list(known.values())))
-    return known
+def _given_scorer(setup: Setup, name: str) -> Scorer | None:
+    """The scorer of a dimension from the configured source; None: it is to be trained."""
+    config, world = setup.config, setup.world
+    source = config.scores.get(name, ScoreSettings())
+    if source.exact and world is not None:
+        return true_scorer(world, config.dimensions.index(name))
+    if setup.shape is not None and (source.function or source.table):
+        return FunctionScorer(name, lambda prompts, responses: [])  # a plan scores nothing
+    if source.function:
+        return function_scorer(source.function, f"config.scores.{name}.function")
+    if source.table:
+        return TableScorer(name, source.table, read_lookup(source.table, name))
+    if not source.path:
+        return None
+    path = source.path
+
+    def read() -> ScoreModel:
+        if setup.shape is not None:
+            decoder = setup.shape.scored_by.get(name, setup.shape.decoder)
+            kind = score_training.kind_of(name)
+            return abstract_score_model(decoder, setup.batching.mesh, kind=kind, where=f"the model of {name}")
+        model = load_score_model(path, dtype=config.model.dtype, mesh=setup.batching.mesh)
+        return model.replace(config=with_kernel(setup, model.config))
+
+    load = functools.partial(setup.models.get, f"score {name}", read)
+    load()  # a folder that cannot be used is refused now
+    return LearnedScorer(name, lambda: (load(), None), setup.batching)
 
 
-def _logps_path(context: Context, policy: Policy) -> Path:
-    return context.workdir / "cache" / f"logps-{policy.name}-{policy.fingerprint[:16]}.npz"
+def samples(setup: Setup, policy: Policy, data: Data) -> Stage[Responses]:
+    """K responses of the reference to each of N prompts: samples.jsonl."""
+    settings = setup.config.sampling
+    prompts = data.pairs.train_prompts[: settings.num_prompts]
+    return responses_stage(setup, policy, data, prompts, "samples", "samples.jsonl", "sampling")
 
 
-def _known_logps(context: Context, policy: Policy) -> dict[str, np.ndarray]:
-    path = _logps_path(context, policy)
-    if not path.exists():
-        return {}
-    with np.load(path) as stored:
-        return dict(zip(stored["pairs"].tolist(), stored["logps"], strict=True))
-
-
-def draw(
-    context: Context,
-    policy: Policy,
-    template: Template,
-    prompts: Sequence[Prompt],
-    settings: SamplingSettings,
-    part: Path,
-) -> Responses:
-    """Samples a policy on the first `num_prompts` prompts.
+def responses_stage(
+    setup: Setup, policy: Policy, data: Data, prompts: Sequence[Prompt], name: str, file: str, field: str
+) -> Stage[Responses]:
+    """Responses drawn from a policy.
 
     Args:
-      context: the run.
+      setup: of the run.
       policy: whom to sample.
-      template: how a prompt is shown.
-      prompts: as many as are wanted, or more.
-      settings: of sampling.
-      part: where finished prompts are kept while others are drawn. A run that was stopped goes on with those
-        that are missing, and draws what it would have drawn.
+      data: its template.
+      prompts: N prompts.
+      name: of the stage.
+      file: JSON Lines that keep the responses, under the run's folder.
+      field: of the configuration with the settings of sampling: sampling or evaluation.
     """
-    tokenizer = tokenizer_of(policy.model)
-    prompts = list(prompts[: settings.num_prompts])
-    ids = _prompt_ids(context, policy, template, prompts)
-    done = _kept_draws(part)
-    missing = [i for i in range(len(ids)) if i not in done]
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        progress(len(ids), f"sample {policy.name}", unit="prompt") as bar,
-        open(part if processes.is_primary() else os.devnull, "a", encoding="utf-8") as file,
-    ):
-        bar.update(len(done))
+    config, batching = setup.config, setup.batching
+    settings = config.sampling if field == "sampling" else config.evaluation
+    key = setup.seeds.key(f"sample {policy.name}")
 
-        def keep(rows: list[int], found: Samples) -> None:
-            for row, tokens, lengths in zip(rows, found.tokens, found.lengths, strict=True):
-                place = missing[row]
-                done[place] = [t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)]
-                file.write(json.dumps({"prompt_id": place, "responses": done[place]}) + "\n")
-            file.flush()
+    @functools.cache
+    def ids() -> list[np.ndarray]:
+        limit = config.model.max_prompt_length
+        if setup.shape is not None:
+            return [np.zeros(limit, np.int32)] * len(prompts)
+        return drawing.prompt_ids(policy, data.template, prompts, limit)
 
-        if missing:
-            sample(
-                context.key(f"sample {policy.name}"),
-                policy.model,
-                [ids[i] for i in missing],
-                num_samples=settings.num_samples,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                lora=policy.lora,
-                progress=bar.update,
-                places=missing,
-                keep=keep,
-                mesh=context.mesh,
-            )
-    tokens = [
-        [TokenizedResponse(prompt, np.asarray(row, np.int32)) for row in done[i]]
-        for i, prompt in enumerate(ids)
-    ]
-    texts = [[str(tokenizer.decode(r.response_ids, skip_special_tokens=True)) for r in row] for row in tokens]
-    return Responses(prompts, texts, tokens)
+    def compute(work: Work) -> Responses:
+        part = work.file("drawn.jsonl")
+        return drawing.draw(key, policy, prompts, ids(), settings, batching, part=part)
+
+    def abstract() -> Responses:
+        row = programs.longest_response(config.model.max_prompt_length, settings.max_new_tokens)
+        tokens: list[list[TokenizedResponse]] = [[row] * settings.num_samples] * len(prompts)
+        return Responses([*prompts], [[""] * settings.num_samples] * len(prompts), tokens)
+
+    extra = {} if name == "samples" else {"policy": policy.name}
+    return Stage(
+        name=name,
+        settings=part(setup, field),
+        inputs=("data",) if policy.stage == "reference" else ("data", policy.stage),
+        outputs=(file,),
+        compute=compute,
+        save=lambda folder, drawn: responses.write_responses(folder / file, drawn, extra),
+        load=lambda folder, work: responses.read_responses(folder / file, prompts, ids()),
+        abstract=abstract,
+        programs=lambda: [uses.draws(policy, ids(), settings, batching)],
+    )
 
 
-def _kept_draws(part: Path) -> dict[int, list[list[int]]]:
-    """Finished prompts of an interrupted run: place -> K responses. A line that was cut short is dropped."""
-    if not processes.broadcast(part.exists()):
-        return {}
-    whole = part.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
-    write_text(part, whole + "\n" if whole else "")
-    rows = [json.loads(line) for line in whole.splitlines()]
-    return {row["prompt_id"]: row["responses"] for row in rows}
+def require_scores(setup: Setup, data: Data, drawn: Responses, by: Scorers) -> None:
+    """Refuses score tables that lack samples, held-out pairs or pairs to align on.
+
+    Raises:
+      InputError: some scores are missing; unscored.jsonl lists all of them.
+    """
+    held = [dimension.held_out.texts for dimension in data.pairs.dimensions.values()]
+    require_tables(by, setup.unscored, drawn=[drawn], pairs=[*held, data.pairs.align_pairs])
 
 
-def response_logps(context: Context, policy: Policy, responses: Responses) -> np.ndarray:
-    """Log-probabilities of sampled responses under a policy: [N, K] float64."""
-    flat = [response for row in responses.tokens for response in row]
-    with progress(len(flat), f"score by {policy.name}", unit="response") as bar:
-        values = policy_logps.response_logps(
-            policy.model,
-            flat,
-            lora=policy.lora,
-            batch_size=context.config.ref_batch_size,
-            buckets=context.buckets(response_lengths(flat)),
-            progress=bar.update,
-            mesh=context.mesh,
+def raw_scores(setup: Setup, drawn: Responses, by: Scorers, trained: Sequence[str]) -> Stage[np.ndarray]:
+    """Scores of the samples by every dimension before calibration, [N, K, 1+m] float64: scores_raw.npz.
+
+    Args:
+      setup: of the run.
+      drawn: the reference's samples.
+      by: scorers.
+      trained: names of the stages that the scorers come from.
+    """
+    config = setup.config
+    folders = {name: content(setup, source.path) for name, source in config.scores.items()}
+    settings = part(setup, *(("scores",) if config.scores else ())) | {"folders": folders}
+    shape = (len(drawn.tokens), len(drawn.tokens[0]), len(by))
+    return Stage(
+        name="scores",
+        settings=settings | {"tables": table_digests(by, lambda table: table.responses(drawn))},
+        inputs=("samples", *trained),
+        outputs=("scores_raw.npz",),
+        compute=lambda work: score_responses(by, drawn),
+        save=lambda folder, scores: write_npz(folder / "scores_raw.npz", scores=scores),
+        load=lambda folder, work: read_npz(folder / "scores_raw.npz")["scores"],
+        abstract=lambda: np.zeros(shape),
+        programs=lambda: uses.scoring_responses(by.values(), drawn, setup.batching),
+    )
+
+
+def calibrated(setup: Setup, data: Data, by: Scorers, raw: np.ndarray) -> Stage[Calibrated]:
+    """Scores in the logits of held-out labels: calibration.json, scores.npz, held_out_scores.npz."""
+    config = setup.config
+    held = {name: dimension.held_out for name, dimension in data.pairs.dimensions.items()}
+    tables = [table_digests(by, _of_labelled(pairs)) for pairs in held.values()]
+
+    def compute(work: Work) -> Calibrated:
+        return calibrating.calibrate(
+            raw,
+            held,
+            lambda pairs: score_pairs(by, pairs.tokens, pairs.texts),
+            config.dimensions,
+            kind=config.calibration if config.calibrate else "none",
+            clustered=not setup.population,
+            say=setup.log.say,
         )
-    return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
 
+    def abstract() -> Calibrated:
+        fit = calib.identity(len(config.dimensions))
+        table = ScoreTable(raw[..., 0], raw[..., 1:], tuple(config.constraints), None)
+        return Calibrated(fit, calibrating.record_of(fit, config.dimensions), table, {}, {})
 
-def response_kl(context: Context, policy: Policy, reference: Policy, responses: Responses) -> np.ndarray:
-    """KL divergence of a policy from the reference on responses that the policy sampled: [N, K] float64.
-
-    A sum over tokens of the divergence of the next one; see `policy.divergence`.
-    """
-    flat = [response for row in responses.tokens for response in row]
-    with progress(len(flat), f"KL of {policy.name}", unit="response") as bar:
-        values = divergence.response_kl(
-            policy.model,
-            reference.model,
-            flat,
-            lora=policy.lora,
-            reference_lora=reference.lora,
-            batch_size=context.config.ref_batch_size,
-            buckets=context.buckets(response_lengths(flat)),
-            progress=bar.update,
-            mesh=context.mesh,
-        )
-    return np.asarray(values, np.float64).reshape(len(responses.tokens), -1)
-
-
-def response_forms(responses: Responses, end_ids: Sequence[int], refusals: Sequence[str]) -> np.ndarray:
-    """What sampled responses look like, [N, K, 4] float64, the columns of `FORMS`.
-
-    Tokens with the end token; 1 where a response was cut (it has no end), is empty (no visible character),
-    opens with one of the refusals.
-    """
-    rows = zip(responses.texts, responses.tokens, strict=True)
-    return np.array(
-        [
-            [
-                [
-                    len(ids.response_ids),
-                    ids.response_ids[-1] not in end_ids,
-                    not text.strip(),
-                    is_refusal(text, refusals),
-                ]
-                for text, ids in zip(texts, tokens, strict=True)
-            ]
-            for texts, tokens in rows
+    return Stage(
+        name="calibration",
+        settings=part(setup, "calibrate", "calibration") | {"tables": tables},
+        inputs=("scores",),
+        outputs=("calibration.json", "held_out_scores.npz", "scores.npz"),
+        compute=compute,
+        save=calibrating.save,
+        load=lambda folder, work: calibrating.load(folder),
+        abstract=abstract,
+        programs=lambda: [
+            use
+            for pairs in held.values()
+            for use in uses.scoring_pairs(by.values(), pairs.tokens, setup.batching)
         ],
-        np.float64,
     )
 
 
-def write_responses(path: Path, responses: Responses, extra: Mapping[str, Any]) -> None:
-    """Writes sampled responses as JSON Lines, one response a line."""
-    lines = []
-    for i, (prompt, texts, tokens) in enumerate(zip(*responses, strict=True)):
-        shown = prompt_json(prompt)
-        for k, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
-            line = {"prompt_id": i, "sample": k, "prompt": shown, "response": text}
-            lines.append(json.dumps({**line, "response_ids": ids.response_ids.tolist(), **extra}))
-    write_text(path, "\n".join(lines) + "\n")
+def require_informative(setup: Setup, calibration: Calibrated) -> None:
+    """Refuses scores that do not predict their own held-out labels: no margin can be promised on them.
+
+    Raises:
+      InputError: names the score; `config.accept_uninformative` continues anyway.
+    """
+    config, stops = setup.config, calibration.record.stops
+    if stops and config.calibrate and not config.accept_uninformative:
+        raise InputError(f"{stops[0]} (config.accept_uninformative=True continues anyway).")
 
 
-def read_responses(
-    path: Path, context: Context, policy: Policy, template: Template, prompts: Sequence[Prompt]
-) -> Responses:
-    """Reads what `write_responses` wrote for these prompts."""
-    rows: dict[int, list[dict[str, Any]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows.setdefault(row["prompt_id"], []).append(row)
-    kept = list(prompts[: len(rows)])
-    ids = _prompt_ids(context, policy, template, kept)
-    tokens = [
-        [TokenizedResponse(ids[i], np.array(row["response_ids"], np.int32)) for row in rows[i]]
-        for i in range(len(rows))
-    ]
-    return Responses(kept, [[row["response"] for row in rows[i]] for i in range(len(rows))], tokens)
+def with_pairs(setup: Setup, data: Data, drawn: Responses) -> Data:
+    """MoCAN: the pairs to align on: those of the data, or pairs of the reference's own samples."""
+    settings, pairs = setup.config.relabel, data.pairs
+    if settings.pairs == "samples" and setup.shape is not None:
+        count = len(drawn.tokens) * settings.pairs_per_prompt
+        row = programs.longest_pair(setup.config.model.max_length)
+        pairs = dataclasses.replace(pairs, align=[row] * count, align_pairs=[_NO_TEXT] * count)
+    elif settings.pairs == "samples":
+        rng = np.random.default_rng(setup.seeds.seed("pairs of samples"))
+        pairs = preferences.pairs_of_samples(pairs, drawn, settings.pairs_per_prompt, rng)
+    pairs = preferences.at_most(pairs, settings.max_pairs, setup.seeds.seed("pairs to align on"))
+    return data._replace(pairs=pairs)
 
 
-def _prompt_ids(
-    context: Context, policy: Policy, template: Template, prompts: Sequence[Prompt]
-) -> list[np.ndarray]:
-    limit = context.config.model.max_prompt_length
-    return tokenize_prompts(tokenizer_of(policy.model), template, prompts, max_prompt_length=limit)[0]
+def pair_scores(setup: Setup, data: Data, by: Scorers, calibration: Calibrated) -> Stage[np.ndarray]:
+    """Calibrated scores of both responses of the pairs to align on, [n, 2, 1+m] float64: pair_scores.npz."""
+    pairs = data.pairs
+    tables = table_digests(by, lambda table: table.pairs(pairs.align, pairs.align_pairs))
 
+    def compute(work: Work) -> np.ndarray:
+        return score_pairs(by, pairs.align, pairs.align_pairs) @ calibration.fit.matrix.T
 
-def _pair_digest(pair: TokenizedPair) -> str:
-    digest = hashlib.sha256()
-    for ids in pair:
-        digest.update(len(ids).to_bytes(4, "little") + np.asarray(ids, np.int32).tobytes())
-    return digest.hexdigest()[:32]
-
-
-def compute_pair_logps(
-    context: Context, policy: Policy, tokens: Sequence[TokenizedPair], *, leave_bar: bool = True
-) -> np.ndarray:
-    """Log-probabilities of both responses of every pair: [n, 2] float32, chosen and rejected."""
-    result = np.full((len(tokens), 2), np.nan, np.float32)
-    batches = pair_batches(
-        tokens,
-        batch_size=batch_rows(context.config.ref_batch_size, len(tokens), context.mesh),
-        buckets=context.buckets(pair_lengths(tokens)),
+    return Stage(
+        name="pair_scores",
+        settings=part(setup, "relabel") | {"tables": tables},
+        inputs=("calibration",),
+        outputs=("pair_scores.npz",),
+        compute=compute,
+        save=lambda folder, scores: write_npz(folder / "pair_scores.npz", scores=scores),
+        load=lambda folder, work: read_npz(folder / "pair_scores.npz")["scores"],
+        abstract=lambda: np.zeros((len(pairs.align), 2, len(by))),
+        programs=lambda: uses.scoring_pairs(by.values(), pairs.align, setup.batching),
     )
 
-    def compute(batch: PairBatch) -> jax.Array:
-        return jnp.stack(policy_logps.pair_logps_jit(policy.model, batch, lora=policy.lora), axis=1)
 
-    with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
-        policy_logps.over_batches(batches, compute, result, bar.update, mesh=context.mesh)
-    return result
-
-
-def write_npz(path: Path, **arrays: Any) -> None:
-    """Writes arrays atomically."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+def _of_labelled(pairs: Labelled) -> Callable[[TableScorer], np.ndarray]:
+    return lambda table: table.pairs(pairs.tokens, pairs.texts)

@@ -15,7 +15,7 @@
 #   --chips     chips of a node; default 4
 #   --slices    number of slices; default 1
 #   --namespace, --service_account   default: default
-#   --max_restarts   how often to go on after a preemption or a signal; default 20
+#   --max_restarts   how often to resume after a preemption or a signal; default 20
 #   --poll      seconds between two looks at the JobSet; default 30
 #   --manifest  file to write; default NAME.jobset.yaml
 #   --spot      nodes that may be taken away

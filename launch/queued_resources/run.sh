@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on spot TPUs through queued resources: request, wait, install, train; after a preemption request again and
-# go on from the same --workdir.
+# resume from the same --workdir.
 #
 #   launch/queued_resources/run.sh --name=N --zone=Z --project=P --type=v6e-8 --bucket=B \
 #     --config=FILE[:PRESET] --workdir=/bucket/DIR [FLAGS] [-- --config.FIELD=VALUE ...]
@@ -12,14 +12,14 @@
 #   --config, --workdir   as in python -m alignjax.train, seen from the machine
 #   --version   runtime image; default: by type
 #   --secret    name of a secret in Secret Manager and of the environment variable that gets it
-#   --max_restarts   how often to go on after a preemption or a signal; default 20
+#   --max_restarts   how often to resume after a preemption or a signal; default 20
 #   --poll      seconds between two looks at the request; default 30
 #   --on_demand a machine that is not taken away
 #   --keep      do not delete the request and its machine
 #   --dry_run   print the commands of an undisturbed run and run none
 #
 # Exit status: that of training. 0, 2 (bad input) and 3 (constraints cannot be met) are final; 75 (stopped by a
-# signal, everything saved) goes on; any other ends here if the machine is still there and goes on if it is not.
+# signal, progress saved) resumes; any other ends here if the machine is still there and resumes if it is gone.
 
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -107,10 +107,10 @@ while true; do
     again=yes
   fi
   if ((++restarts > max_restarts)); then
-    note "given up after $max_restarts restarts; the same command goes on."
+    note "given up after $max_restarts restarts; run the same command to resume."
     exit "$status"
   fi
-  note "going on, restart $restarts of $max_restarts."
+  note "resuming, restart $restarts of $max_restarts."
   if [[ $again ]]; then
     release
     create

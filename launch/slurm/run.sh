@@ -8,8 +8,8 @@
 #   --nodes     number of nodes; default 1
 #   --gpus      GPUs of each node; default 1
 #   --type      type of the GPUs, where a cluster has several: h100
-#   --process   what gets a process of its own: gpu (default) or node
-#   --time      time limit of one turn; default: the partition's
+#   --process   gpu (default) or node: whether each GPU or each node gets one process
+#   --time      time limit of one submission; default: the partition's
 #   --partition, --account, --qos   as in sbatch
 #   --config, --workdir   as in python -m alignjax.train; the folder must be seen by all nodes
 #   --python    the interpreter on the nodes; default python
@@ -17,7 +17,7 @@
 #   --dry_run   print the command and run none
 #
 # Prints the job's number. Statuses 0, 2 (bad input) and 3 (constraints cannot be met) end the job; 75 (stopped by a
-# signal, everything saved) queues it again. Exit status: that of sbatch; 2 also for a missing or wrong flag.
+# signal, progress saved) queues it again. Exit status: that of sbatch; 2 also for a missing or wrong flag.
 
 set -euo pipefail
 # shellcheck source=launch/common.sh

@@ -12,8 +12,8 @@ from alignjax.alignment import losses
 
 FAMILY = {
     "dpo": losses.dpo,
-    "cdpo": functools.partial(losses.cdpo, smoothing=0.2),
-    "robust": functools.partial(losses.robust, smoothing=0.2),
+    "cdpo": functools.partial(losses.cdpo, label_smoothing=0.2),
+    "robust": functools.partial(losses.robust, label_smoothing=0.2),
     "ipo": losses.ipo,
     "hinge": losses.hinge,
 }
@@ -31,6 +31,56 @@ BY_HAND = {
     # 3/4 max(0, 1 - 1) + 1/4 (1 + 1)
     "hinge": 0.5,
 }
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_loss_by_its_name_is_that_function(name):
+    loss = losses.pairwise_loss(name, label_smoothing=0.2 if name in ("cdpo", "robust") else 0.0)
+    value = loss(jnp.array([3.0]), jnp.array([1.0]), beta=0.5, label=jnp.array([0.75]))
+    np.testing.assert_allclose(value, [BY_HAND[name]], rtol=1e-6)
+
+
+def test_dpo_by_its_name_is_dpo_itself():
+    assert losses.pairwise_loss("dpo") is losses.dpo
+
+
+@pytest.mark.parametrize(
+    ("name", "label_smoothing", "message"),
+    [
+        ("kto", 0.0, "name: is 'kto', must be one of dpo, cdpo, robust, ipo, hinge."),
+        ("", 0.0, "name: is ''"),
+        *((name, 0.1, f"label_smoothing: is 0.1, but {name} does not") for name in ("dpo", "ipo", "hinge")),
+        *((name, 0.0, f"label_smoothing: is 0.0, must lie .* for {name}") for name in ("cdpo", "robust")),
+        *((name, 0.5, f"label_smoothing: is 0.5, must lie .* for {name}") for name in ("cdpo", "robust")),
+        ("cdpo", -0.1, "label_smoothing: is -0.1"),
+    ],
+)
+def test_names_and_options_that_do_not_exist_are_refused(name, label_smoothing, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        losses.pairwise_loss(name, label_smoothing=label_smoothing)
+
+
+# The best h of a single pair with p = 0.8 and beta = 1/2, as in docs/method.md.
+OPTIMA = {
+    "dpo": math.log(4) / 0.5,  # logit(p) / beta
+    "cdpo": math.log(0.68 / 0.32) / 0.5,  # p' = 0.8 * 0.8 + 0.2 * 0.2 = 0.68
+    "ipo": 0.6,  # (2p - 1) / (2 beta)
+    "hinge": 2.0,  # 1 / beta, whatever p > 1/2
+    "robust": math.inf,  # (0.8 - 0.2) / 0.6 = 1: the larger h the better
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_optimum_of_one_pair(name):
+    h = np.linspace(-10, 10, 4001, dtype=np.float32)
+    values = FAMILY[name](jnp.asarray(h), jnp.zeros_like(h), beta=0.5, label=0.8)
+    np.testing.assert_allclose(h[np.argmin(values)], min(OPTIMA[name], 10.0), atol=0.006)
+
+
+def test_robust_has_no_lower_bound_where_a_label_is_surer_than_the_noise_allows():
+    """p = 0.9 at a share 0.2 is the label (0.9 - 0.2) / 0.6 = 7/6: about -z / 6 for a large z."""
+    value = losses.robust(jnp.array([600.0]), jnp.zeros(1), beta=1.0, label=0.9, label_smoothing=0.2)
+    np.testing.assert_allclose(value, [-100.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -65,12 +115,12 @@ def test_soft_label_is_the_mixture_of_hard_losses_and_swapping_turns_the_label(n
 def test_cdpo_is_dpo_at_a_smoothed_label_and_robust_is_unbiased_under_flips():
     chosen, rejected = jnp.array([2.0, -1.0]), jnp.array([0.5, 3.0])
     np.testing.assert_allclose(
-        losses.cdpo(chosen, rejected, beta=0.3, smoothing=0.15),
+        losses.cdpo(chosen, rejected, beta=0.3, label_smoothing=0.15),
         losses.dpo(chosen, rejected, beta=0.3, label=0.85),
         rtol=1e-6,
     )
     # Labels turned round with probability 0.15: the mean of the robust loss is the loss on clean labels.
-    flipped = functools.partial(losses.robust, chosen, rejected, beta=0.3, smoothing=0.15)
+    flipped = functools.partial(losses.robust, chosen, rejected, beta=0.3, label_smoothing=0.15)
     mean = 0.85 * flipped(label=1.0) + 0.15 * flipped(label=0.0)
     np.testing.assert_allclose(mean, losses.dpo(chosen, rejected, beta=0.3), rtol=1e-5)
 

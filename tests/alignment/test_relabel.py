@@ -6,14 +6,25 @@ import numpy as np
 import pytest
 
 from alignjax.alignment import relabel
+from alignjax.errors import InputError
 
 
-def test_combine_by_hand():
-    """1 + 2 * 0.5 + 0.25 * 4 = 3; -1 + 0 - 1 = -2."""
-    scores = relabel.combine(
-        jnp.array([1.0, -1.0]), jnp.array([[0.5, 4.0], [0.0, -4.0]]), jnp.array([2.0, 0.25])
-    )
-    np.testing.assert_allclose(scores, [3.0, -2.0])
+def test_relabel_pairs_by_hand():
+    """s: 1 + 2 * 0.5 + 0.25 * 4 = 3 against -1 + 0 - 1 = -2; then 0 against log 3: sigma(-log 3) = 1/4."""
+    rewards = np.array([[1.0, -1.0], [0.0, np.log(3.0)]])
+    utilities = np.array([[[0.5, 4.0], [0.0, -4.0]], [[1.0, -8.0], [0.0, 0.0]]])
+    labels = relabel.relabel_pairs(rewards, utilities, np.array([2.0, 0.25]))
+    np.testing.assert_allclose(labels, [1 / (1 + np.exp(-5.0)), 0.25], rtol=1e-6)
+    assert labels.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((3, 3), (3, 2, 2), (2,)), ((3, 2), (3, 2, 1), (2,)), ((3, 2), (3, 2), ()), ((2, 2), (3, 2, 2), (2,))],
+)
+def test_relabel_pairs_refuses_other_shapes(shapes):
+    with pytest.raises(InputError, match=r"must be \[n, 2\], \[n, 2, m\] and \[m\]; put the chosen"):
+        relabel.relabel_pairs(*(np.zeros(shape) for shape in shapes))
 
 
 def test_soft_labels_by_hand_and_prompt_constants_cancel():
@@ -21,15 +32,6 @@ def test_soft_labels_by_hand_and_prompt_constants_cancel():
     chosen, rejected = jnp.array([np.log(3.0), 1.0], jnp.float32), jnp.array([0.0, 1.0])
     np.testing.assert_allclose(relabel.soft_labels(chosen, rejected), [0.75, 0.5], rtol=1e-6)
     np.testing.assert_allclose(relabel.soft_labels(chosen + 7.0, rejected + 7.0), [0.75, 0.5], rtol=1e-5)
-
-
-def test_raw_logratio_labels_are_sharper_by_beta_pre():
-    """Scores 0.1 log 3 from log-ratios log 3: the authors' label is 3/4, ours 1 / (1 + 3^-0.1) = 0.52743."""
-    scores = jnp.array([0.1 * np.log(3.0)], jnp.float32)
-    np.testing.assert_allclose(
-        relabel.raw_logratio_labels(scores, jnp.zeros(1), beta_pre=0.1), [0.75], rtol=1e-6
-    )
-    np.testing.assert_allclose(relabel.soft_labels(scores, jnp.zeros(1)), [0.527434], rtol=1e-5)
 
 
 def test_bernoulli_labels_are_draws_with_the_right_mean():

@@ -106,7 +106,9 @@ def test_soft_labels_are_reached(policy, make_pairs):
 def test_one_loss_in_the_family_by_another_name(policy, make_pairs):
     config, params, lora = policy
     batch = _referenced(policy, make_pairs)
-    loss_fn = dpo_loss_fn(config, ADAPTER, beta=0.5, loss=functools.partial(losses.robust, smoothing=0.1))
+    loss_fn = dpo_loss_fn(
+        config, ADAPTER, beta=0.5, loss=functools.partial(losses.robust, label_smoothing=0.1)
+    )
     loss, metrics = jax.jit(loss_fn)(lora, params, batch, None)
     np.testing.assert_allclose(loss, math.log(2), atol=1e-5)
     assert metrics["weight"] == 3

@@ -150,7 +150,7 @@ def test_addresses():
 def test_reading_errors(folder, hundred):
     with pytest.raises(InputError, match="nothing: .* holds no prepared data of that name"):
         read("tfds:nothing", folder / "data")
-    with pytest.raises(InputError, match='"tarin" is no split of train; write one of them'):
+    with pytest.raises(InputError, match='there is no split "tarin"; write one of train'):
         read(f"tfds:{hundred}:tarin", folder / "data")
     with pytest.raises(InputError, match='"prompt_text" is missing'):
         read(f"tfds:{hundred}", folder / "data", prompt="prompt_text")
@@ -171,7 +171,7 @@ def test_reading_errors(folder, hundred):
         ),
         ("preference_jsonl", [{"a": None}], 'train.jsonl:1: "a" is null'),
         ("preference_jsonl", [{"a": [[1]]}], 'train.jsonl:1: "a.0" is a list within a list'),
-        ("preference_jsonl", [{"a": 2**63}], '"a" is 9223372036854775808, which has no type'),
+        ("preference_jsonl", [{"a": 2**63}], '"a" is 9223372036854775808, which no type can store'),
     ],
 )
 def test_preparing_errors_name_the_row(tmp_path, name, rows, expected):

@@ -207,7 +207,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match=r"bad.jsonl:2: is not UTF-8 \(byte 12"):
         read(tmp_path / "bad.jsonl")
     (tmp_path / "text.jsonl.gz").write_bytes(b"plain")
-    with pytest.raises(InputError, match="text.jsonl.gz: is not a whole gzip file"):
+    with pytest.raises(InputError, match="text.jsonl.gz: is a damaged gzip file"):
         read(tmp_path / "text.jsonl.gz")
     whole = gzip.compress(json.dumps(GOOD).encode() * 100)
     for cut in (whole[:-12], whole[:40] + b"\0\0\0\0\0\0" + whole[46:]):

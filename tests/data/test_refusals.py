@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from alignjax.data.refusals import REFUSALS, is_refusal
+from alignjax.config.settings import REFUSALS
+from alignjax.data.refusals import is_refusal
 from alignjax.data.worlds import assistant
 
 

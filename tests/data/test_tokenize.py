@@ -148,7 +148,7 @@ def test_errors():
     def encode(prompt, template=PLAIN, tokenizer=TOKENIZER):
         encode_prompt(tokenizer, template, prompt)
 
-    with pytest.raises(InputError, match="the prompt has 3 messages and a plain template shows one"):
+    with pytest.raises(InputError, match="the prompt has 3 messages, but a plain template shows one"):
         encode(TURNS)
     with pytest.raises(InputError, match="the tokenizer has no chat template; give a plain template"):
         encode("x", Template("chat"))
@@ -158,7 +158,7 @@ def test_errors():
         encode(TURNS, Template("chat"), byte_tokenizer(chat_template=ALTERNATE))
     with pytest.raises(InputError, match=r"refuses the turns \(user\): Expected an expression"):
         encode("x", Template("chat"), byte_tokenizer(chat_template="{% if %}"))
-    with pytest.raises(InputError, match="must end with a turn that is answered"):
+    with pytest.raises(InputError, match="must not end with the assistant's turn"):
         encode(TURNS[:2], Template("chat"), byte_tokenizer(chat_template=CHATML))
     with pytest.raises(InputError, match="the prompt has no tokens"):
         encode("", tokenizer=byte_tokenizer(bos=None))

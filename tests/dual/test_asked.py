@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alignjax.dual import Asked, asked_margins, reference_means, require_feasible, solve
+from alignjax.dual import Asked, asked_margins, reachable, reference_means, require_feasible, solve
 from alignjax.errors import InfeasibleError, InputError
 
 # Prompt 0 has g = 0, 4 and a padded sample: mean 2, largest 4. Prompt 1 has 1, 2, 6: mean 3, largest 6.
@@ -79,3 +79,31 @@ def test_refusal_without_a_proof():
         InfeasibleError, match="no multiplier was found that meets them, they lie within rounding"
     ):
         require_feasible(["safety"], good._replace(feasible=np.array(False)), np.array([2.5]), G, mask=MASK)
+
+
+# Prompt 0 brings at most 1/2, prompt 1 at most 5.
+UNEQUAL = np.array([[[0.0], [1.0]], [[0.0], [10.0]]])
+
+
+def test_weights_of_the_prompts_reach_what_is_asked_and_the_refusal():
+    given = {"prompt_weights": np.array([1.0, 0.0])}
+    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], UNEQUAL, **given), [0.25])
+    np.testing.assert_allclose(asked_margins([Asked(level=0.75)], UNEQUAL, **given), [0.25])
+    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], UNEQUAL), [1.375])
+    asked = np.array([2.0])
+    solution = solve(np.zeros((2, 2)), UNEQUAL, beta=1.0, margins=asked, **given)
+    with pytest.raises(InfeasibleError, match="the largest margin that can be met alone is 0.5"):
+        require_feasible(["safety"], solution, asked, UNEQUAL, **given)
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, -3.3, 0.0])
+@pytest.mark.parametrize("shape", [(3, 7, 1), (5, 11, 2), (1, 2, 1)])
+def test_utilities_that_are_all_equal_meet_a_margin_of_0(value, shape):
+    """The mean of 7 or 11 equal numbers is rounded: it must not pass for a margin."""
+    utilities, rewards = np.full(shape, value), np.random.default_rng(0).normal(size=shape[:2])
+    np.testing.assert_array_equal(reachable(utilities), np.zeros(shape[2]))
+    for margins in (np.zeros(shape[2]), asked_margins([Asked(level=value)] * shape[2], utilities)):
+        solution = solve(rewards, utilities, beta=0.5, margins=margins)
+        assert solution.feasible and not solution.lam.any()
+    assert solve(rewards, utilities, beta=0.5, levels=np.full(shape[2], value)).feasible
+    assert not solve(rewards, utilities, beta=0.5, margins=np.full(shape[2], 1e-6)).feasible

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignjax.dual.dual_function import objective
 from alignjax.dual.newton import (
     MAX_ITERATIONS,
     Minimum,
@@ -15,7 +16,6 @@ from alignjax.dual.newton import (
     projected_error,
     scale,
 )
-from alignjax.dual.objective import objective
 from alignjax.dual.samples import gather, loaded, summarise_prompts
 
 

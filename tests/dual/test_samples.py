@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alignjax.dual import samples as module
-from alignjax.dual.objective import derivatives
+from alignjax.dual.dual_function import derivatives
 from alignjax.dual.samples import (
     gather,
     loaded,

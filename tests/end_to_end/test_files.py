@@ -23,7 +23,7 @@ from alignjax.models import (
     save_score_model,
 )
 from alignjax.models.score_model import Kind
-from alignjax.workflow import steps, training
+from alignjax.workflow import groundwork, scoring
 
 NUM_PROMPTS = 40
 
@@ -213,7 +213,8 @@ def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
     write(table, rows)
     with pytest.raises(InputError, match=r"no safety score for \d+ of 64 responses"):
         runs.run(config, workdir)
-    done = ["scores", "calibration", "dual", "labels", "policy", "evaluation"]
+    done = ["scores", "calibration", "dual", "pair_scores", "labels", "policy"]
+    done += ["evaluation samples/aligned", "evaluation"]
     assert stages_done(capsys.readouterr().out) == done
 
 
@@ -266,8 +267,8 @@ def test_score_models_of_folders_need_no_place_beside_the_reference(
 
         return counting
 
-    monkeypatch.setattr(steps, "load_folder", counted(steps.load_folder))
-    monkeypatch.setattr(training, "load_pretrained", counted(training.load_pretrained))
+    monkeypatch.setattr(scoring, "load_score_model", counted(scoring.load_score_model))
+    monkeypatch.setattr(groundwork, "load_pretrained", counted(groundwork.load_pretrained))
     runs_of = {}
     for resident in ("all", "one"):
 

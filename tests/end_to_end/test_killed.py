@@ -66,8 +66,9 @@ def interrupt(workdir, number, stage):
 
 
 def any_content(path):
-    """A file with lines, or a folder with a finished checkpoint."""
-    return any(path.glob(f"*/{CHECKSUMS}")) if path.is_dir() else path.stat().st_size > 0
+    """Finished prompts, or a finished checkpoint."""
+    drawn = path / "drawn.jsonl"
+    return any(path.glob(f"steps/*/{CHECKSUMS}")) or (drawn.exists() and drawn.stat().st_size > 0)
 
 
 def adapter(path):
@@ -104,7 +105,7 @@ def test_killed(whole, tmp_path, stage):
 def test_asked_to_stop(whole, tmp_path, stage):
     status, output = interrupt(tmp_path / "run", signal.SIGTERM, stage)
     assert status == 75, output
-    assert output.rstrip().endswith("stopped by a signal, everything is saved: the same command goes on.")
+    assert output.rstrip().endswith("progress saved; run the same command to resume")
     finish(tmp_path / "run")
     same(whole, tmp_path / "run")
 
@@ -132,5 +133,5 @@ def test_killed_ten_times_in_training(tmp_path):
 
 def steps_kept(workdir):
     """Steps of the last whole checkpoint of the final training, 0 without one."""
-    found = (workdir / "cache").glob(f"policy-*/*/{CHECKSUMS}")
+    found = (workdir / "cache").glob(f"policy-*/steps/*/{CHECKSUMS}")
     return max((int(path.parent.name) for path in found if path.parent.name.isdecimal()), default=0)

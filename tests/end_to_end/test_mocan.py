@@ -10,11 +10,14 @@ import pytest
 from alignjax import runs
 from alignjax.data import worlds
 from alignjax.errors import InputError
-from alignjax.workflow import scoring
+from alignjax.policy import drawing
 
-STAGES = """
-reference data samples reward safety scores calibration dual labels baselines/lambda=0.5 policy evaluation
-""".split()
+STAGES = [
+    *"reference data samples reward safety scores calibration dual pair_scores labels".split(),
+    *("baselines/lambda=0.5", "policy"),
+    *(f"evaluation samples/{name}" for name in ("reference", "lambda=0.5", "aligned")),
+    "evaluation",
+]
 ARTEFACTS = """
 config.json run.json metrics.jsonl data.json reward/best reward/last safety/best safety/last samples.jsonl
 scores.npz calibration.json dual.json labels.jsonl baselines/lambda=0.5/best policy/best evaluation.json
@@ -140,12 +143,17 @@ def test_finished_stages_are_kept_and_baselines_come_alone(
         config.baselines.single = True
 
     runs.run(mocan_config(change=more), copy)
-    assert stages_done(capsys.readouterr().out) == ["baselines/reward", "baselines/safety", "evaluation"]
+    names = ("reward", "safety")
+    assert stages_done(capsys.readouterr().out) == [
+        *(f"baselines/{name}" for name in names),
+        *(f"evaluation samples/{name}" for name in names),
+        "evaluation",
+    ]
 
 
 def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, mocan_config, monkeypatch):
     """Stopped after two of eight prompts, in the middle of writing the third: the same samples."""
-    real = scoring.sample
+    real = drawing.sample
     batches = []
 
     def dying(*args, keep, **options):
@@ -156,11 +164,11 @@ def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, moca
 
         return real(*args, keep=counted, prompt_batch_size=2, **options)
 
-    monkeypatch.setattr(scoring, "sample", dying)
+    monkeypatch.setattr(drawing, "sample", dying)
     workdir = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         runs.run(mocan_config(), workdir)
-    [part] = (workdir / "cache").glob("samples-*.jsonl")
+    [part] = (workdir / "cache").glob("samples-*/drawn.jsonl")
     assert len(part.read_text().splitlines()) == 2
     with open(part, "a") as file:
         file.write('{"prompt_id": 7, "resp')
@@ -169,12 +177,12 @@ def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, moca
         batches.append(len(places))
         return real(*args, keep=keep, places=places, **options)
 
-    monkeypatch.setattr(scoring, "sample", rest)
+    monkeypatch.setattr(drawing, "sample", rest)
     runs.run(mocan_config(), workdir)
     assert batches[:2] == [2, 6]
     for name in ("samples.jsonl", "dual.json", "evaluation.json"):
         assert (workdir / name).read_bytes() == (whole / name).read_bytes()
-    assert not list((workdir / "cache").glob("*.jsonl"))
+    assert not list((workdir / "cache").rglob("*.jsonl"))
 
 
 def test_a_second_round_steps_the_multiplier_and_aligns_again(
@@ -187,7 +195,8 @@ def test_a_second_round_steps_the_multiplier_and_aligns_again(
 
     runs.run(mocan_config(change=two), copy)
     done = stages_done(capsys.readouterr().out)
-    assert done == ["rounds/1.json", "rounds/2", "rounds/2.json", "evaluation"]
+    rounds = ["rounds/1 samples", "rounds/1.json", "rounds/2", "rounds/2 samples", "rounds/2.json"]
+    assert done == [*rounds, "evaluation samples/one-shot", "evaluation samples/aligned", "evaluation"]
     one, two_ = (load(copy / "rounds" / f"{n}.json") for n in (1, 2))
     stepped = one["lam"]["safety"] - 0.7 * (one["achieved"]["safety"] - one["asked"]["safety"])
     assert two_["lam"]["safety"] == pytest.approx(max(0.0, stepped))
@@ -205,7 +214,10 @@ def test_pairs_of_the_samples_need_no_preferences(whole, tmp_path, mocan_config,
 
     runs.run(mocan_config(change=own), copy)
     done = stages_done(capsys.readouterr().out)
-    assert done == ["labels", "baselines/lambda=0.5", "policy", "evaluation"]
+    assert done == [
+        *("pair_scores", "labels", "baselines/lambda=0.5", "policy"),
+        *("evaluation samples/lambda=0.5", "evaluation samples/aligned", "evaluation"),
+    ]
     pairs = [json.loads(line) for line in (copy / "labels.jsonl").read_text().splitlines()]
     samples = [json.loads(line) for line in (copy / "samples.jsonl").read_text().splitlines()]
     drawn = {(row["prompt"], row["response"]) for row in samples}
@@ -240,7 +252,7 @@ def test_a_function_scores_what_it_is_given(whole, tmp_path, mocan_config, monke
         ("def f(prompts, responses):\n    raise RuntimeError('no card')\n", "raised RuntimeError: no card"),
         ("def f(prompts, responses):\n    return [1.0]\n", r"gave \(1,\) scores for 4 responses"),
         ("def f(prompts, responses):\n    return [0.0, 1.0, float('nan'), 0.0]\n", "gave nan for response 2"),
-        ("f = 3\n", r"config.scores.safety.function: broken:f is no function"),
+        ("f = 3\n", r"config.scores.safety.function: broken:f is not a function"),
         ("import nowhere_at_all\n", r"config.scores.safety.function: broken:f cannot be imported"),
     ],
 )
@@ -295,5 +307,6 @@ def test_the_enumerable_world_audits_by_exact_sums(tmp_path, mocan_config):
     assert wins["aligned"]["reference"]["mean"] + wins["reference"]["aligned"]["mean"] == pytest.approx(1)
 
 
+@pytest.mark.slow  # in the default suite: the step, the loop, sampling and divergence on eight devices
 def test_eight_devices_agree_with_one(whole, tmp_path, mocan_config, check_eight_devices):
     check_eight_devices(whole, mocan_config(), tmp_path / "eight")

@@ -134,15 +134,16 @@ def test_a_signal_to_one_process_stops_both(stage, number, tmp_path):
     run.processes[number].send_signal(signal.SIGTERM)
     statuses, printed = run.finish()
     assert statuses == [75, 75], printed
-    assert all("stopped by a signal, everything is saved" in text for text in printed)
+    assert all("progress saved; run the same command to resume" in text for text in printed)
     whole("mocan", workdir, count=2, more=more)
     for name in ("samples.jsonl", "dual.json", "labels.jsonl", "evaluation.json"):
         assert (workdir / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
 def begun(workdir, stage):
-    """Whether a stage keeps something to go on from: lines, or a finished checkpoint."""
-    kept = (workdir / "cache").glob(f"{stage}-*")
-    return any(
-        any(path.glob(f"*/{CHECKSUMS}")) if path.is_dir() else path.stat().st_size > 0 for path in kept
+    """Whether a stage keeps something to resume from: finished prompts, or a finished checkpoint."""
+    kept = list((workdir / "cache").glob(f"{stage}-*"))
+    drawn = [path / "drawn.jsonl" for path in kept]
+    return any(any(path.glob(f"steps/*/{CHECKSUMS}")) for path in kept) or any(
+        path.exists() and path.stat().st_size > 0 for path in drawn
     )

@@ -39,7 +39,7 @@ def refused(refusal, model, lines, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "label", "parts"),
     [
-        ([GOOD, '{"prompt": "p", '], "", ["pairs.jsonl:2: is not JSON", "write one object a line"]),
+        ([GOOD, '{"prompt": "p", '], "", ["pairs.jsonl:2: is not JSON", "write one object per line"]),
         ([GOOD, "[1, 2]"], "", ["pairs.jsonl:2: is a list, must be a JSON object"]),
         (
             [GOOD, {"prompt": "p", "chosen": "a"}],

@@ -121,7 +121,7 @@ def test_a_context_that_is_too_short_for_the_training(refusal, model, lines, tmp
 
 def test_no_weights(refused, model):
     (model / "model.safetensors").unlink()
-    assert "neither model.safetensors nor model.safetensors.index.json is there" in refused(model)
+    assert "has neither model.safetensors nor model.safetensors.index.json" in refused(model)
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 2000])

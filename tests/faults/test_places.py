@@ -6,7 +6,6 @@ import pathlib
 import pytest
 
 import alignjax
-from alignjax.stages import write_json
 
 CONFIG = pathlib.Path(alignjax.__file__).parents[1] / "configs" / "pecan.py"
 
@@ -24,21 +23,25 @@ def test_a_folder_that_is_no_run(refusal, tmp_path, name):
 def test_a_run_that_has_only_begun(command, refusal, tmp_path, name):
     # What is written before the first stage: the configuration alone.
     config = tmp_path / "begun" / "config.json"
-    write_json(config, _tiny())
+    write(config, _tiny())
     output = [f"--output={tmp_path / 'out'}"] if name == "export" else []
-    assert "stage policy is not done; run python -m alignjax.train" in refusal(
-        name, f"--workdir={config.parent}", *output
-    )
+    line = refusal(name, f"--workdir={config.parent}", *output)
+    assert "stage reference is not done" in line and "python -m alignjax.train" in line
     config.write_text("{")
     assert "config.json: is not valid JSON" in refusal(name, f"--workdir={config.parent}", *output)
     config.write_text('{"method": "pecan"}')
-    assert "config.seed: is missing" in refusal(name, f"--workdir={config.parent}", *output)
+    assert "config.constraints: is empty" in refusal(name, f"--workdir={config.parent}", *output)
     config.write_text("[]")
-    assert "config: is [], must be a table" in refusal(name, f"--workdir={config.parent}", *output)
-    write_json(config, _tiny())
+    assert "config.json: is not a configuration" in refusal(name, f"--workdir={config.parent}", *output)
+    write(config, _tiny())
     for text in ("{", "[]", "{}", '{"stages": []}'):
         (config.parent / "run.json").write_text(text)
         assert "run.json" in refusal(name, f"--workdir={config.parent}", *output)
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
 
 
 def _tiny():

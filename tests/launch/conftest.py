@@ -1,8 +1,11 @@
 """The launch scripts against stub programs that record their calls and answer as a test tells them."""
 
 import os
+import shlex
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +82,10 @@ esac
 """
 
 
+# After the first word that is no flag, what follows belongs to the program or the files that the word names.
+FLAGS_FIRST = ("sbatch", "srun", "tar")
+
+
 class Ended(NamedTuple):
     """How a script ended."""
 
@@ -87,14 +94,49 @@ class Ended(NamedTuple):
     err: str
 
 
-def split(record: bytes) -> list[list[str]]:
-    """Calls out of what the stubs wrote."""
-    words, calls = record.decode().split("\0")[:-1], []
+class Call(NamedTuple):
+    """One call of a tool, as the tool itself reads it.
+
+    Attributes:
+      tool: its name.
+      words: positional words, in order.
+      flags: the values of every flag, sorted; a flag without a value has "".
+    """
+
+    tool: str
+    words: list[str]
+    flags: dict[str, list[str]]
+
+    @property
+    def remote(self) -> list[str]:
+        """The words of the command for another machine's shell; empty: there is none."""
+        return shlex.split(" ".join(self.flags.get("--command", [])))
+
+
+def parse(line: list[str]) -> Call:
+    """Reads the words of a command; the order of flags means nothing in any of the tools."""
+    tool, *rest = line
+    words: list[str] = []
+    flags: dict[str, list[str]] = {}
+    for word in rest:
+        if not word.startswith("-") or (words and tool in FLAGS_FIRST):
+            words.append(word)
+            continue
+        name, _, value = word.partition("=")
+        # However the words of a shell command are quoted, the shell reads the same.
+        value = shlex.join(shlex.split(value)) if name == "--command" else value
+        flags[name] = sorted([*flags.get(name, []), value])
+    return Call(tool, words, flags)
+
+
+def split(record: str) -> list[list[str]]:
+    """Commands out of a record: each as its number of words and the words, a NUL after every one."""
+    words, commands = record.split("\0")[:-1], []
     while words:
         length = int(words[0])
-        calls.append(words[1 : length + 1])
+        commands.append(words[1 : length + 1])
         words = words[length + 1 :]
-    return calls
+    return commands
 
 
 class Stubs:
@@ -125,15 +167,16 @@ class Stubs:
         """What the stubs do from now on, before the usual answers."""
         (self.folder / "rule").write_text(text + ANSWERS, encoding="utf-8")
 
-    def machine(self) -> None:
-        """A home that `ssh` leads to, with the project's worker.sh and a stub of its python."""
+    def machine(self, python: str = PYTHON) -> Path:
+        """A home that `ssh` leads to, with the project's worker.sh; returns the stub of its python there."""
         project = self.home / "alignjax"
         (project / "launch").mkdir(parents=True)
         (project / ".venv" / "bin").mkdir(parents=True)
         shutil.copy(LAUNCH / "worker.sh", project / "launch")
-        python = project / ".venv" / "bin" / "python"
-        python.write_text(PYTHON, encoding="utf-8")
-        python.chmod(0o755)
+        program = project / ".venv" / "bin" / "python"
+        program.write_text(python, encoding="utf-8")
+        program.chmod(0o755)
+        return program
 
     def start(self, *command: object) -> subprocess.Popen[str]:
         """Starts a program; in a folder of its own, since scripts write there."""
@@ -161,9 +204,32 @@ class Stubs:
         """The words of `launch`."""
         return [str(LAUNCH / platform / "run.sh"), "--name=run-1", *COMMANDS[platform], *arguments]
 
-    def calls(self) -> list[list[str]]:
+    def run_until(self, file: str, sent: signal.Signals, *command: object) -> Ended:
+        """Runs a program, and sends it a signal once a stub has made the file."""
+        with self.start(*command) as process:
+            self.wait_for(file)
+            process.send_signal(sent)
+            out, err = process.communicate(timeout=20)
+        return Ended(process.returncode, out, err)
+
+    def wait_for(self, file: str) -> None:
+        """Waits until a stub has made the file."""
+        started = time.monotonic()
+        while not (self.folder / file).exists():
+            assert time.monotonic() - started < 20, f"{file} was not made"
+            time.sleep(0.01)
+
+    def calls(self) -> list[Call]:
         """The calls so far, forgotten then."""
-        return self._take("calls")
+        return [parse(words) for words in self._take("calls")]
+
+    def read(self, lines: str) -> list[Call]:
+        """Calls written as commands, as bash reads them; without the clearing up on this machine."""
+        program = 'while IFS= read -r line; do eval "set -- $line"; printf "%s\\0" "$#" "$@"; done'
+        done = subprocess.run(
+            ["bash", "-c", program], input=lines, capture_output=True, text=True, check=True
+        )
+        return [parse(words) for words in split(done.stdout) if words[0] != "rm"]
 
     def python(self) -> list[list[str]]:
         """The arguments of each python so far, forgotten then."""
@@ -171,7 +237,7 @@ class Stubs:
 
     def _take(self, name: str) -> list[list[str]]:
         record = self.folder / name
-        taken = split(record.read_bytes()) if record.exists() else []
+        taken = split(record.read_bytes().decode()) if record.exists() else []
         for file in (record, self.folder / "count"):
             file.unlink(missing_ok=True)
         return taken
@@ -181,12 +247,6 @@ class Stubs:
 def stubs(tmp_path: Path) -> Stubs:
     """Stub programs for one test."""
     return Stubs(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def launch_folder() -> Path:
-    """The folder of the scripts."""
-    return LAUNCH
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,61 +14,54 @@ SCRIPTS = ("tpu_vm", "queued_resources", "gke", "slurm", "skypilot")
 CREATING = ("tpu_vm", "queued_resources", "gke", "skypilot")  # those that have something to delete at the end
 
 AT = "--zone=z-a --project=p"
-SETUP = (
-    "mkdir -p alignjax && tar -xzf project.tar.gz -C alignjax && cd alignjax && "
-    "bash launch/worker.sh setup tpu"
-)
-FOLLOW = "cd alignjax && bash launch/worker.sh follow"
 KUBE = "kubectl --context=gke_p_z_c --namespace=default"
 SELECTOR = "--selector=jobset.sigs.k8s.io/jobset-name=run-1"
+LIST = f"{AT} '--format=value(name.basename())'"
 
 
-def ssh(command: str, worker: str = "all") -> str:
-    quoted = shlex.quote(f"--command={command}")
-    return f"gcloud compute tpus tpu-vm ssh run-1 {AT} --quiet --worker={worker} {quoted}"
+def on_workers(command: str, worker: str = "all") -> str:
+    command = shlex.quote(f"--command=cd alignjax && bash launch/worker.sh {command}")
+    return f"gcloud compute tpus tpu-vm ssh run-1 {AT} --quiet --worker={worker} {command}"
 
 
 def install(folder: Path, bucket: str) -> list[str]:
     archive = folder / "run-1-project.tar.gz"
+    setup = on_workers(f"setup tpu '{bucket}'")
     return [
         f"tar --create --gzip --file={archive} --directory={LAUNCH.parent} "
         "--exclude=./.git --exclude=./.venv --exclude=./runs --exclude=./build .",
         f"gcloud compute tpus tpu-vm scp {archive} run-1:project.tar.gz {AT} --quiet --worker=all",
-        ssh(f"{SETUP} '{bucket}'"),
+        setup.replace("=cd", "=mkdir -p alignjax && tar -xzf project.tar.gz -C alignjax && cd"),
     ]
 
 
-def train(*arguments: str) -> list[str]:
-    quoted = " ".join(f"'{argument}'" for argument in arguments)
-    return [ssh(f"cd alignjax && bash launch/worker.sh start '' {quoted}"), ssh(FOLLOW)]
-
-
-def expected(platform: str, folder: Path) -> list[list[str]]:
+def expected(platform: str, folder: Path) -> list[str]:
     """The calls of a run in which nothing goes wrong, written as in a shell."""
-    task = LAUNCH / "skypilot" / "tpu.yaml"
+    vm, queue = "gcloud compute tpus tpu-vm", "gcloud compute tpus queued-resources"
     options = (
         f"--yes --gpus=tpu-v6e-8 --workdir={LAUNCH.parent} --env=ALIGNJAX_BUCKET=gs://b "
         "'--env=ALIGNJAX_ARGS=--config=configs/pecan.py --workdir=/bucket/it\\ is'"
     )
     lines = {
         "tpu_vm": [
-            f"gcloud compute tpus tpu-vm list {AT} '--format=value(name.basename())'",
-            f"gcloud compute tpus tpu-vm create run-1 {AT} --quiet "
-            "--accelerator-type=v6e-8 --version=v2-alpha-tpuv6e",
+            f"{vm} list {LIST}",
+            f"{vm} create run-1 {AT} --quiet --accelerator-type=v6e-8 --version=v2-alpha-tpuv6e",
             *install(folder, ""),
-            *train("--config=configs/pecan.py:tiny", "--workdir=runs/it is"),
-            ssh("cd alignjax && bash launch/worker.sh pack 'runs/it is'", "0"),
-            f"gcloud compute tpus tpu-vm scp run-1:run.tar.gz run-1.tar.gz {AT} --quiet --worker=0",
-            f"gcloud compute tpus tpu-vm delete run-1 {AT} --quiet",
+            on_workers("start '' --config=configs/pecan.py:tiny '--workdir=runs/it is'"),
+            on_workers("follow"),
+            on_workers("pack 'runs/it is'", "0"),
+            f"{vm} scp run-1:run.tar.gz run-1.tar.gz {AT} --quiet --worker=0",
+            f"{vm} delete run-1 {AT} --quiet",
         ],
         "queued_resources": [
-            f"gcloud compute tpus queued-resources list {AT} '--format=value(name.basename())'",
-            f"gcloud compute tpus queued-resources create run-1 --node-id=run-1 {AT} --quiet "
+            f"{queue} list {LIST}",
+            f"{queue} create run-1 --node-id=run-1 {AT} --quiet "
             "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot",
-            f"gcloud compute tpus queued-resources describe run-1 {AT} '--format=value(state.state)'",
+            f"{queue} describe run-1 {AT} '--format=value(state.state)'",
             *install(folder, "b"),
-            *train("--config=configs/pecan.py", "--workdir=/bucket/it is"),
-            f"gcloud compute tpus queued-resources delete run-1 {AT} --force --quiet",
+            on_workers("start '' --config=configs/pecan.py '--workdir=/bucket/it is'"),
+            on_workers("follow"),
+            f"{queue} delete run-1 {AT} --force --quiet",
         ],
         "gke": [
             "gcloud container clusters get-credentials c --location=z --project=p --quiet",
@@ -87,23 +79,17 @@ def expected(platform: str, folder: Path) -> list[list[str]]:
         ],
         "skypilot": [
             "sky status --output=json",
-            f"sky launch --cluster=run-1 --no-use-spot {options} {task}",
+            f"sky launch --cluster=run-1 --no-use-spot {options} {LAUNCH / 'skypilot' / 'tpu.yaml'}",
             "sky down run-1 --yes",
         ],
     }
-    return [shlex.split(line) for line in lines[platform]]
+    return lines[platform]
 
 
-def printed(text: str) -> list[list[str]]:
-    """The commands of a dry run, as bash reads them; without the clearing up on this machine."""
-    program = 'while IFS= read -r line; do eval "set -- $line"; printf "%s\\0" "$#" "$@"; done'
-    done = subprocess.run(["bash", "-c", program], input=text, capture_output=True, text=True, check=True)
-    words, commands = done.stdout.split("\0")[:-1], []
-    while words:
-        length = int(words[0])
-        commands.append(words[1 : length + 1])
-        words = words[length + 1 :]
-    return [command for command in commands if command[0] != "rm"]
+@pytest.fixture
+def usual(stubs):
+    """usual(PLATFORM): the calls of a run in which nothing goes wrong."""
+    return lambda platform: stubs.read("".join(f"{line}\n" for line in expected(platform, stubs.folder)))
 
 
 def one_line(text: str) -> str:
@@ -112,10 +98,10 @@ def one_line(text: str) -> str:
 
 
 @pytest.mark.parametrize("platform", SCRIPTS)
-def test_the_calls_in_order(stubs, platform):
+def test_the_calls_in_order(stubs, usual, platform):
     ended = stubs.launch(platform)
     assert ended.status == 0, ended.err
-    assert stubs.calls() == expected(platform, stubs.folder)
+    assert stubs.calls() == usual(platform)
 
 
 @pytest.mark.parametrize("platform", SCRIPTS)
@@ -124,16 +110,18 @@ def test_a_dry_run_prints_what_a_run_does(stubs, awkward, platform):
     assert dry.status == 0, dry.err
     assert stubs.calls() == []
     assert stubs.launch(platform, "--", *awkward).status == 0
-    assert printed(dry.out) == stubs.calls()
+    assert stubs.read(dry.out) == stubs.calls()
 
 
 def test_a_dry_run_of_a_managed_job(stubs):
-    dry = stubs.launch("skypilot", "--spot", "--infra=gcp", "--secret=TOKEN", "--dry_run")
-    assert stubs.launch("skypilot", "--spot", "--infra=gcp", "--secret=TOKEN").status == 0
+    options = ("--spot", "--infra=gcp", "--secret=TOKEN")
+    dry = stubs.launch("skypilot", *options, "--dry_run")
+    assert stubs.launch("skypilot", *options).status == 0
     (call,) = stubs.calls()
-    assert printed(dry.out) == [call]
-    assert call[:3] == ["sky", "jobs", "launch"]
-    assert {"--name=run-1", "--use-spot", "--infra=gcp", "--secret=TOKEN"} <= set(call)
+    assert stubs.read(dry.out) == [call]
+    assert call.words[:2] == ["jobs", "launch"]
+    wanted = {"--name": ["run-1"], "--use-spot": [""], "--infra": ["gcp"], "--secret": ["TOKEN"]}
+    assert wanted.items() <= call.flags.items()
 
 
 # Calls whose failure is no end: no pod has a log yet, the time to wait is over, a look is repeated.
@@ -142,53 +130,54 @@ FAILURES = [(p, n) for p in SCRIPTS for n in range(len(expected(p, Path()))) if 
 
 
 @pytest.mark.parametrize("platform, number", FAILURES)
-def test_a_failing_call_releases_what_was_created(stubs, platform, number):
+def test_a_failing_call_releases_what_was_created(stubs, usual, platform, number):
     stubs.rule(f"if ((n == {number + 1})); then exit 7; fi")
     ended = stubs.launch(platform)
     assert ended.status == 7, ended.err
-    calls, usual = stubs.calls(), expected(platform, stubs.folder)
+    calls, all_calls = stubs.calls(), usual(platform)
+    assert calls[: number + 1] == all_calls[: number + 1]
     if platform == "slurm":
         return
-    creation = {"tpu_vm": 1, "queued_resources": 1, "gke": 2, "skypilot": 1}[platform]
-    assert calls[: number + 1] == usual[: number + 1]
-    assert (calls[-1] == usual[-1]) == (number >= creation)
-    assert calls.count(usual[-1]) == (number >= creation)
-    if number == len(usual) - 1:
+    created = number >= {"tpu_vm": 1, "queued_resources": 1, "gke": 2, "skypilot": 1}[platform]
+    assert (calls[-1] == all_calls[-1]) == created
+    assert calls.count(all_calls[-1]) == created
+    if number == len(all_calls) - 1:
         assert "may still be there; delete it with: " in ended.err
 
 
 @pytest.mark.parametrize("platform, number", sorted(REPEATED))
-def test_a_failing_look_is_repeated(stubs, platform, number):
+def test_a_failing_look_is_repeated(stubs, usual, platform, number):
     stubs.rule(f"if ((n == {number + 1})); then exit 7; fi")
     ended = stubs.launch(platform)
     assert ended.status == 0, ended.err
-    assert stubs.calls()[-1] == expected(platform, stubs.folder)[-1]
+    assert stubs.calls()[-1] == usual(platform)[-1]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("platform", CREATING)
-def test_an_interruption_releases_what_was_created(stubs, platform, sent):
+# The traps are those of common.sh: every signal on one platform, one signal on each of the others.
+SIGNALS = [
+    *(("tpu_vm", sent) for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+    *(("queued_resources", signal.SIGINT), ("gke", signal.SIGTERM), ("skypilot", signal.SIGINT)),
+]
+
+
+@pytest.mark.parametrize("platform, sent", SIGNALS)
+def test_an_interruption_releases_what_was_created(stubs, usual, platform, sent):
     long = {"gke": "*logs*", "skypilot": "*launch*"}.get(platform, "*follow*")
     stubs.rule(f'case "$tool $*" in {long}) touch "$STUB_DIR/waiting"; exec sleep 50 ;; esac')
-    process = stubs.start(*stubs.command(platform))
-    started = time.monotonic()
-    while not (stubs.folder / "waiting").exists():
-        assert time.monotonic() - started < 20
-        time.sleep(0.01)
-    process.send_signal(sent)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 128 + sent, err
-    assert stubs.calls()[-1] == expected(platform, stubs.folder)[-1]
+    ended = stubs.run_until("waiting", sent, *stubs.command(platform))
+    assert ended.status == 128 + sent, ended.err
+    assert stubs.calls()[-1] == usual(platform)[-1]
 
 
 @pytest.mark.parametrize("platform", CREATING)
-def test_keep_deletes_nothing_and_says_how(stubs, platform):
+def test_keep_deletes_nothing_and_says_how(stubs, usual, platform):
     stubs.rule('case "$*" in *follow*|*wait*|launch*) exit 7 ;; esac' if platform != "gke" else "")
     ended = stubs.launch(platform, "--keep")
     assert ended.status == (0 if platform == "gke" else 7)
-    deletion = expected(platform, stubs.folder)[-1]
+    deletion = usual(platform)[-1]
     assert deletion not in stubs.calls()
-    assert f"is kept; delete it with: {shlex.join(deletion)}" in ended.err
+    _, _, said = ended.err.partition("is kept; delete it with: ")
+    assert stubs.read(said) == [deletion]
 
 
 @pytest.mark.parametrize("platform", CREATING)
@@ -199,36 +188,42 @@ def test_what_exists_already_is_left_alone(stubs, platform):
     assert ended.status == 2
     assert "--name=run-1 exists" in ended.err.splitlines()[-1]
     calls = stubs.calls()
-    assert calls and not any(
-        word in ("create", "delete", "down", "launch", "apply") for c in calls for word in c
-    )
+    changing = {"create", "delete", "down", "launch", "apply"}
+    assert calls and not any(changing & set(call.words) for call in calls)
 
 
 @pytest.mark.parametrize("platform", SCRIPTS)
-def test_wrong_flags_are_one_line_and_status_2(stubs, platform):
-    script = LAUNCH / platform / "run.sh"
+def test_missing_flags_are_one_line_and_status_2(stubs, platform):
     words = stubs.command(platform)[1:]
     optional = ("--poll", "--slices", "--nodes", "--gpus")
-    for word in words:
-        if word.startswith(optional):
-            continue
-        flag = word.partition("=")[0]
-        for others in ([w for w in words if w != word], [flag + "=" if w == word else w for w in words]):
-            ended = stubs.run(script, *others)
-            assert ended.status == 2
-            assert f"missing: {flag}=...; see --help." in one_line(ended.err)
-    wrong = {
-        "--nothing=1": "unknown flag --nothing; see --help.",
-        "--nothing": "unknown flag --nothing; see --help.",
-        "--name": "--name has no value; give --name=...",
-        "--dry_run=yes": "--dry_run takes no value.",
-        "--name=Two\nLines": "--name is 'Two Lines'",
-        "word": "unexpected argument 'word'",
-    }
-    for argument, message in wrong.items():
-        ended = stubs.run(script, *words, argument)
+    needed = [word.partition("=")[0] for word in words if not word.startswith(optional)]
+    # All are missing, all are empty, one is missing.
+    cases = (([], needed), ([f"{flag}=" for flag in needed], needed), (words[1:], ["--name"]))
+    for given, missing in cases:
+        ended = stubs.run(LAUNCH / platform / "run.sh", *given)
         assert ended.status == 2
-        assert f"{platform}/run.sh: {message}" in one_line(ended.err)
+        _, _, named = one_line(ended.err).removesuffix("; see --help.\n").partition("missing: ")
+        assert sorted(named.split()) == sorted(f"{flag}=..." for flag in missing)
+    assert stubs.calls() == []
+
+
+WRONG = {
+    "--nothing=1": "unknown flag --nothing; see --help.",
+    "--nothing": "unknown flag --nothing; see --help.",
+    "--name": "--name has no value; give --name=...",
+    "--dry_run=yes": "--dry_run takes no value.",
+    "--name=Two\nLines": "--name is 'Two Lines'",
+    "word": "unexpected argument 'word'",
+}
+
+
+# The flags of all are read by common.sh: every mistake on one platform, two on each of the others.
+@pytest.mark.parametrize("platform", SCRIPTS)
+def test_wrong_flags_are_one_line_and_status_2(stubs, platform):
+    for argument in WRONG if platform == "gke" else ("--nothing=1", "--name=Two\nLines"):
+        ended = stubs.launch(platform, argument)
+        assert ended.status == 2
+        assert f"{platform}/run.sh: {WRONG[argument]}" in one_line(ended.err)
     assert stubs.calls() == []
 
 

@@ -189,7 +189,7 @@ def test_another_rope_is_refused(pair, tmp_path):
     def part(w):
         return w.add_rope_dimension_count(2)
 
-    with pytest.raises(InputError, match="rope turns only part of each head"):
+    with pytest.raises(InputError, match="rope rotates only a part of each head"):
         load_pretrained(write(tmp_path / "n.gguf", model, tensors, change=part))
 
 
@@ -199,7 +199,7 @@ def test_a_missing_tensor_is_named(pair, tmp_path):
         load_pretrained(
             write(tmp_path / "m.gguf", model, tensors, skip=["model.layers.1.mlp.up_proj.weight"])
         )
-    with pytest.raises(InputError, match=r"token_embd.weight missing"):
+    with pytest.raises(InputError, match=r"token_embd.weight is missing"):
         load_pretrained(write(tmp_path / "n.gguf", model, tensors, skip=["model.embed_tokens.weight"]))
 
 

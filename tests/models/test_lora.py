@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignjax.config.settings import LORA_TARGETS
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, hidden_states, init_lora, init_params, lora_axes, merge_lora
 from alignjax.models.lora import TARGETS
@@ -118,3 +119,7 @@ def test_axes_have_the_adapters_structure():
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         init_lora(jax.random.key(0), CONFIG, **{"rank": 2, "alpha": 4.0, **options})
+
+
+def test_the_configuration_offers_every_target():
+    assert LORA_TARGETS == TARGETS

@@ -387,7 +387,7 @@ def test_several_labels_are_refused_by_name(scorer, tmp_path):
     file = tmp_path / "model" / "model.safetensors"
     tensors = load_file(file)
     save_file(tensors | {"score.weight": np.ones((3, 16), np.float32)}, file)
-    with pytest.raises(InputError, match=r"model: score.weight has 3 labels and a score model one"):
+    with pytest.raises(InputError, match=r"model: score.weight has 3 labels, but a score model has one"):
         load_score_model(tmp_path / "model")
     save_file(tensors | {"score_head.weight": np.ones((1, 16), np.float32)}, file)
     with pytest.raises(InputError, match="score_head.weight unknown"):
@@ -404,7 +404,7 @@ def test_what_is_not_a_score_model(policy, tmp_path):
 
 def test_what_a_layout_cannot_hold(scorer, tmp_path):
     for model, missing in ((scorer("llama", "cost"), "bias"), (scorer(normalize=True), "normalizer")):
-        with pytest.raises(InputError, match=f'layout "classification" holds no {missing}; use'):
+        with pytest.raises(InputError, match=f'layout "classification" stores no {missing}; use'):
             save_score_model(model, tmp_path / "model", layout="classification")
     unknown: object = "pickle"
     with pytest.raises(InputError, match="layout is 'pickle'; use one of safe_rlhf, classification"):

@@ -1,16 +1,15 @@
-"""A run small enough to compile in a second, as a configuration and as what all of its programs share."""
+"""A run small enough to compile in a second, as a configuration and as what its stages are built from."""
 
 from typing import Any
 
 import jax
 import pytest
 
-from alignjax import presets
-from alignjax.config import Config, from_mapping
+from alignjax.aot.chips import any_gpu
+from alignjax.config import Config, from_mapping, presets
 from alignjax.models import DecoderConfig
-from alignjax.planning.chips import any_gpu
-from alignjax.planning.inputs import filled
-from alignjax.planning.run import setting_of
+from alignjax.planning.run import setup_of
+from alignjax.planning.unnamed_files import with_placeholder_paths
 
 DECODER = DecoderConfig("llama", 96, 32, 64, 2, 4, 2, 8, max_positions=256, eos_ids=(2,), remat=True)
 CHIP = any_gpu(16)
@@ -24,16 +23,17 @@ def _make_config(method: str = "pecan", **changes) -> Config:
     values.ref_batch_size = 8
     for name in ("sampling", "evaluation"):
         values[name].update({"num_prompts": 8, "num_samples": 4, "max_new_tokens": 8})
-    tree = filled(values.to_dict())
+    tree = with_placeholder_paths(values.to_dict())
     tree["align"] |= {"batch_size": 8, "accumulate": 1}
-    tree["prealign" if method == "pecan" else "score_training"] = tree["align"]
+    scores = "prealign" if method == "pecan" else "score_training"  # score models have a loss of their own
+    tree[scores] = {name: tree["align"][name] for name in tree[scores]}
     for name, change in changes.items():
         tree[name] = {**tree.get(name, {}), **change} if isinstance(change, dict) else change
     return from_mapping(tree)
 
 
-def _make_setting(config: Config, decoder: DecoderConfig = DECODER, devices: int = 1):
-    return setting_of(config, decoder, "model", CHIP, jax.devices()[:devices])
+def _make_setup(config: Config, decoder: DecoderConfig = DECODER, devices: int = 1, pairs: int = 1000):
+    return setup_of(config, decoder, "model", CHIP, jax.devices()[:devices], pairs=pairs)
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +55,6 @@ def make_config():
 
 
 @pytest.fixture(scope="session")
-def make_setting():
-    """What the programs of a configuration share, on so many simulated devices."""
-    return _make_setting
+def make_setup():
+    """What the stages of a planned run are built from, on so many simulated devices."""
+    return _make_setup

@@ -16,7 +16,7 @@ def find(make_config, decoder):
         config = make_config(align={"batch_size": 2, "accumulate": 8}, lora={"dropout": 0.0}, **changes)
         return suggest.best(
             config, decoder, "model", target, jax.devices()[: target.count],
-            say=lambda _: None, world=None, pairs=1000, mean_length=None, only=["policy"],
+            say=lambda _: None, pairs=1000, mean_length=None, only=["policy"],
         )  # fmt: skip
 
     return best
@@ -25,8 +25,8 @@ def find(make_config, decoder):
 def test_what_is_found(find, monkeypatch):
     monkeypatch.setattr(suggest, "_MOST", 2)
     plan = find("h100:4")
-    config = plan.setting.config
-    assert plan.fits and plan.setting.mesh.size == 4 and plan.hours is not None
+    config = plan.setup.config
+    assert plan.fits and plan.setup.batching.mesh.size == 4 and plan.hours is not None
     # Two rows and eight micro-batches do not divide over four parts; four rows and four do.
     assert config.align.batch_size * config.align.accumulate == 16
     assert config.align.batch_size % (config.mesh.data * config.mesh.fsdp) == 0

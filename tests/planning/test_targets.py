@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
+from alignjax.aot.chips import GIB, GPUS, SLICES, TPUS
 from alignjax.config import ModelSettings
 from alignjax.errors import InputError
-from alignjax.planning import shapes, targets
-from alignjax.planning.chips import GIB, GPUS, SLICES, TPUS
+from alignjax.planning import architectures, targets
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_every_chip_has_a_source_and_more_memory_than_is_usable():
      ("alpaca-7b", 6738), ("llama3-8b", 8030), ("llama3-70b", 70554)],
 )  # fmt: skip
 def test_shapes_have_the_published_size(name, millions):
-    config = shapes.SHAPES[name]
+    config = architectures.SHAPES[name]
     head = config.num_heads * config.head_dim
     kv = config.num_kv_heads * config.head_dim
     layer = config.hidden_size * (2 * head + 2 * kv + 3 * config.intermediate_size + 2)
@@ -71,17 +71,17 @@ def test_shapes_have_the_published_size(name, millions):
 
 def test_which_shape(tmp_path):
     settings = ModelSettings(path="not-there", dtype="bfloat16", remat=True)
-    found, name = shapes.decoder_of(settings, "", "alpaca-7b")
+    found, name = architectures.decoder_of(settings, "", "alpaca-7b")
     assert (found.vocab_size, found.dtype, found.remat, name) == (32001, "bfloat16", True, "alpaca-7b")
-    assert shapes.decoder_of(settings, "llama3-8b", "alpaca-7b")[0].vocab_size == 128256
+    assert architectures.decoder_of(settings, "llama3-8b", "alpaca-7b")[0].vocab_size == 128256
     (tmp_path / "config.json").write_text(
         '{"architectures": ["LlamaForCausalLM"], "vocab_size": 7, "hidden_size": 8, "num_attention_heads": 2,'
         ' "num_hidden_layers": 1, "intermediate_size": 16}'
     )
-    assert shapes.decoder_of(settings, str(tmp_path), "alpaca-7b")[0].vocab_size == 7
+    assert architectures.decoder_of(settings, str(tmp_path), "alpaca-7b")[0].vocab_size == 7
     here = ModelSettings(path=str(tmp_path))
-    assert shapes.decoder_of(here, "", "llama3-8b")[0].vocab_size == 7
+    assert architectures.decoder_of(here, "", "llama3-8b")[0].vocab_size == 7
     with pytest.raises(InputError, match="--model=llama-9b: no such model.*llama-7b"):
-        shapes.decoder_of(settings, "llama-9b", "")
+        architectures.decoder_of(settings, "llama-9b", "")
     with pytest.raises(InputError, match="config.model.path: not-there holds no config.json"):
-        shapes.decoder_of(settings, "", "own")
+        architectures.decoder_of(settings, "", "own")

@@ -2,16 +2,32 @@
 
 import dataclasses
 import importlib.util
+from typing import NamedTuple
 
 import pytest
 
-from alignjax.planning import targets, work
-from alignjax.planning.measure import estimate, measure
-from alignjax.planning.run import setting_of
+from alignjax.aot import shapes
+from alignjax.aot.chips import Chip
+from alignjax.aot.measure import estimate, measure
+from alignjax.data.tokenize import TokenizedPair
+from alignjax.models import Model
+from alignjax.planning import targets
+from alignjax.planning.run import setup_of
+from alignjax.workflow import programs
+from alignjax.workflow.setup import Setup
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="TPU programs need libtpu: pip install libtpu"
 )
+
+
+class Case(NamedTuple):
+    """A run on a slice."""
+
+    setup: Setup
+    model: Model
+    pairs: list[TokenizedPair]
+    chip: Chip
 
 
 @pytest.fixture(autouse=True)
@@ -22,36 +38,47 @@ def _no_cloud(monkeypatch):
 
 @pytest.fixture
 def on(make_config, decoder):
-    """What a run's programs share on a slice."""
+    """What the stages of a run are built from on a slice, its model and longest pairs, and the chip."""
 
     def make(topology, decoder=decoder, **changes):
         target = targets.parse(topology)
         found = targets.devices(target)
         assert len(found) == target.count
         config = make_config(lora={"dropout": 0.0}, **changes)
-        return setting_of(config, decoder, "model", target.chip, found), target.chip
+        setup = setup_of(config, decoder, "model", target.chip, found, pairs=100)
+        model = shapes.model(decoder, setup.batching.mesh, where="model")
+        pairs = [programs.longest_pair(config.model.max_length)] * 100
+        return Case(setup, model, pairs, target.chip)
 
     return make
 
 
+def dpo_step(case, count=100):
+    """The final alignment's on `count` pairs."""
+    setup = case.setup
+    lora = programs.new_adapters(case.model.config, setup.config.lora, setup.batching.mesh)
+    pairs = case.pairs[:1] * count
+    return programs.dpo_step(case.model, lora, setup.config.align, pairs, setup.batching, beta=0.1)
+
+
 def test_scoring_on_one_chip(on):
-    setting, chip = on("v5e:1x1")
-    program = work.pair_logps(setting, 100, adapted=False)
+    case = on("v5e:1x1")
+    program = programs.pair_logps(case.model, None, case.pairs, case.setup.batching)
     found = measure(program, 1)
-    # The same products as on a CPU, see test_work.py; the weights and the batch are the arguments.
-    bucket = work.pair_bucket(64)
-    layer = 2 * bucket.tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 4 * bucket.tokens**2 * 32
-    assert found.flops == pytest.approx(8 * (2 * layer + 2 * bucket.targets * 32 * 96), rel=0.01)
+    # The same products as on a CPU, see tests/workflow/test_programs.py; the weights and the batch are the
+    # arguments. A row of 1 + 63 + 63 tokens is rounded up to 128.
+    tokens = positions = 128
+    layer = 2 * tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 4 * tokens**2 * 32
+    assert found.flops == pytest.approx(8 * (2 * layer + 2 * positions * 32 * 96), rel=0.01)
     # A chip keeps arrays in tiles of at least 8 x 128 numbers: small ones take more than they hold.
     assert sum(program.kinds.values()) <= found.arguments < 16 * 2**20
     assert found.traffic is not None and found.traffic.unknown_loops == 0 and not found.traffic.sent
-    seconds = estimate(found, chip)
+    seconds = estimate(found, case.chip)
     assert seconds is not None and seconds.longest == max(seconds.seconds.values()) > 0
 
 
 def test_gradients_are_summed_over_four_chips(on):
-    setting, _ = on("v5e:2x2", align={"batch_size": 8})
-    program = work.dpo_step(setting, setting.config.align, 0.1, 100)
+    program = dpo_step(on("v5e:2x2", align={"batch_size": 8}))
     found = measure(program, 4)
     assert found.traffic is not None
     # Adapters in float32, by a ring: each chip sends 2 x 3/4 of them. Scalars add a little.
@@ -64,9 +91,7 @@ def test_the_tpus_own_attention_holds_no_scores(on, decoder):
     for kernel in ("xla", "splash"):
         long = dataclasses.replace(decoder, max_positions=512, attention=kernel)
         model, mesh = {"attention": kernel, "max_length": 512}, {"data": 2, "tensor": 2}
-        setting, _ = on("v5e:2x2", long, model=model, mesh=mesh, align={"batch_size": 8})
-        program = work.dpo_step(setting, setting.config.align, 0.1, 100)
-        found = measure(program, 4)
+        found = measure(dpo_step(on("v5e:2x2", long, model=model, mesh=mesh, align={"batch_size": 8})), 4)
         needed[kernel], flops[kernel] = found.temporaries, found.flops
     assert needed["splash"] < 0.5 * needed["xla"]
     assert flops["splash"] > 0.9 * flops["xla"]
@@ -76,19 +101,15 @@ def test_the_tpus_own_attention_holds_no_scores(on, decoder):
 def test_collectives_of_fixed_work_a_chip_grow_by_less_than_a_tenth(on):
     sent = {}
     for topology, chips in (("v5e:4x4", 16), ("v5e:16x16", 256)):
-        setting, _ = on(
-            topology, align={"batch_size": chips}, prealign={"batch_size": chips}, ref_batch_size=chips
-        )
-        found = measure(work.dpo_step(setting, setting.config.align, 0.1, 10 * chips), chips)
+        case = on(topology, align={"batch_size": chips}, prealign={"batch_size": chips}, ref_batch_size=chips)
+        found = measure(dpo_step(case, 10 * chips), chips)
         assert found.traffic is not None
         sent[chips] = sum(found.traffic.sent.values())
     assert 0 < sent[256] < 1.1 * sent[16]
 
 
-def test_what_is_too_large_is_told_and_not_raised(on):
-    setting, chip = on("v5e:1x1")
+def test_what_is_too_large_is_told_and_not_raised(on, decoder):
     # An embedding and a head of 2^26 x 32 float32 each: 16 GiB where 15.75 are.
-    wide = dataclasses.replace(setting.decoder, vocab_size=2**26)
-    program = work.pair_logps(setting._replace(decoder=wide), 100, adapted=False)
-    found = measure(program, 1)
-    assert found.refused and found.needed > chip.usable and found.traffic is None
+    case = on("v5e:1x1", dataclasses.replace(decoder, vocab_size=2**26))
+    found = measure(programs.pair_logps(case.model, None, case.pairs, case.setup.batching), 1)
+    assert found.refused and found.needed > case.chip.usable and found.traffic is None

@@ -110,5 +110,5 @@ def test_on_samples_it_estimates_the_exact_sum(model, lora):
 def test_other_vocabularies_are_refused(model):
     other = DecoderConfig("llama", 6, 16, 32, 1, 2, 1, 8, tie_embeddings=True)
     bigger = Model(init_params(jax.random.key(0), other), other)
-    with pytest.raises(InputError, match="vocabularies of 5 and 6"):
+    with pytest.raises(InputError, match="vocabularies have 5 and 6 tokens"):
         response_kl(model, bigger, responses_of([[1, 0]]), batch_size=1)

@@ -12,7 +12,14 @@ from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, hidden_states, init_lora, init_params, unembed
 from alignjax.policy import logps as module
-from alignjax.policy.logps import completion_logps, pair_logps, pair_logps_jit, response_logps, slot_logps
+from alignjax.policy.logps import (
+    completion_logps,
+    pair_logps,
+    pair_logps_jit,
+    preference_logps,
+    response_logps,
+    slot_logps,
+)
 
 CONFIG = DecoderConfig("llama", 11, 16, 32, 2, 2, 1, 8, tie_embeddings=True, eos_ids=(2,))
 PAIRS = [([1, 5, 6], [4, 2], [7, 8, 9, 2]), ([1], [3, 3, 3, 3, 2], [2]), ([1, 2, 3, 4, 5], [10, 2], [9, 2])]
@@ -169,6 +176,23 @@ def test_response_logps_keeps_the_order(model):
     assert response_logps(model, [], batch_size=4).shape == (0,)
     with pytest.raises(InputError, match="batch_size is 0"):
         response_logps(model, responses, batch_size=0)
+
+
+def test_preference_logps_are_those_of_each_response(model):
+    rng = np.random.default_rng(1)
+    pairs = [
+        TokenizedPair(*(rng.integers(0, 11, n).astype(np.int32) for n in rng.integers(1, 12, 3)))
+        for _ in range(9)
+    ]
+    done = []
+    both = preference_logps(model, pairs, batch_size=4, progress=done.append)
+    assert sum(done) == 9 and both.dtype == np.float32 and both.shape == (9, 2)
+    for column in (0, 1):
+        responses = [TokenizedResponse(pair[0], pair[1 + column]) for pair in pairs]
+        np.testing.assert_allclose(both[:, column], response_logps(model, responses, batch_size=9), atol=5e-5)
+    assert preference_logps(model, [], batch_size=4).shape == (0, 2)
+    with pytest.raises(InputError, match="preference_logps: batch_size is 0"):
+        preference_logps(model, pairs, batch_size=0)
 
 
 def test_the_second_call_compiles_nothing(model):

@@ -1,16 +1,21 @@
 """Synthetic inputs of a report: what a run of an embedded world would hand over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alignjax.report import Curve, ReportInputs
+from alignjax.records import answer as dual
+from alignjax.records.answer import DualAnswer, FrontierCurve
+from alignjax.records.calibration import CalibrationRecord, Reliability, Slope
+from alignjax.records.evaluation import Contest, Evaluation, PolicyResult
+from alignjax.records.figure import Figure
+from alignjax.report import ReportInputs, Sample, StageTime
 
 
-def estimate(mean: Any, half: float = 0.1) -> dict[str, float]:
-    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}
+def estimate(mean: Any, half: float = 0.1) -> Figure:
+    return Figure(float(mean), float(mean - half), float(mean + half))
 
 
 def _world(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -32,38 +37,45 @@ BETA = 0.5
 LAMS = (0.62, 0.55, 0.5)
 
 
-def evaluation(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> dict[str, Any]:
+def evaluation(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> Evaluation:
     rewards, utilities = _world(names)
     lam = np.array(LAMS[: len(names)])
     tilts = {"reference": 0.0 * rewards, "reward": rewards, "aligned": rewards + utilities @ lam}
     tilts |= {name: utilities[..., j] for j, name in enumerate(names)}
-    policies = {}
-    for policy in ("reference", "reward", *names, "aligned"):
-        reward, utility = _tilted(tilts[policy], rewards), _tilted(tilts[policy], utilities)
-        margin = utility - utilities.mean(axis=(0, 1))
-        half = 0.0 if policy == "reference" else 0.12
-        policies[policy] = {
-            "reward": estimate(reward - 0.06, 0.08),
-            "kl": estimate(0.0 if policy == "reference" else 1.3, half / 2),
-            "utilities": {n: estimate(utility[j]) for j, n in enumerate(names)},
-            "margins": {n: estimate(margin[j] * 1.02, half) for j, n in enumerate(names)},
-        }
-        policies[policy] |= {"length": estimate(21.4, 0.6), "cut": estimate(0.0, 0.0)}
-        policies[policy] |= {"empty": estimate(0.0, 0.0), "refusals": estimate(0.123, 0.02)}
-        if truth:
-            policies[policy]["true_reward"] = estimate(reward * 0.97, 0.07)
-            policies[policy]["true_margins"] = {
-                n: estimate(margin[j] * 1.05, half) for j, n in enumerate(names)
-            }
-    aligned = policies["aligned"]["margins"]
-    asked = {name: round(aligned[name]["mean"] / 1.02, 2) for name in names}
-    predicted = {"margins": {n: estimate(asked[n], 0.1) for n in names}, "kl": estimate(1.28, 0.05)}
-    played = {name: contest(list(policies), place) for place, name in enumerate(("reward", *names))}
-    return {"asked": asked, "predicted": predicted, "policies": policies, "contests": played}
+    policies = {
+        policy: _result(names, policy, tilts[policy], truth=truth)
+        for policy in ("reference", "reward", *names, "aligned")
+    }
+    aligned = policies["aligned"].margins
+    asked = {name: round(aligned[name].mean / 1.02, 2) for name in names}
+    margins = {name: estimate(asked[name], 0.1) for name in names}
+    predicted: dict[str, Figure | Mapping[str, Figure]] = {"margins": margins, "kl": estimate(1.28, 0.05)}
+    contests = {name: contest(list(policies), place) for place, name in enumerate(("reward", *names))}
+    return Evaluation(asked, predicted | margins, policies, contests)
 
 
-def contest(policies: list[str], place: int) -> dict[str, Any]:
-    """Ratings 0.6 apart, turned around in every second dimension, and the wins that follow from them."""
+def _result(names: tuple[str, ...], policy: str, tilt: np.ndarray, *, truth: bool) -> PolicyResult:
+    rewards, utilities = _world(names)
+    reward, utility = _tilted(tilt, rewards), _tilted(tilt, utilities)
+    margin = utility - utilities.mean(axis=(0, 1))
+    half = 0.0 if policy == "reference" else 0.12
+    return PolicyResult(
+        reward=estimate(reward - 0.06, 0.08),
+        reward_gain=estimate(reward - rewards.mean(), half),
+        kl=estimate(0.0 if policy == "reference" else 1.3, half / 2),
+        utilities={name: estimate(utility[j]) for j, name in enumerate(names)},
+        margins={name: estimate(margin[j] * 1.02, half) for j, name in enumerate(names)},
+        length=estimate(21.4, 0.6),
+        cut=estimate(0.0, 0.0),
+        empty=estimate(0.0, 0.0),
+        refusals=estimate(0.123, 0.02),
+        true_reward=estimate(reward * 0.97, 0.07) if truth else None,
+        true_margins={n: estimate(margin[j] * 1.05, half) for j, n in enumerate(names)} if truth else None,
+    )
+
+
+def contest(policies: list[str], place: int) -> Contest:
+    """Ratings 0.6 apart, in reverse order in every second dimension, and the wins that follow from them."""
     sign = 1 - 2 * (place % 2)
     strength = {name: sign * 0.6 * (i - place) for i, name in enumerate(policies)}
     wins = {
@@ -73,37 +85,24 @@ def contest(policies: list[str], place: int) -> dict[str, Any]:
     ratings = {
         a: estimate(strength[a] - strength["reference"], 0.0 if a == "reference" else 0.1) for a in policies
     }
-    return {
-        "judge": "scores",
-        "comparisons": 1000,
-        "missing": 0,
-        "position_bias": None,
-        "win_rates": wins,
-        "ratings": ratings,
-    }
+    return Contest("scores", 1000, 0, None, wins, ratings)
 
 
-def tilted_curve(names: tuple[str, ...], points: int = 61) -> Curve:
+def tilted_curve(names: tuple[str, ...], points: int = 61) -> FrontierCurve:
     rewards, utilities = _world(names)
-    reference, asked = utilities.mean(axis=(0, 1)), np.array(list(evaluation(names)["asked"].values()))
+    reference, asked = utilities.mean(axis=(0, 1)), np.array(list(evaluation(names).asked.values()))
     lams = np.linspace(0.0, 3.0, points)[:, None] * np.array(LAMS[: len(names)])[None, :]
-    rows = []
+    margins, reward, kl, objective = [], [], [], []
     for lam in lams:
         score = rewards + utilities @ lam
         top = score.max(axis=1)
         log_mean = np.mean(top / BETA + np.log(np.mean(np.exp((score - top[:, None]) / BETA), axis=1)))
-        tilt = _tilted(score, score)
-        objective = BETA * log_mean - lam @ (asked + reference)
-        rows.append(
-            (
-                _tilted(score, utilities) - reference,
-                _tilted(score, rewards),
-                tilt / BETA - log_mean,
-                objective,
-            )
-        )
-    margins, reward, kl, objective = (np.array(column) for column in zip(*rows, strict=True))
-    return Curve(lams, margins, reward, kl, objective)
+        margins.append(_tilted(score, utilities) - reference)
+        reward.append(_tilted(score, rewards))
+        kl.append(_tilted(score, score) / BETA - log_mean)
+        objective.append(BETA * log_mean - lam @ (asked + reference))
+    errors = np.full((points, len(names)), 0.05)
+    return FrontierCurve(lams, np.array(margins), errors, np.array(reward), np.array(kl), np.array(objective))
 
 
 def metrics(stages: tuple[str, ...] = ("reference", "reward", "safety", "policy")) -> list[dict[str, Any]]:
@@ -131,71 +130,81 @@ def metrics(stages: tuple[str, ...] = ("reference", "reward", "safety", "policy"
 def scores(names: tuple[str, ...] = ("safety",)) -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(1)
     result = {}
-    for policy, reported in evaluation(names)["policies"].items():
+    for policy, reported in evaluation(names).policies.items():
         spread = {"reference": 1.3, "aligned": 0.8}.get(policy, 1.0)
-        result[policy] = {"reward": rng.normal(reported["reward"]["mean"], spread, 2000)}
+        result[policy] = {"reward": rng.normal(reported.reward.mean, spread, 2000)}
         for name in names:
-            result[policy][name] = rng.normal(reported["utilities"][name]["mean"], spread, 2000)
+            result[policy][name] = rng.normal(reported.utilities[name].mean, spread, 2000)
     return result
 
 
-def calibration(names: tuple[str, ...] = ("safety",)) -> dict[str, Any]:
-    dimensions = ["reward", *names]
+def calibration(names: tuple[str, ...] = ("safety",)) -> CalibrationRecord:
+    dimensions = ("reward", *names)
+    size = len(dimensions)
     centres = np.linspace(0.08, 0.92, 10)
-    wiggle = 0.02 * np.sin(np.arange(10) * 2.0)
-    return {
-        "kind": "joint",
-        "dimensions": dimensions,
-        "matrix": (0.8 * np.eye(len(dimensions)) - 0.04).tolist(),
-        "slopes": {
-            name: {"slope": 0.83 - 0.1 * j, "low": 0.74 - 0.1 * j, "high": 0.92}
-            for j, name in enumerate(dimensions)
+    bins = Reliability(
+        tuple(centres.tolist()), tuple((centres + 0.02 * np.sin(np.arange(10) * 2.0)).tolist()), (200,) * 10
+    )
+    return CalibrationRecord(
+        kind="joint",
+        dimensions=dimensions,
+        matrix=0.8 * np.eye(size) - 0.04,
+        covariances=np.zeros((size, size, size)),
+        unexplained=None,
+        slopes={
+            name: Slope(0.83 - 0.1 * j, 0.74 - 0.1 * j, 0.92 - 0.1 * j) for j, name in enumerate(dimensions)
         },
-        "num_held_out": {name: 2000 for name in dimensions},
-        "findings": ["safety: slope 0.63 is below 0.7; the scores are over-confident and were shrunk."],
-        "reliability": {
-            name: {
-                "predicted": centres.tolist(),
-                "observed": (centres + wiggle).tolist(),
-                "count": [200] * 10,
-            }
-            for name in dimensions
-        },
-    }
+        num_held_out={name: 2000 for name in dimensions},
+        findings=("safety: slope 0.63 is below 0.7; the scores are over-confident and were shrunk.",),
+        stops=(),
+        reliability={name: bins for name in dimensions},
+    )
 
 
-def dual(names: tuple[str, ...] = ("safety",)) -> dict[str, Any]:
-    asked = evaluation(names)["asked"]
+def dual_answer(names: tuple[str, ...] = ("safety",)) -> DualAnswer:
+    asked = evaluation(names).asked
     lams = dict(zip(names, LAMS, strict=False))
-    return {
-        "names": list(names),
-        "beta": BETA,
-        "asked": {name: {"margin": asked[name]} for name in names},
-        "lam": lams,
-        "solved": True,
-        "feasible": True,
-        "certificate": None,
-        "reachable": {name: 2.43 for name in names},
-        "predicted": {
-            "reward": estimate(0.95),
-            "reward_gain": estimate(0.85),
-            "kl": estimate(1.28, 0.05),
-            "margins": {name: estimate(asked[name], 0.1) for name in names},
-            "utilities": {name: estimate(-0.6) for name in names},
-            "ess": {"median": 14.2, "least": 3.1, "num_samples": 64},
-        },
-        "intervals": {
-            "lam": {name: {"low": 0.85 * lam, "high": 1.2 * lam} for name, lam in lams.items()},
-            "feasible_share": 1.0,
-        },
-        "solver": {"iterations": 7, "error": 3.2e-10},
-    }
+    rewards, utilities = _world(names)
+    means = utilities.mean(axis=(0, 1))
+    return DualAnswer(
+        names=names,
+        beta=BETA,
+        confidence=0.95,
+        num_prompts=200,
+        num_samples=200 * 64,
+        num_resamples=1000,
+        holds=("which prompts were drawn", "how the scores were calibrated"),
+        asked={name: dual.Asked(margin=asked[name]) for name in names},
+        reference=dual.Reference(float(rewards.mean()), dict(zip(names, means.tolist(), strict=True))),
+        reachable={name: 2.43 for name in names},
+        multiple=2.1,
+        solved=True,
+        feasible=True,
+        certificate=None,
+        certificate_reachable=None,
+        conservative=None,
+        lam=lams,
+        predicted=dual.Predicted(
+            reward=estimate(0.95),
+            kl=estimate(1.28, 0.05),
+            utilities={name: estimate(-0.6) for name in names},
+            margins={name: estimate(asked[name], 0.1) for name in names},
+            reward_gain=estimate(0.85),
+            ess=dual.EffectiveSamples(14.2, 3.1, 64, 0.0),
+        ),
+        intervals=dual.Intervals({name: dual.Ends(0.85 * lam, 1.2 * lam) for name, lam in lams.items()}, 1.0),
+        corrected=None,
+        frontier=tilted_curve(names),
+        prompts=None,
+        solver=dual.SolverState(7, 3.2e-10, 1.0),
+        warnings=(),
+    )
 
 
 HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 
 
-def samples(names: tuple[str, ...] = ("safety",)) -> list[dict[str, Any]]:
+def samples(names: tuple[str, ...] = ("safety",)) -> list[Sample]:
     refusals = {name: "sorry , i cannot help with that ." for name in names}
     plain = {
         "reference": "well , you can try it .",
@@ -204,21 +213,16 @@ def samples(names: tuple[str, ...] = ("safety",)) -> list[dict[str, Any]]:
     safer = {"aligned": "i cannot help with that ; here is a safer way ."}
     helpful = {"aligned": "here is how , step by step ."}
     return [
-        {"prompt": "how do i pick a lock ?", "responses": plain | refusals | safer},
-        {"prompt": HOSTILE, "responses": plain | refusals | helpful | {"reward": HOSTILE}},
-        {"prompt": "how do i bake bread ?", "responses": plain | refusals | helpful},
+        Sample("how do i pick a lock ?", plain | refusals | safer),
+        Sample(HOSTILE, plain | refusals | helpful | {"reward": HOSTILE}),
+        Sample("how do i bake bread ?", plain | refusals | helpful),
     ]
 
 
-def run_record() -> dict[str, Any]:
+def stage_times() -> list[StageTime]:
     seconds = {"data": 1.2, "reference": 41.0, "reward": 22.4, "safety": 23.9, "sample": 12.0, "scores": 6.5}
     seconds |= {"dual": 3.1, "labels": 0.4, "policy": 30.2, "evaluation": 9.9}
-    stages = {
-        name: {"status": "done", "seconds": value, "peak_memory_mib": 990} for name, value in seconds.items()
-    }
-    versions = {"jax": "0.10.2", "flax": "0.12.8"}
-    machine = {"python": "3.11.7", "platform": "linux", "devices": ["cpu:cpu"], "processes": 1}
-    return {"alignjax": "0.1.0", **machine, "versions": versions, "stages": stages}
+    return [StageTime(name, value, 990) for name, value in seconds.items()]
 
 
 def make_inputs(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> ReportInputs:
@@ -228,17 +232,18 @@ def make_inputs(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> 
         "constraints": {n: {"margin": 1.0, "level": None} for n in names},
         "lora": {"targets": ["q", "v"]},
     }
+    machine = {"python": "3.11.7", "platform": "linux", "devices": ["cpu:cpu"], "processes": 1}
     return ReportInputs(
         title="PeCAN on assistant",
-        dual=dual(names),
+        answer=dual_answer(names),
         evaluation=evaluation(names, truth=truth),
-        config=config,
-        run=run_record(),
         calibration=calibration(names),
+        config=config,
+        environment={"alignjax": "0.1.0", **machine, "versions": {"jax": "0.10.2", "flax": "0.12.8"}},
+        stages=stage_times(),
         counts={"reward": read, "align": {"pairs": 7000, "prompts_cut": 12, "responses_cut": 31}},
         metrics=metrics(("reference", "reward", *names, "policy")),
         scores=scores(names),
-        frontier=tilted_curve(names),
         samples=samples(names),
         findings=["112 pairs are present in both orders; they were kept: they are label noise."],
     )
@@ -248,6 +253,12 @@ def make_inputs(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> 
 def inputs() -> Callable[..., ReportInputs]:
     """Makes inputs for some constraints, with or without a world that knows the truth."""
     return make_inputs
+
+
+@pytest.fixture
+def figure_of() -> Callable[..., Figure]:
+    """Makes an estimate from its mean and half the width of its interval."""
+    return estimate
 
 
 @pytest.fixture

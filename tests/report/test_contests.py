@@ -1,24 +1,39 @@
-import copy
 import dataclasses
 
 import numpy as np
 import pytest
 
+from alignjax.records.evaluation import Evaluation, Round
+from alignjax.records.figure import Figure
 from alignjax.report import contests, html, rounds, score_models
 from alignjax.report.style import to_svg
 
 # Three rounds of one constraint that near the margin asked.
 ROUNDS = [
-    {
-        "round": n,
-        "lam": {"safety": 0.6 + 0.11 * n},
-        "asked": {"safety": 1.0},
-        "achieved": {"safety": 1 - 0.4 / n},
-        "reward": 0.9,
-        "kl": 1.1 + 0.1 * n,
-    }
+    Round(
+        round=n,
+        lam={"safety": 0.6 + 0.11 * n},
+        asked={"safety": 1.0},
+        achieved={"safety": 1 - 0.4 / n},
+        next_lam={"safety": 0.6 + 0.11 * (n + 1)},
+        reward=0.9,
+        kl=1.1 + 0.1 * n,
+    )
     for n in (1, 2, 3)
 ]
+EMPTY = Evaluation({}, {}, {}, {})
+
+
+def with_contest(evaluation, dimension, **changes):
+    contest = dataclasses.replace(evaluation.contests[dimension], **changes)
+    return dataclasses.replace(evaluation, contests={**evaluation.contests, dimension: contest})
+
+
+def without_win(evaluation, dimension, policy, opponent):
+    """The same, where these two were never compared."""
+    rates = evaluation.contests[dimension].win_rates
+    rates = {**rates, policy: {**rates[policy], opponent: None}}
+    return with_contest(evaluation, dimension, win_rates=rates)
 
 
 def test_the_table_has_wins_against_the_reference_and_ratings_of_every_dimension(inputs):
@@ -36,18 +51,19 @@ def test_the_table_has_wins_against_the_reference_and_ratings_of_every_dimension
     assert grid.rows[3][2][:2] == ["0.86 [0.83, 0.89]", "1.80 [1.70, 1.90]"]
     assert grid.rows[3][2][2].startswith("0.14") and grid.rows[3][2][3].startswith("-1.80")
     assert "safety is judged by its calibrated scores" in " ".join(grid.notes)
-    assert contests.grid({}) is None
+    assert contests.grid(EMPTY) is None
 
 
 def test_judges_missing_verdicts_and_the_order_of_showing_are_named(inputs):
-    evaluation = copy.deepcopy(inputs().evaluation)
-    evaluation["contests"]["safety"] |= {
-        "judge": "my:judge",
-        "missing": 1234,
-        "position_bias": {"mean": 0.041, "low": 0.03, "high": 0.052},
-    }
-    evaluation["contests"]["safety"]["ratings"]["aligned"] = None
-    evaluation["contests"]["safety"]["win_rates"]["aligned"]["reference"] = None
+    evaluation = without_win(inputs().evaluation, "safety", "aligned", "reference")
+    evaluation = with_contest(
+        evaluation,
+        "safety",
+        judge="my:judge",
+        missing=1234,
+        position_bias=Figure(0.041, 0.03, 0.052),
+        ratings={**evaluation.contests["safety"].ratings, "aligned": None},
+    )
     grid = contests.grid(evaluation)
     assert grid is not None and grid.rows[3][2][2:] == ["-", "-"]
     assert grid.notes[-1] == (
@@ -57,8 +73,7 @@ def test_judges_missing_verdicts_and_the_order_of_showing_are_named(inputs):
 
 
 def test_the_matrix_has_the_rows_policy_against_the_columns(inputs):
-    evaluation = copy.deepcopy(inputs().evaluation)
-    evaluation["contests"]["reward"]["win_rates"]["aligned"]["safety"] = None
+    evaluation = without_win(inputs().evaluation, "reward", "aligned", "safety")
     figure = contests.win_matrix(evaluation)
     assert figure is not None and [axes.get_title(loc="left") for axes in figure.axes] == ["reward", "safety"]
     texts = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
@@ -68,15 +83,17 @@ def test_the_matrix_has_the_rows_policy_against_the_columns(inputs):
 
 
 def test_two_policies_need_no_matrix(inputs):
-    evaluation = copy.deepcopy(inputs().evaluation)
-    evaluation["policies"] = {name: evaluation["policies"][name] for name in ("reference", "aligned")}
-    assert contests.win_matrix(evaluation) is None and contests.win_matrix({}) is None
+    evaluation = inputs().evaluation
+    two = {name: evaluation.policies[name] for name in ("reference", "aligned")}
+    assert contests.win_matrix(dataclasses.replace(evaluation, policies=two)) is None
+    assert contests.win_matrix(EMPTY) is None
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_any_number_of_dimensions_has_a_panel_each(inputs, count):
-    evaluation = copy.deepcopy(inputs().evaluation)
-    evaluation["contests"] = {f"d{i}": evaluation["contests"]["reward"] for i in range(count)}
+    evaluation = inputs().evaluation
+    played = {f"d{i}": evaluation.contests["reward"] for i in range(count)}
+    evaluation = dataclasses.replace(evaluation, contests=played)
     figure = contests.win_matrix(evaluation)
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == [
@@ -97,7 +114,15 @@ def test_rounds_have_a_row_and_a_point_each():
 
 
 def test_rounds_of_several_constraints_are_told_apart():
-    both = [{**r, **{k: {**r[k], "honesty": 2.0} for k in ("lam", "asked", "achieved")}} for r in ROUNDS]
+    both = [
+        dataclasses.replace(
+            r,
+            lam={**r.lam, "honesty": 2.0},
+            asked={**r.asked, "honesty": 2.0},
+            achieved={**r.achieved, "honesty": 2.0},
+        )
+        for r in ROUNDS
+    ]
     grid, figure = rounds.grid(both), rounds.figure(both)
     assert grid is not None and len(grid.head) == 9 and len(grid.rows[0][2]) == 8
     assert figure is not None and figure.axes[0].get_legend() is not None
@@ -130,13 +155,14 @@ def test_score_models_are_shown_at_the_step_that_was_kept():
 
 def test_all_of_them_are_on_the_page(inputs, hostile):
     given = inputs(truth=False)
-    given.evaluation["contests"]["safety"]["judge"] = hostile
+    evaluation = with_contest(given.evaluation, "safety", judge=hostile)
     metrics = [score_row("reward", 20, 0.5)]
-    given = dataclasses.replace(
-        given, rounds=ROUNDS, metrics=metrics, frontier=None, scores={}, calibration={}
-    )
-    assert {"wins", "rounds"} <= {plate.name for plate in html.plates(given)}
-    page = html.render(given)
+    answer = dataclasses.replace(given.answer, frontier=None)
+    given = dataclasses.replace(given, answer=answer, evaluation=evaluation, rounds=ROUNDS, scores={})
+    given = dataclasses.replace(given, metrics=metrics)
+    drawn = html.plates(given)
+    assert {"wins", "rounds"} <= {plate.name for plate in drawn}
+    page = html.render(given, drawn)
     places = [page.index(f"<h2>{title}</h2>") for title in ("Contests", "Figures", "Rounds", "Score models")]
     assert places == sorted(places) and "<script" not in page
     assert "1.80 <small>[1.70, 1.90]</small>" in page

@@ -1,8 +1,13 @@
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 
+from alignjax.records.answer import Ends, Intervals
+from alignjax.records.calibration import CalibrationRecord, Reliability
+from alignjax.records.figure import Figure
 from alignjax.report import diagnostics, figures
 from alignjax.report.style import policy_mark, to_png, to_svg
 
@@ -31,47 +36,100 @@ def texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+def with_interval(answer, low, high):
+    intervals = Intervals({name: Ends(low, high) for name in answer.names}, 1.0)
+    return dataclasses.replace(answer, intervals=intervals)
+
+
 def test_dual_marks_lambda_at_the_minimum(inputs):
-    given = inputs()
-    lam = given.dual["lam"]["safety"]
-    figure = figures.dual_function(given.frontier, 0, "safety", lam, interval={"low": 0.5, "high": 0.7})
+    answer = inputs().answer
+    figure = figures.dual_function(with_interval(answer, 0.5, 0.7), "safety")
     dot = next(line for line in lines(figure) if line.get_marker() == "o")
-    assert xs(dot)[0] == lam
-    assert ys(dot)[0] == pytest.approx(given.frontier.objective.min(), abs=1e-6)
+    assert xs(dot)[0] == answer.lam["safety"] == 0.62
+    assert ys(dot)[0] == pytest.approx(answer.frontier.objective.min(), abs=1e-6)
     assert texts(figure) == ["\u03bb* = 0.620\n[0.500, 0.700]"]
 
 
+def test_an_unbounded_interval_reaches_the_end_of_the_curve(inputs):
+    answer = inputs().answer
+    figure = figures.dual_function(with_interval(answer, 0.5, None), "safety")
+    assert texts(figure) == ["\u03bb* = 0.620\n[0.500, infinite]"]
+    band = figure.axes[0].patches[0].get_extents().transformed(figure.axes[0].transData.inverted())
+    np.testing.assert_allclose([band.x0, band.x1], [0.5, answer.frontier.lams[-1, 0]])
+
+
+def test_without_resamples_there_is_no_band(inputs):
+    answer = dataclasses.replace(inputs().answer, intervals=None)
+    figure = figures.dual_function(answer, "safety")
+    assert texts(figure) == ["\u03bb* = 0.620"] and not figure.axes[0].patches
+
+
 def test_margin_curve_shows_asked_and_prediction(inputs):
-    given = inputs()
-    predicted = {"mean": 0.45, "low": 0.3, "high": 0.6}
-    figure = figures.margin_curve(given.frontier, 0, "safety", 0.62, asked=0.45, predicted=predicted)
-    assert "asked 0.45" in texts(figure)
+    answer = inputs().answer
+    predicted = dataclasses.replace(answer.predicted, margins={"safety": Figure(0.45, 0.3, 0.6)})
+    asked = dataclasses.replace(answer.asked["safety"], margin=0.47)
+    given = dataclasses.replace(answer, predicted=predicted, asked={"safety": asked})
+    figure = figures.margin_curve(given, "safety")
+    assert "asked 0.47" in texts(figure)
     curve = max(lines(figure), key=lambda line: len(xs(line)))
-    np.testing.assert_array_equal(ys(curve), given.frontier.margins[:, 0])
+    np.testing.assert_array_equal(xs(curve), answer.frontier.lams[:, 0])
+    np.testing.assert_array_equal(ys(curve), answer.frontier.margins[:, 0])
+    low, point, high = (line for line in lines(figure) if list(xs(line)) == [0.62])
+    assert sorted(float(ys(line)[0]) for line in (low, point, high)) == pytest.approx([0.3, 0.45, 0.6])
+
+
+def test_standard_errors_of_the_margins_are_a_band_of_two_on_each_side(inputs):
+    curve = inputs().answer.frontier
+    figure = figures.Figure()
+    axes = figure.subplots()
+    figures.draw_margin(axes, curve, 0, "safety", 0.62, errors=curve.margin_errors[:, 0])
+    edges = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
+    assert edges.max() == pytest.approx(curve.margins[:, 0].max() + 0.1)
+    assert edges.min() == pytest.approx(curve.margins[:, 0].min() - 0.1)
 
 
 def test_a_multiplier_that_stays_at_zero_is_drawn_along_the_ray(inputs):
-    curve = inputs(("safety", "honesty")).frontier
-    curve = curve._replace(lams=curve.lams * np.array([[1.0, 0.0]]))
-    figure = figures.dual_function(curve, 1, "honesty", 0.0)
+    answer = inputs(("safety", "honesty")).answer
+    curve = dataclasses.replace(answer.frontier, lams=answer.frontier.lams * np.array([[1.0, 0.0]]))
+    given = dataclasses.replace(answer, frontier=curve, lam={**answer.lam, "honesty": 0.0})
+    figure = figures.dual_function(given, "honesty")
     assert figure.axes[0].get_xlabel() == "share of \u03bb*" and texts(figure) == ["\u03bb* = 0.000"]
 
 
-def test_plane_has_every_policy_and_moves_the_curve_to_the_reference(inputs):
+def test_an_infeasible_answer_has_no_curve(inputs):
+    answer = dataclasses.replace(inputs().answer, lam=None, frontier=None, feasible=False)
+    for draw in (figures.dual_function, figures.margin_curve):
+        with pytest.raises(ValueError, match="infeasible"):
+            draw(answer, "safety")
+    plane = figures.plane(inputs().evaluation, "safety", answer=answer)
+    assert "predicted" not in plane.axes[0].get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_plane_has_every_policy_and_moves_the_curve_to_the_reference(inputs, truth):
     given = inputs()
-    shown = {"curve": given.frontier, "reference_reward": 0.5}
-    figure = figures.plane(given.evaluation, "safety", **shown)
+    figure = figures.plane(given.evaluation, "safety", answer=given.answer, truth=truth)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == ["predicted", "reference", "helpful-only", "safe-only", "aligned"]
-    moved = given.evaluation["policies"]["reference"]["reward"]["mean"] - 0.5
-    np.testing.assert_allclose(ys(lines(figure)[0]), given.frontier.reward + moved)
+    reference = given.evaluation.policies["reference"]
+    here = reference.true_reward.mean if truth else reference.reward.mean
+    moved = here - given.answer.reference.reward
+    assert abs(moved) > 1e-4
+    np.testing.assert_allclose(ys(lines(figure)[0]), given.answer.frontier.reward + moved)
+
+
+def test_plane_finds_its_constraint_in_the_curve_by_name(inputs):
+    given = inputs(("safety", "honesty"))
+    backwards = dataclasses.replace(given.evaluation, asked=dict(reversed(given.evaluation.asked.items())))
+    figure = figures.plane(backwards, "honesty", answer=given.answer)
+    np.testing.assert_array_equal(xs(lines(figure)[0]), given.answer.frontier.margins[:, 1])
 
 
 def test_plane_leaves_out_what_was_not_measured(inputs):
-    evaluation = inputs(truth=False).evaluation
-    evaluation["policies"]["reward"]["margins"]["safety"] = None
-    figure = figures.plane(evaluation, "safety")
-    assert "helpful-only" not in figure.axes[0].get_legend_handles_labels()[1]
+    given = inputs(truth=False).evaluation
+    policies = {**given.policies, "reward": dataclasses.replace(given.policies["reward"], margins={})}
+    figure = figures.plane(dataclasses.replace(given, policies=policies), "safety")
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["reference", "safe-only", "aligned"]
 
 
 def test_histograms_share_bins_and_keep_outliers_and_nan_out_of_the_picture():
@@ -127,17 +185,33 @@ def test_reliability_interval_is_wilsons():
     # 8 of 10: Wilson's 95% interval is 0.4902 to 0.9433.
     low, high = diagnostics._wilson(np.array([0.8]), np.array([10.0]))
     np.testing.assert_allclose([low[0], high[0]], [0.4902, 0.9433], atol=1e-4)
-    assert diagnostics.reliability({}) is None
-    bins = {"predicted": [0.5], "observed": [1.0], "count": [1]}
-    figure = diagnostics.reliability({"reliability": {"reward": bins, "safety": bins}})
-    assert figure is not None and len(figure.axes) == 2
+
+
+def test_reliability_has_a_panel_for_every_dimension_with_labels():
+    bins = Reliability((0.5,), (1.0,), (1,))
+    given = CalibrationRecord(
+        kind="none",
+        dimensions=("reward", "safety", "honesty"),
+        matrix=np.eye(3),
+        covariances=np.zeros((3, 3, 3)),
+        unexplained=None,
+        slopes={},
+        num_held_out={},
+        findings=(),
+        stops=(),
+        reliability={"honesty": bins, "reward": bins},
+    )
+    figure = diagnostics.reliability(given)
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["reward", "honesty"]
+    assert diagnostics.reliability(dataclasses.replace(given, reliability={})) is None
 
 
 def test_svg_is_a_function_of_the_content_and_the_users_settings_do_not_matter(inputs):
-    given = inputs()
+    answer = inputs().answer
 
     def draw():
-        return to_svg(figures.dual_function(given.frontier, 0, "safety", 0.62))
+        return to_svg(figures.dual_function(answer, "safety"))
 
     first = draw()
     before = matplotlib.rcParams["font.size"]
@@ -149,7 +223,7 @@ def test_svg_is_a_function_of_the_content_and_the_users_settings_do_not_matter(i
 
 
 def test_a_name_with_markup_or_mathematics_is_plain_text(inputs):
-    svg = to_svg(figures.dual_function(inputs().frontier, 0, "<b>$x^2$</b>", 0.62))
+    svg = to_svg(figures.dual_function(inputs(("<b>$x^2$</b>",)).answer, "<b>$x^2$</b>"))
     assert "<b>" not in svg and "&lt;b&gt;$x^2$&lt;/b&gt;" in svg
 
 

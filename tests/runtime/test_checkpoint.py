@@ -2,6 +2,11 @@
 
 import json
 import logging
+import os
+import resource
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +16,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from alignjax.errors import InputError
-from alignjax.runtime import checkpoint
+from alignjax.runtime import checkpoint, preemption
 from alignjax.runtime.mesh import make_mesh, replicated, tree_shardings
 
 
@@ -137,3 +142,113 @@ def test_restores_onto_another_mesh(tmp_path):
         restored["w"].sharding.spec == PartitionSpec("fsdp") and len(restored["w"].sharding.device_set) == 2
     )
     assert replicated(two).is_fully_replicated
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("wrong", [jnp.nan, -jnp.inf])
+def test_a_value_that_is_not_finite_is_refused(tmp_path, dtype, wrong):
+    axes, mesh = {"w": ("embed", "mlp")}, make_mesh(1, 4, 2)
+    tree = {"w": jnp.ones((8, 8), dtype).at[5, 2].set(wrong)}
+    checkpoint.save_tree(tmp_path / "a", tree | {"count": jnp.int32(3), "key": jax.random.key(0)})
+    placed = jax.ShapeDtypeStruct((8, 8), dtype, sharding=tree_shardings(axes, mesh)["w"])
+    like = {"w": placed, "count": jnp.int32(0), "key": jax.random.key(0)}
+    with pytest.raises(
+        InputError, match=r"a: the checkpoint holds a value that is not finite in \['w'\]; del"
+    ):
+        checkpoint.restore_tree(tmp_path / "a", like)
+    found, _ = checkpoint.restore_tree(tmp_path / "a", like, finite=False)
+    np.testing.assert_array_equal(np.asarray(found["w"], np.float32), np.asarray(tree["w"], np.float32))
+
+
+def test_arrays_of_the_host_are_checked_in_blocks(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_BLOCK", 4)
+    values = np.zeros((3, 3), np.float32)
+    assert checkpoint._not_finite({"a": values}) == ""
+    values[2, 2] = np.nan
+    assert checkpoint._not_finite({"a": np.zeros(0), "b": values, "c": np.ones(2, int)}) == "['b']"
+
+
+@pytest.fixture
+def small_files():
+    """Files larger than 1 MB cannot be written, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, small_files):
+    checkpoint.save_tree(tmp_path / "a", {"w": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="File too large"):
+        checkpoint.save_tree(tmp_path / "a", {"w": jnp.ones((1024, 1024))})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    found, _ = checkpoint.restore_tree(tmp_path / "a", {"w": jnp.ones(3)})
+    np.testing.assert_array_equal(found["w"], np.zeros(3))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_series_keeps_its_checkpoints_when_one_fails(tmp_path, small_files, at_once):
+    with pytest.raises(ValueError, match="File too large"), checkpoint.Checkpoints(tmp_path) as series:
+        series.save(1, {"w": jnp.zeros(3)}, None)
+        series.save(2, {"w": jnp.ones((1024, 1024))}, None)
+        if at_once:
+            series.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    with checkpoint.Checkpoints(tmp_path) as series:
+        found = series.restore({"w": jnp.ones(3)})
+    assert found is not None and found.step == 1
+
+
+def test_what_a_kill_left_is_removed(tmp_path):
+    (tmp_path / "3.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    with checkpoint.Checkpoints(tmp_path):
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_at_any_moment_of_a_restore_or_a_save_is_one_stop(tmp_path):
+    tree = {"w": jnp.ones((256, 256)), "b": [jnp.ones(n) for n in range(1, 9)]}
+    checkpoint.save_tree(tmp_path / "a", tree)
+    work = {
+        "restore": lambda: checkpoint.restore_tree(tmp_path / "a", tree),
+        "save": lambda: checkpoint.save_tree(tmp_path / "b", tree),
+    }
+    rng = np.random.default_rng(0)
+    for name in ("restore", "save"):
+        start = time.monotonic()
+        work[name]()
+        usual = time.monotonic() - start
+        for moment in rng.uniform(0.0, usual, 10):
+            timer = threading.Timer(moment, os.kill, (os.getpid(), signal.SIGTERM))
+            with pytest.raises(preemption.Stopped), preemption.watched():
+                timer.start()
+                while not preemption.asked():
+                    work[name]()
+            timer.join()
+    found, _ = checkpoint.restore_tree(tmp_path / "b", tree)
+    _assert_equal(found, tree)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["save", "wait", "restore", "close"])
+def test_a_signal_within_a_series(tmp_path, monkeypatch, where):
+    """It arrives within orbax, whose call is completed; the checkpoint is there."""
+    method = {"save": "save", "wait": "wait_until_finished", "restore": "restore", "close": "close"}[where]
+    series = checkpoint.Checkpoints(tmp_path)
+    real, main = getattr(series._manager, method), threading.current_thread()
+
+    def send(*args, **kwargs):
+        if threading.current_thread() is not main:
+            signal.pthread_kill(main.ident or 0, signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.setattr(series._manager, method, real)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(series._manager, method, send)
+    with pytest.raises(preemption.Stopped), preemption.watched(), series:
+        series.save(1, _tree(1), None)
+        series.restore(_tree(0))
+    with checkpoint.Checkpoints(tmp_path) as again:
+        found = again.restore(_tree(0))
+    assert found is not None and found.step == 1
+    _assert_equal(found.state, _tree(1))

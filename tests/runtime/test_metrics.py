@@ -1,9 +1,14 @@
 """Metrics files, resume, progress."""
 
 import json
+import resource
 
 import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
+from alignjax.errors import InputError
 from alignjax.runtime import metrics
 
 
@@ -70,3 +75,62 @@ def test_progress_shows_rate_on_standard_error(capsys):
 
 def test_peak_memory_is_that_of_a_process_with_jax():
     assert 2**25 < metrics.peak_memory_bytes() < 2**40
+
+
+def events(path):
+    """The records of a TensorBoard file: a length, its checksum, the event, its checksum."""
+    content, found = path.read_bytes(), []
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        assert int.from_bytes(content[8:12], "little") == masked_crc32c(content[:8])
+        found.append(event_pb2.Event.FromString(content[12 : 12 + size]))  # pyright: ignore[reportAttributeAccessIssue]  # protobuf's
+        content = content[16 + size :]
+    return found
+
+
+def test_tensorboard_files_hold_the_curves_and_hide_what_is_done_again(tmp_path):
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write("policy", 1, {"loss": 0.5, "eval_loss": float("nan")})
+        writer.rewind("policy", 0)
+        writer.write("policy", 1, {"loss": 0.25})
+    first, second = sorted((tmp_path / "tensorboard" / "policy").iterdir())
+    points = [
+        [(e.step, v.tag, v.simple_value) for e in events(path) for v in e.summary.value]
+        for path in (first, second)
+    ]
+    assert points == [[(1, "loss", 0.5)], [(1, "loss", 0.25)]]
+    started = [event.step for event in events(second) if event.HasField("session_log")]
+    assert started == [1] and not any(event.HasField("session_log") for event in events(first))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"[]", b"null", b"7", b'{"step": 1}', b'{"stage": 1, "step": 1}', b"\xff\xfe", b"[" * 9999, b""],
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"stage": "reward", "step": 1, "loss": 1.0}\n' + line + b"\n")
+    with pytest.raises(
+        InputError, match=r"metrics\.jsonl:2: is not a line of metrics \(.*\); remove the line\."
+    ):
+        metrics.read_metrics(path)
+    with metrics.MetricsWriter(tmp_path) as writer, pytest.raises(InputError, match=r"metrics\.jsonl:2: "):
+        writer.rewind("reward", 0)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: is missing"):
+        metrics.read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_write_that_fails_names_the_file(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write("policy", 1, {"loss": 1.0})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (writer.path.stat().st_size, hard))
+        try:
+            with pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
+                writer.write("policy", 2, {"loss": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["step"] for record in metrics.read_metrics(writer.path)][:1] == [1]

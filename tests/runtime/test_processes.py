@@ -1,6 +1,7 @@
 """Processes of one run: joined, agreed, gathered; alone nothing of it happens."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -69,7 +70,7 @@ WORKER = textwrap.dedent(
     from pathlib import Path
     import jax, numpy as np
     from alignjax.errors import InputError
-    from alignjax.runtime import processes
+    from alignjax.runtime import checkpoint, processes
     from alignjax.runtime.files import remove, write_text
     from alignjax.runtime.mesh import make_mesh, shard_batch
     processes.start()
@@ -81,6 +82,10 @@ WORKER = textwrap.dedent(
     placed = shard_batch({"x": rows}, mesh)["x"]
     assert not placed.is_fully_addressable
     np.testing.assert_array_equal(processes.to_host(placed), rows)
+    assert checkpoint._not_finite({"x": placed}) == ""
+    rows[7, 2] = np.nan  # of process 1, and refused by both
+    assert checkpoint._not_finite({"x": placed, "y": shard_batch({"y": rows}, mesh)["y"]}) == "['y']"
+    rows[7, 2] = 23.0
     np.testing.assert_array_equal(processes.to_host(jax.jit(lambda x: x.sum())(placed)), rows.sum())
     write_text(folder / "file", f"{number}")
     assert (folder / "file").read_text() == "0"
@@ -100,8 +105,7 @@ WORKER = textwrap.dedent(
 )
 
 
-@pytest.mark.multihost
-def test_two_processes(tmp_path):
+def start_two(code, *arguments):
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -111,13 +115,54 @@ def test_two_processes(tmp_path):
         env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
         running.append(
             subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(tmp_path)],
+                [sys.executable, "-u", "-c", code, *arguments],
                 env=env | {"JAX_PROCESS_ID": str(number)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
         )
+    return running
+
+
+@pytest.mark.multihost
+def test_two_processes(tmp_path):
+    running = start_two(WORKER, str(tmp_path))
     printed = [process.communicate(timeout=300)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], printed
     assert all(text.rstrip().endswith("passed") for text in printed)
+
+
+STEPS = textwrap.dedent(
+    """
+    import jax, numpy as np
+    from alignjax import cli
+    from alignjax.runtime import preemption, processes
+    from alignjax.runtime.mesh import make_mesh, shard_batch
+
+    def main():
+        processes.start()
+        mesh = make_mesh()
+        step = jax.jit(lambda x: x.sum())
+        for number in range(100_000):
+            float(step(shard_batch({"x": np.arange(8.0)}, mesh)["x"]))
+            if number == 3:
+                print("begun", flush=True)
+            preemption.stop_if_asked()
+
+    cli.run(main, ["command"])
+    """
+)
+
+
+@pytest.mark.multihost
+def test_ctrl_c_in_one_process_stops_both_after_the_same_step():
+    running = start_two(STEPS)
+    for process in running:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != "begun\n":
+            assert line, "it ended"
+    running[1].send_signal(signal.SIGINT)
+    printed = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [75, 75], printed
+    assert all("progress saved; run the same command to resume\n" in text for text in printed)

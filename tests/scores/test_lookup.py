@@ -44,7 +44,10 @@ def test_scores_are_found_by_prompt_and_response(tmp_path):
         ({"prompt": "p", "response": "y", "reward": math.nan}, r'jsonl:2: "reward" is nan, must be a finite'),
         ({"prompt": "p", "response": "y", "reward": "high"}, r"jsonl:2: \"reward\" is 'high'"),
         ({"prompt": "p", "response": "y", "reward": True}, r'jsonl:2: "reward" is True'),
-        ({"prompt": "p", "response": "x", "reward": 2.0}, r"jsonl:2: reward is 2.0 where .*jsonl:1 has 1.0"),
+        (
+            {"prompt": "p", "response": "x", "reward": 2.0},
+            r"jsonl:2: reward is 2.0, but 1.0 in .*jsonl:1 for the same",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path, row, message):

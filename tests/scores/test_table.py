@@ -153,7 +153,7 @@ def test_both_formats_say_the_same(tmp_path, data):
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "missing": (
         {"utilities": None},
-        'has no array "utilities", it holds names, rewards; save rewards [N, K]',
+        'has no array "utilities", only names, rewards; save rewards [N, K]',
     ),
     "names kind": ({"names": np.array([1, 2])}, "names is int64 of shape (2,), must be a list of texts"),
     "names shape": ({"names": np.array("safety")}, "names is <U6 of shape (), must be a list of texts"),
@@ -164,7 +164,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
         {"rewards": R.astype(object)},
         'array "rewards" holds Python objects, which are never loaded',
     ),
-    "rewards flat": ({"rewards": R[0]}, "rewards has shape (3,), must be [prompts, responses], neither 0"),
+    "rewards flat": (
+        {"rewards": R[0]},
+        "rewards has shape (3,), must be [prompts, responses], both at least 1",
+    ),
     "empty": ({"rewards": R[:0], "utilities": G[:0]}, "rewards has shape (0, 3)"),
     "utilities flat": (
         {"utilities": R},
@@ -173,21 +176,27 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "utilities cut": ({"utilities": G[:1]}, "utilities has shape (1, 3, 2), must be"),
     "no constraint": ({"utilities": G[..., :0]}, "utilities has shape (2, 3, 0), must be"),
     "count": ({"names": np.array(["safety"])}, "has 1 names for 2 columns of utilities"),
-    "twice": ({"names": np.array(["a", "a"])}, "name 'a' is empty or given twice; name each constraint once"),
+    "twice": (
+        {"names": np.array(["a", "a"])},
+        "name 'a' is empty or given twice; give each constraint its own name",
+    ),
     "no name": ({"names": np.array(["a", " "])}, "name ' ' is empty or given twice"),
     "mask kind": (
         {"mask": MASK.astype(int)},
         "mask is int64 of shape (2, 3), must be bool of rewards' shape (2, 3)",
     ),
     "mask shape": ({"mask": MASK[:1]}, "mask is bool of shape (1, 3), must be bool"),
-    "masked": ({"mask": MASK & [[True], [False]]}, "prompt 1 has no response, its mask is all False; remove"),
+    "masked": (
+        {"mask": MASK & [[True], [False]]},
+        "prompt 1 has no response, because its mask is all False",
+    ),
     "nan": (
         {"rewards": put(R, (1, 2), np.nan)},
-        "rewards is nan at prompt 1, sample 2 (1 such in all); repair",
+        "rewards is nan at prompt 1, sample 2 (1 such values in all); repair",
     ),
     "inf": (
         {"utilities": put(G, (slice(None), 1, 1), -np.inf)},
-        "utilities of 'honesty' is -inf at prompt 0, sample 1 (2 such in all); repair the scores or mask",
+        "utilities of 'honesty' is -inf at prompt 0, sample 1 (2 such values in all); repair",
     ),
 }
 
@@ -202,7 +211,7 @@ def test_bad_arrays(tmp_path, changes, message):
 
 
 BAD_LINES: dict[str, tuple[tuple[Any, ...], str]] = {
-    "empty": ((), ": holds no lines; write one response a line"),
+    "empty": ((), ": holds no lines; write one response per line"),
     "blank": (("\n\n",), ": holds no lines"),
     "json": ((LINE, "{,}\n"), ":2: is not JSON"),
     "list": (("[]\n",), ":1: is a list, must be a JSON object"),
@@ -289,7 +298,7 @@ def test_an_entry_that_is_no_array(tmp_path):
     path = save(tmp_path, rewards=None)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("rewards", b"1 2 3")
-    with pytest.raises(InputError, match='"rewards" is no array; save it with np.savez'):
+    with pytest.raises(InputError, match='"rewards" is not an array; save it with np.savez'):
         read_table(path)
 
 

@@ -160,7 +160,7 @@ def test_a_resample_without_verdicts_of_a_pair_keeps_its_prior():
 @pytest.mark.parametrize(
     ("wins", "prior", "message"),
     [
-        (np.zeros((2, 3)), 0.5, r"must be \[..., P, P\]"),
+        (np.zeros((2, 3)), 0.5, r"wins has shape \(2, 3\) .*; give \[..., P, P\]"),
         (np.zeros((2, 2)), 0.0, "positive"),
         (np.array([[0, -1.0], [1.0, 0]]), 0.5, "not negative"),
         (np.array([[0, np.nan], [1.0, 0]]), 0.5, "finite"),

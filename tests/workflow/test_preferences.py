@@ -5,39 +5,35 @@ import json
 import numpy as np
 import pytest
 
-from alignjax.config import from_mapping
-from alignjax.data.records import Message
-from alignjax.data.tokenize import Template
+from alignjax.config import DataSettings, ModelSettings
+from alignjax.data.preferences import Preferences, at_most, load, pairs_of_samples, template_of
+from alignjax.data.records import Message, PreferencePair, prompt_key
+from alignjax.data.responses import Responses
+from alignjax.data.tokenize import Template, TokenizedPair, TokenizedResponse
 from alignjax.data.worlds import world_for
 from alignjax.errors import InputError
-from alignjax.runtime.metrics import MetricsWriter
-from alignjax.stages import Stages
-from alignjax.workflow.context import Context
-from alignjax.workflow.preferences import load, prompt_key, template_of
+from alignjax.records import decode
+from alignjax.runtime.seeds import Seeds
 
-SAMPLING = {"num_prompts": 4, "num_samples": 2, "max_new_tokens": 4}
+PLAIN = Template("plain", "{prompt}")
 
 
 @pytest.fixture
-def context(tmp_path):
-    def make(data, *, dimensions=("safety",), seed=0, template="{prompt}", **model):
-        values = {
-            "method": "pecan", "seed": seed, "lora": {}, "reference": {}, "reference_examples": 64,
-            "prealign": {}, "align": {}, "sampling": SAMPLING, "evaluation": SAMPLING,
-            "beta": 1.0, "beta_pre": 1.0, "constraints": {name: {"margin": 1.0} for name in dimensions},
-            "data": data, "model": {"template": template, **model},
-        }  # fmt: skip
-        if "world" not in data:
-            values["model"]["path"] = "none"
-        return Context(
-            from_mapping(values),
-            tmp_path,
-            Stages(tmp_path),
-            MetricsWriter(tmp_path, active=False),
-            lambda line: None,
+def read(tokenizer):
+    """read(data) is what the data stage hands on; `data` is `config.data`, other settings are named."""
+
+    def read(data, *, seed=0, world=None, template=PLAIN, **model):
+        return load(
+            decode(DataSettings, data, "config.data"),
+            ModelSettings(**model),
+            ("reward", "safety"),
+            Seeds(seed),
+            tokenizer,
+            template,
+            world,
         )
 
-    return make
+    return read
 
 
 @pytest.fixture
@@ -71,7 +67,7 @@ def test_prompt_key_tells_prompts_apart():
     )
 
 
-def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(context, tokenizer, words, tmp_path):
+def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(read, words, tmp_path):
     a, b, c = words[:3]
     shared, turned = pairs(words[:20], a, b), pairs(words[:20], b, a)
     data = {
@@ -82,7 +78,7 @@ def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(context
         },
         "held_out_fraction": 0.3,
     }
-    found = load(context(data), tokenizer, Template("plain", "{prompt}"))
+    found = read(data)
     keys = [(p.prompt, p.chosen, p.rejected) for p in found.align_pairs]
     assert len(keys) == len(set(keys)) == len(found.align)
     trained = set(words[:30]) - set(found.eval_prompts)
@@ -103,7 +99,7 @@ def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(context
     assert set(found.train_prompts) == trained and not set(found.train_prompts) & set(found.eval_prompts)
 
 
-def test_subsets_are_drawn_by_seed_and_counted(context, tokenizer, words, tmp_path):
+def test_subsets_are_drawn_by_seed_and_counted(read, words, tmp_path):
     a, b = words[:2]
     source = write(
         tmp_path / "pairs.jsonl", pairs(words, a, b) + pairs(words[:3], a, a) + pairs(words[:2], a, b)
@@ -114,9 +110,7 @@ def test_subsets_are_drawn_by_seed_and_counted(context, tokenizer, words, tmp_pa
         "max_held_out_pairs": 3,
         "held_out_fraction": 0.4,
     }
-    one, same, other = (
-        load(context(data, seed=s), tokenizer, Template("plain", "{prompt}")) for s in (0, 0, 1)
-    )
+    one, same, other = (read(data, seed=s) for s in (0, 0, 1))
     assert one.counts["reward"]["read"] == 45 and one.counts["reward"]["kept"] == 40
     assert one.counts["reward"]["identical"] == 3 and one.counts["reward"]["duplicates"] == 2
     for preferences in (one, same, other):
@@ -134,12 +128,12 @@ def test_subsets_are_drawn_by_seed_and_counted(context, tokenizer, words, tmp_pa
     assert len(set(one.dimensions["reward"].train.groups)) == 7
 
 
-def test_what_is_cut_is_counted(context, tokenizer, words, tmp_path):
+def test_what_is_cut_is_counted(read, words, tmp_path):
     long = " ".join(words[:9])
     rows = [{"prompt": f"{word} {long}", "chosen": f"{word} {long}", "rejected": word} for word in words[:20]]
     source = write(tmp_path / "long.jsonl", rows)
     data = {"sources": {"reward": source, "safety": source}, "held_out_fraction": 0.3}
-    found = load(context(data, max_length=12, max_prompt_length=5), tokenizer, Template("plain", "{prompt}"))
+    found = read(data, max_length=12, max_prompt_length=5)
     count = found.counts["reward train"]
     # Ten words of prompt are cut to five; of the longer response seven tokens are left.
     assert count["prompts_cut"] == count["responses_cut"] == count["pairs"] > 0
@@ -148,7 +142,7 @@ def test_what_is_cut_is_counted(context, tokenizer, words, tmp_path):
     assert {len(pair.rejected_ids) for pair in found.align} == {2}  # one word and the end
 
 
-def test_labels_of_a_column_are_read_by_dimension(context, tokenizer, words, tmp_path):
+def test_labels_of_a_column_are_read_by_dimension(read, words, tmp_path):
     a, b = words[:2]
     rows = [
         {"prompt": p, "response_0": a, "response_1": b, "better": i % 2, "safer": 0}
@@ -156,14 +150,14 @@ def test_labels_of_a_column_are_read_by_dimension(context, tokenizer, words, tmp
     ]
     path = write(tmp_path / "both.jsonl", rows)
     data = {"sources": {"reward": path | {"label": "better"}, "safety": path | {"label": "safer"}}}
-    found = load(context(data), tokenizer, Template("plain", "{prompt}"))
+    found = read(data)
     even = {p for i, p in enumerate(words[:20]) if i % 2 == 0}
     assert [p.chosen for p in found.align_pairs] == [a] * len(found.align_pairs)
     assert found.human["reward"].tolist() == [float(p.prompt in even) for p in found.align_pairs]
     assert set(found.human["safety"]) == {1.0}
 
 
-def test_nothing_left_is_an_error_with_the_counts(context, tokenizer, words, tmp_path):
+def test_nothing_left_is_an_error_with_the_counts(read, words, tmp_path):
     a, b = words[:2]
     data = {
         "sources": {
@@ -174,15 +168,13 @@ def test_nothing_left_is_an_error_with_the_counts(context, tokenizer, words, tmp
     with pytest.raises(
         InputError, match=r"bad.jsonl: nothing is left for safety after cleaning .*'identical': 40"
     ):
-        load(context(data), tokenizer, Template("plain", "{prompt}"))
+        read(data)
 
 
-def test_a_world_gives_pairs_and_prompts(context, tokenizer):
-    data = {"world": "assistant", "num_pairs": 50, "num_held_out": 20}
-    asked = context(data, template="")
+def test_a_world_gives_pairs_and_prompts(read):
     world = world_for("assistant")
-    assert template_of(asked, tokenizer) == world.template
-    found = load(asked, tokenizer, world.template)
+    data = {"world": "assistant", "num_pairs": 50, "num_held_out": 20}
+    found = read(data, world=world, template=world.template)
     assert len(found.dimensions["reward"].held_out.tokens) == 20
     # Both dimensions label the same pairs; equal draws are one pair of the final alignment.
     assert len(found.dimensions["reward"].train.tokens) == len(found.dimensions["safety"].train.tokens) == 50
@@ -190,4 +182,92 @@ def test_a_world_gives_pairs_and_prompts(context, tokenizer):
     assert set(found.train_prompts) == set(world.prompts_train)
     assert set(found.eval_prompts) == set(world.prompts_eval)
     assert not set(found.train_prompts) & set(found.eval_prompts)
-    assert template_of(context(data, template="Q {prompt}"), tokenizer) == Template("plain", "Q {prompt}")
+    other = read(data, world=world, template=world.template, seed=1)
+    assert [p.prompt for p in other.align_pairs] != [p.prompt for p in found.align_pairs]
+
+
+def test_the_template_is_the_configured_one_else_the_worlds(tokenizer):
+    world = world_for("assistant")
+    assert template_of("", tokenizer, world) == world.template
+    assert template_of("Q {prompt}", tokenizer, world) == Template("plain", "Q {prompt}")
+    assert template_of("Q {prompt}", tokenizer, None) == Template("plain", "Q {prompt}")
+
+
+def test_a_dimension_without_a_file_is_not_there(read, words, tmp_path):
+    a, b = words[:2]
+    found = read({"sources": {"safety": write(tmp_path / "a.jsonl", pairs(words, a, b)), "reward": {}}})
+    assert set(found.dimensions) == set(found.human) == {"safety"}
+    assert len(found.align) == len(found.dimensions["safety"].train.tokens)
+
+
+def test_prompts_of_a_file_are_split_as_pairs_are(read, words, tmp_path):
+    a, b = words[:2]
+    source = write(tmp_path / "pairs.jsonl", pairs(words, a, b))
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": p} for p in words + words[:5]])["path"]
+    from_pairs = read({"sources": {"reward": source, "safety": source}})
+    found = read({"sources": {"reward": source, "safety": source}, "prompts": prompts})
+    assert set(found.train_prompts) == set(from_pairs.train_prompts)
+    assert set(found.eval_prompts) == set(from_pairs.eval_prompts)
+    assert len(found.train_prompts) == len(set(found.train_prompts))
+    assert found.counts["prompts to sample"] == {"prompts": len(found.train_prompts), "prompts_cut": 0}
+    # No pairs at all: the prompts are there.
+    alone = read({"prompts": prompts})
+    assert set(alone.train_prompts) == set(found.train_prompts) and alone.align == [] and alone.human == {}
+
+
+def aligned(count):
+    """Preferences with so many pairs to align on, whose prompt and label are their place."""
+    row = TokenizedPair(*(np.array([i], np.int32) for i in (1, 2, 3)))
+    texts = [PreferencePair(str(i), "a", "b", {}, "") for i in range(count)]
+    labels = np.arange(count, dtype=np.float32)
+    return Preferences({}, [row] * count, texts, {"reward": labels}, [], [], {})
+
+
+def test_at_most_so_many_pairs_are_drawn_by_seed():
+    given = aligned(20)
+    found = at_most(given, 6, 3)
+    kept = [int(str(p.prompt)) for p in found.align_pairs]
+    assert len(found.align) == 6 and kept == sorted(set(kept))
+    np.testing.assert_array_equal(found.human["reward"], kept)
+    assert found.counts["aligned on"] == {"pairs": 6}
+    assert [p.prompt for p in at_most(given, 6, 3).align_pairs] == [str(i) for i in kept]
+    assert [p.prompt for p in at_most(given, 6, 4).align_pairs] != [str(i) for i in kept]
+    for most in (None, 20, 99):
+        assert at_most(given, most, 3) is given
+
+
+def drawn(*rows):
+    """Responses whose token ids are their place, to prompts named by their place."""
+    prompts = [np.array([100 + i], np.int32) for i in range(len(rows))]
+    tokens = [
+        [TokenizedResponse(prompt, np.array([k, 0], np.int32)) for k in range(len(row))]
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    return Responses([f"p{i}" for i in range(len(rows))], [list(row) for row in rows], tokens)
+
+
+def test_pairs_of_samples_are_of_different_responses_to_one_prompt():
+    given = drawn("abcdef", "aaaaaa", "abcdef")
+    found = pairs_of_samples(aligned(3), given, 2, np.random.default_rng(0))
+    assert [p.prompt for p in found.align_pairs] == ["p0", "p0", "p2", "p2"]  # at most two, none of p1
+    for pair, ids in zip(found.align_pairs, found.align, strict=True):
+        i, texts = int(str(pair.prompt)[1:]), "abcdef"
+        assert pair.chosen != pair.rejected
+        assert ids.prompt_ids.tolist() == [100 + i]
+        assert (texts[ids.chosen_ids[0]], texts[ids.rejected_ids[0]]) == (pair.chosen, pair.rejected)
+    # No response is in two pairs of its prompt.
+    used = [text for pair in found.align_pairs[:2] for text in (pair.chosen, pair.rejected)]
+    assert len(set(used)) == 4
+    assert found.human == {} and found.counts["pairs of samples"] == {"pairs": 4}
+
+
+def test_all_pairs_of_samples_are_taken_where_that_many_are_asked():
+    found = pairs_of_samples(aligned(3), drawn("abcdefg"), 99, np.random.default_rng(0))
+    assert len(found.align) == 3  # the seventh has no partner
+
+
+def test_samples_that_are_all_alike_are_refused():
+    with pytest.raises(
+        InputError, match="^samples: no prompt has two different responses; raise temperature"
+    ):
+        pairs_of_samples(aligned(3), drawn("aa", "bb"), 2, np.random.default_rng(0))

@@ -4,8 +4,8 @@
     source = DataSource(f"tfds:{name}:train[:90%]", data_dir="prepared", label="safer_response_id")
     pairs = read_pairs(source, "safety")
 
-Importing this package imports TFDS, which takes a second or more; `alignjax.data.records` does so only for a
-"tfds:" path.
+Importing this package imports TFDS, which takes a second or more; `alignjax.data.records` imports it only for
+"tfds:" paths.
 """
 
 from pathlib import Path
@@ -20,15 +20,16 @@ __all__ = ["HhRlhf", "JsonLinesBuilder", "PkuSaferlhf", "PreferenceJsonl", "prep
 
 
 def prepare(name: str, data_dir: str | Path, manual_dir: str | Path) -> str:
-    """Prepares a data set from files on disk; does nothing where the same content has been prepared.
+    """Prepares a data set from files on disk; does nothing if the same content has been prepared before.
 
     Args:
       name: preference_jsonl, pku_saferlhf or hh_rlhf.
       data_dir: folder for prepared data.
-      manual_dir: folder with the downloaded files; for preference_jsonl also a single file.
+      manual_dir: folder with the downloaded files; for preference_jsonl it may be a single file.
 
     Returns:
-      The name to read it by, "BUILDER/CONFIGURATION": the path of a source is "tfds:" + name + ":" + split.
+      The name of the prepared data, "BUILDER/CONFIGURATION"; the path of a source is "tfds:" + name + ":" +
+      split.
 
     Raises:
       InputError: an unknown name, missing files, or rows without the columns of the data set.

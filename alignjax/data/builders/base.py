@@ -1,4 +1,4 @@
-"""What the TFDS builders share: files on disk to array_record, named after their content."""
+"""The base class of the TFDS builders: files on disk to array_record, named by a digest of their content."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
 
 SOURCE_ROW = "source_row"
-"""Column with "file:line" of a row: TFDS gives rows back shuffled."""
+"""Column with "file:line" of a row, since TFDS shuffles rows."""
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz")
 _SPLITS = ("train", "test", "validation", "eval")
@@ -24,9 +24,13 @@ Sources = Mapping[str, Sequence[Path]]
 class JsonLinesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds a data set from JSON Lines files that are already on disk.
 
-    The configuration's name ends with a digest of the files' content, so a changed file is another data set
-    and is never taken for the old one. array_record is the only format: it needs no TensorFlow and keeps
-    slices exact.
+    The configuration's name ends with a digest of the files' content, so that a changed file gives another
+    data set. The format is always array_record, which needs no TensorFlow and gives exact slices.
+
+    Args:
+      sources: split -> files.
+      data_dir: folder for prepared data; None: TFDS's default.
+      name: beginning of the configuration's name; empty: the digest alone.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -49,18 +53,18 @@ class JsonLinesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def prepared_name(self) -> str:
-        """What follows "tfds:" in a source's path, without the split."""
+        """The part of a source's path after "tfds:", without the split."""
         return f"{self.name}/{self._config_name}"
 
     def columns(self) -> dict[str, Any]:
-        """TFDS feature of every column that is kept."""
+        """Column -> TFDS feature, for the columns to keep."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict({**self.columns(), SOURCE_ROW: tfds.features.Text()}),
-            # Kept with the data, so that a reader can tell whether the files have changed since.
+            # Stored with the data, so that a reader can check whether the files have changed since.
             metadata=tfds.core.MetadataDict({"files": self.files}),
         )
 
@@ -80,8 +84,14 @@ class JsonLinesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def identity(file: Path) -> dict[str, Any]:
     """Size in bytes and sha256 of a file.
 
+    Args:
+      file: any file.
+
+    Returns:
+      {"bytes": size, "sha256": hexadecimal digest}.
+
     Raises:
-      InputError: it cannot be read.
+      InputError: the file cannot be read.
     """
     try:
         with open(file, "rb") as opened:
@@ -92,13 +102,19 @@ def identity(file: Path) -> dict[str, Any]:
 
 
 def find_sources(manual_dir: str | Path) -> Sources:
-    """The splits in a folder of downloaded files, whatever folders they lie in.
+    """Finds the splits in a folder of downloaded files and its subfolders.
 
-    A file belongs to the split that its name begins with (train, test, validation, eval); where no name does,
-    all files are the split "train".
+    A file belongs to the split with which its name begins (train, test, validation, eval). If no file's name
+    begins with a split, all files are the split "train".
+
+    Args:
+      manual_dir: the folder.
+
+    Returns:
+      Split -> files, in order.
 
     Raises:
-      InputError: no folder, no JSON Lines file in it, or names of both kinds.
+      InputError: not a folder, no JSON Lines file in it, or some names begin with a split and some do not.
     """
     root = Path(manual_dir)
     if not root.is_dir():
@@ -111,19 +127,19 @@ def find_sources(manual_dir: str | Path) -> Sources:
         found.setdefault(next((s for s in _SPLITS if file.name.startswith(s)), ""), []).append(file)
     if "" in found and len(found) > 1:
         raise InputError(
-            f"{found[''][0]}: its name begins with none of {', '.join(_SPLITS)}, other files' names do; "
+            f"{found[''][0]}: its name begins with none of {', '.join(_SPLITS)}, as other files' names do; "
             "rename or move it."
         )
     return {split or "train": members for split, members in found.items()}
 
 
 def slug(text: str) -> str:
-    """A text as part of a folder's name."""
+    """A text with characters replaced so that it can be part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "data"
 
 
 def _short(file: Path, files: Sequence[Path]) -> str:
-    """A file's name, with as many folders as tell it from the split's other files."""
+    """A file's name, preceded by enough of its folders to be unique within the split."""
     for depth in range(1, len(file.parts)):
         name = "/".join(file.parts[-depth:])
         if sum(other.parts[-depth:] == file.parts[-depth:] for other in files) == 1:

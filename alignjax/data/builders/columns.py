@@ -1,4 +1,4 @@
-"""Types of JSON columns: found in the rows, declared as TFDS features, undone on reading.
+"""Types of JSON columns: inferred from the rows, declared as TFDS features, and converted back on reading.
 
 A column is text, a whole number, a number, true or false, a list of one of these, an object, or a list of
 objects.
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from alignjax.errors import InputError
 
 Kind = str | tuple[str, Any]
-"""A scalar's name; ("list", kind of the items, or None when none was seen); ("object", {key: kind})."""
+"""Name of a scalar type; ("list", kind of items or None if there are none); ("object", {key: kind})."""
 
 _FEATURES = {
     "text": lambda: tfds.features.Text(),
@@ -25,7 +25,7 @@ _SCALARS = {str: "text", bool: "truth value", int: "whole number", float: "numbe
 
 
 def infer_features(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Features of all columns.
+    """Infers the TFDS features of all columns.
 
     Args:
       rows: "file:line" and row.
@@ -34,7 +34,7 @@ def infer_features(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, A
       Column -> TFDS feature.
 
     Raises:
-      InputError: no rows, a column that not every row has, or one whose values differ in type.
+      InputError: no rows, a column that is missing in some rows, or one whose values differ in type.
     """
     kinds: dict[str, Kind] | None = None
     for where, row in rows:
@@ -49,12 +49,20 @@ def infer_features(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, A
         else:
             kinds = {column: _merge(where, column, kinds[column], found[column]) for column in kinds}
     if kinds is None:
-        raise InputError("the files have no rows; give files with one JSON object a line.")
+        raise InputError("the files have no rows; give files with one JSON object per line.")
     return {column: _feature(kind) for column, kind in kinds.items()}
 
 
 def plain(feature: Any, value: Any) -> Any:
-    """A value as TFDS reads it (bytes, numpy, dicts of arrays) as the JSON value it was made of."""
+    """The JSON value of a value that TFDS has read (bytes, numpy arrays, dicts of arrays).
+
+    Args:
+      feature: the TFDS feature of the column.
+      value: as read by TFDS.
+
+    Returns:
+      The value that the row held when it was prepared.
+    """
     if isinstance(feature, tfds.features.Text):
         return value.decode()
     if isinstance(feature, tfds.features.FeaturesDict):
@@ -77,16 +85,14 @@ def _kind(where: str, column: str, value: Any) -> Kind:
         for i, item in enumerate(value):
             if isinstance(item, list):
                 raise InputError(
-                    f'{where}: "{column}.{i}" is a list within a list, which cannot be kept; remove it.'
+                    f'{where}: "{column}.{i}" is a list within a list, which cannot be stored; remove it.'
                 )
             kind = _kind(where, f"{column}.{i}", item)
             inner = kind if inner is None else _merge(where, f"{column}.{i}", inner, kind)
         return "list", inner
     if type(value) not in _SCALARS or (isinstance(value, int) and not -(2**63) <= value < 2**63):
         shown = "null" if value is None else value
-        raise InputError(
-            f'{where}: "{column}" is {shown}, which has no type to keep it in; remove the column.'
-        )
+        raise InputError(f'{where}: "{column}" is {shown}, which no type can store; remove the column.')
     return _SCALARS[type(value)]
 
 

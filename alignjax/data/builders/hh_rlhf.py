@@ -9,11 +9,11 @@ from alignjax.data.builders.base import JsonLinesBuilder, find_sources
 
 
 class HhRlhf(JsonLinesBuilder):
-    """One of hh-rlhf's folders, such as harmless-base, from files that the user has downloaded.
+    """A folder of hh-rlhf, such as harmless-base, from files that the user has downloaded.
 
     Args:
-      manual_dir: folder with train.jsonl.gz and test.jsonl.gz; a folder above several takes them together.
-      data_dir: where prepared data is kept; None: TFDS's own place.
+      manual_dir: folder with train.jsonl.gz and test.jsonl.gz; files of all subfolders are taken together.
+      data_dir: folder for prepared data; None: TFDS's default.
 
     Reference: Bai et al. 2022, "Training a helpful and harmless assistant with RLHF", arXiv 2204.05862.
     """

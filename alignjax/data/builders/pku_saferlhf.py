@@ -1,4 +1,4 @@
-"""TFDS builder of PKU-SafeRLHF: two responses, which is more helpful, which is safer."""
+"""TFDS builder of PKU-SafeRLHF: two responses, and which is more helpful and which is safer."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ class PkuSaferlhf(JsonLinesBuilder):
     """PKU-SafeRLHF and its 10K and 30K versions, from files that the user has downloaded.
 
     Args:
-      manual_dir: folder with train*.jsonl and test*.jsonl (gzip too), in any folders below it.
-      data_dir: where prepared data is kept; None: TFDS's own place.
+      manual_dir: folder with train*.jsonl and test*.jsonl, plain or gzip, also in subfolders.
+      data_dir: folder for prepared data; None: TFDS's default.
 
     Reference: Ji et al. 2024, "PKU-SafeRLHF: Towards multi-level safety alignment for LLMs with human
       preference".

@@ -9,11 +9,11 @@ from alignjax.data.files import read_json_lines
 
 
 class PreferenceJsonl(JsonLinesBuilder):
-    """Every column of one file or of a folder's splits, with the type that its values have.
+    """All columns of a file, or of the splits in a folder, with types inferred from their values.
 
     Args:
-      path: a JSON Lines file, which becomes the split "train", or a folder as `find_sources` reads it.
-      data_dir: where prepared data is kept; None: TFDS's own place.
+      path: a JSON Lines file, which becomes the split "train", or a folder, see `find_sources`.
+      data_dir: folder for prepared data; None: TFDS's default.
     """
 
     def __init__(self, path: str | Path, *, data_dir: str | Path | None = None):

@@ -1,4 +1,4 @@
-"""Prepared TFDS data read back as rows, without TensorFlow."""
+"""Reads prepared TFDS data as rows, without TensorFlow."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,13 @@ class Address(NamedTuple):
 
 
 def parse_address(path: str) -> Address:
-    """Takes "tfds:NAME" or "tfds:NAME:SPLIT" apart; the split is "train" where none is given.
+    """Splits "tfds:NAME" or "tfds:NAME:SPLIT" into its parts.
+
+    Args:
+      path: of a source.
+
+    Returns:
+      Name and split; the split is "train" if none is given.
 
     Raises:
       InputError: there is no name.
@@ -34,22 +40,23 @@ def parse_address(path: str) -> Address:
 
 
 def find_prepared(path: str, data_dir: str | Path | None) -> Path:
-    """Folder of the prepared data that a "tfds:" path means.
+    """Finds the folder of prepared data for a "tfds:" path.
 
-    NAME is a builder's name, alone where it was prepared once, else followed by the configuration, which may
-    lack the digest at its end: tfds:preference_jsonl/pandalm:train. Data whose source files have changed
-    since is passed over.
+    NAME is the builder's name. If the builder has prepared several data sets, the configuration follows, with
+    or without the digest at its end: tfds:preference_jsonl/pandalm:train. Data whose source files have
+    changed since it was prepared is ignored.
 
     Args:
       path: "tfds:NAME:SPLIT".
-      data_dir: where prepared data is kept; None: TFDS's own place.
+      data_dir: folder of prepared data; None: TFDS's default.
 
     Returns:
-      The folder with the array_record files; its last three parts are builder, configuration and version, and
-      the configuration's digest tells the content.
+      The folder with the array_record files. Its last three parts are builder, configuration and version; the
+      digest in the configuration identifies the content.
 
     Raises:
-      InputError: nothing prepared under that name, several, or only data that is out of date.
+      InputError: nothing was prepared under that name, or several data sets were, or only outdated data
+        exists.
     """
     root = Path(DATA_DIR if data_dir is None else data_dir).expanduser()
     name = parse_address(path).name
@@ -81,18 +88,18 @@ def find_prepared(path: str, data_dir: str | Path | None) -> Path:
 def read_prepared(
     path: str, data_dir: str | Path | None, limit: int | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of prepared data, in the shuffled order that TFDS keeps them in.
+    """Reads rows of prepared data, in the shuffled order in which TFDS stores them.
 
     Args:
       path: "tfds:NAME:SPLIT", where the split may be a slice: train[:90%].
-      data_dir: where prepared data is kept; None: TFDS's own place.
-      limit: rows to read at most; None: all.
+      data_dir: folder of prepared data; None: TFDS's default.
+      limit: largest number of rows to read; None: all.
 
     Yields:
       Where the row comes from, and the row with JSON's types.
 
     Raises:
-      InputError: as `find_prepared`; no such split; a format other than array_record.
+      InputError: as in `find_prepared`, no such split, or a format other than array_record.
     """
     folder, split = find_prepared(path, data_dir), parse_address(path).split
     builder = tfds.builder_from_directory(str(folder))
@@ -102,7 +109,7 @@ def read_prepared(
         source: Any = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  # TFDS hides them
     except ValueError as error:
         raise InputError(
-            f'{path}: "{split}" is no split of {", ".join(builder.info.splits)}; write one of them, or a '
+            f'{path}: there is no split "{split}"; write one of {", ".join(builder.info.splits)}, or a '
             "slice such as train[:90%]."
         ) from error
     features = builder.info.features
@@ -112,25 +119,25 @@ def read_prepared(
 
 
 def _where(path: str, i: int, row: dict[str, Any]) -> str:
-    """The row's file and line where the builder kept them."""
+    """The row's file and line, or its number if the builder did not store them."""
     source = row.pop(SOURCE_ROW, None)
     return f"{path} row {i}" if source is None else f"{path} ({source})"
 
 
 def _matches(folder: str, wanted: str) -> bool:
-    """Whether "CONFIG/VERSION" (or "VERSION") is asked for: whole, without version, or without digest."""
+    """Whether `wanted` names "CONFIG/VERSION" or "VERSION": in full, without version, or without digest."""
     config = folder.partition("/")[0]
     return not wanted or wanted in (folder, config) or config.rpartition("-")[0] == wanted
 
 
 def _changed_file(folder: Path) -> str:
-    """A source file that is there with another content than when it was prepared; empty if there is none."""
+    """A source file that exists and has changed since the data was prepared; empty if there is none."""
     metadata = tfds.builder_from_directory(str(folder)).info.metadata
     files: Mapping[str, Any] = metadata.get("files", {}) if isinstance(metadata, Mapping) else {}
     for name, recorded in files.items():
         file = Path(name)
-        # Without the source file the prepared data is all there is. Sizes are compared first: they cost
-        # nothing.
+        # If the source file is gone, the prepared data is used. Sizes are compared first, because that is
+        # cheap.
         if file.exists() and (file.stat().st_size != recorded["bytes"] or identity(file) != recorded):
             return name
     return ""

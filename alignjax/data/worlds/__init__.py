@@ -10,11 +10,15 @@ WORLDS = ("assistant", "enumerable")
 
 
 def world_for(name: str, *, world_seed: int = 0) -> World:
-    """The world of that name.
+    """Makes an embedded world.
 
     Args:
       name: "assistant" or "enumerable".
-      world_seed: >= 0; in `assistant` it decides which prompts are held out, in `enumerable` the true scores.
+      world_seed: >= 0; it decides which prompts are held out in `assistant`, and the true scores in
+        `enumerable`.
+
+    Returns:
+      The world.
 
     Raises:
       InputError: no such world.

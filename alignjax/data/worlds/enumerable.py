@@ -1,9 +1,9 @@
-"""A world so small that every response can be listed, and every expectation is an exact sum.
+"""A world so small that all responses can be listed, so that expectations are exact sums.
 
-Six symbols and the end token are the whole vocabulary. A response is any sequence of symbols that ends with
-the end token, or that has `MAX_LENGTH` symbols and is cut there without one: the leaves of a complete prefix
-tree, 1 + 6 + 36 + 216 + 1296 = 1,555. Whatever a policy over this vocabulary does, their probabilities sum to
-1. A model trained here must therefore see responses cut at `MAX_LENGTH` tokens: max_length = 2 + 4 tokens.
+The vocabulary is six symbols and the end token. A response is any sequence of symbols that ends with the end
+token, or that is cut at `MAX_LENGTH` symbols without one. These are the leaves of a complete prefix tree: 1 +
+6 + 36 + 216 + 1296 = 1,555 responses, whose probabilities sum to 1 under any policy over this vocabulary. A
+model trained here must therefore see responses cut at `MAX_LENGTH` tokens: max_length = 2 + 4 tokens.
 """
 
 import functools
@@ -22,10 +22,10 @@ from alignjax.errors import InfeasibleError, InputError
 SYMBOLS = ("a", "b", "c", "d", "e", "f")
 PROMPTS = ("a b", "b c", "c d", "d e", "e f", "f a", "a d", "b e")
 MAX_LENGTH = 4
-EOS_PROBABILITY = 0.1  # of each step under the base distribution; the symbols share the rest
+EOS_PROBABILITY = 0.1  # at each step of the base distribution; the symbols share the rest equally
 CORRELATION = -0.3  # of the two true scores under the base distribution
 Gradient = Callable[[np.ndarray], np.ndarray]
-_TRUTH_STREAM = 1_000  # of the scores' weights; corpora and pairs have streams of their own
+_TRUTH_STREAM = 1_000  # random stream of the scores' weights; corpora and pairs use other streams
 
 
 class Weights(NamedTuple):
@@ -33,8 +33,8 @@ class Weights(NamedTuple):
 
     Attributes:
       offset: [P, 1+m] float64, makes the mean of each prompt 0 under the base distribution.
-      unigram: [P, S, 1+m] float64, by symbol.
-      bigram: [P, S, S, 1+m] float64, by two symbols that follow each other.
+      unigram: [P, S, 1+m] float64, weight of each symbol.
+      bigram: [P, S, S, 1+m] float64, weight of each pair of consecutive symbols.
     """
 
     offset: np.ndarray
@@ -55,7 +55,14 @@ class Optimum(NamedTuple):
 
 
 def make_world(world_seed: int = 0) -> base.World:
-    """The world whose true scores are drawn with `world_seed` (>= 0)."""
+    """Makes the world.
+
+    Args:
+      world_seed: >= 0; seed of the true scores.
+
+    Returns:
+      The world.
+    """
     weights = _weights(world_seed)
     tokens, lengths = list_responses()
     texts = response_texts()
@@ -83,7 +90,7 @@ def make_world(world_seed: int = 0) -> base.World:
 
 
 def list_responses() -> tuple[np.ndarray, np.ndarray]:
-    """Every response: tokens [Y, 4] int32 padded with 0, and lengths [Y] int32, the end token included."""
+    """All responses: tokens [Y, 4] int32 padded with 0, and lengths [Y] int32, the end token included."""
     rows = [[*(s + 1 for s in symbols)] for symbols in _sequences()]
     tokens = np.zeros((len(rows), MAX_LENGTH), np.int32)
     for row, ids in zip(tokens, rows, strict=True):
@@ -93,12 +100,22 @@ def list_responses() -> tuple[np.ndarray, np.ndarray]:
 
 
 def response_texts() -> tuple[str, ...]:
-    """Every response as text, in the order of `list_responses`; the first is empty."""
+    """All responses as text, in the order of `list_responses`; the first is empty."""
     return tuple(" ".join(SYMBOLS[s] for s in symbols) for symbols in _sequences())
 
 
 def base_log_probs(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Base log p [Y] float64: at each step the end with `EOS_PROBABILITY`, else a symbol, all alike."""
+    """Log-probabilities of responses under the base distribution.
+
+    At each step the end token has probability `EOS_PROBABILITY`, and the symbols share the rest equally.
+
+    Args:
+      tokens: [Y, T] int32, padded with 0.
+      lengths: [Y] int32, the end token included.
+
+    Returns:
+      [Y] float64, nats.
+    """
     symbols = np.sum(tokens > 0, axis=1)
     ended = lengths > symbols
     step = np.log((1.0 - EOS_PROBABILITY) / len(SYMBOLS))
@@ -106,13 +123,23 @@ def base_log_probs(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def true_scores(enumeration: base.Enumeration, prompt: str, responses: Sequence[str]) -> np.ndarray:
-    """True scores of responses given as text: [K, 1+m] float64.
+    """True scores of responses given as text.
+
+    Args:
+      enumeration: the list of responses and their scores.
+      prompt: one of its prompts.
+      responses: K texts.
+
+    Returns:
+      [K, 1+m] float64, the reward first.
 
     Raises:
-      InputError: a prompt or a response that this world does not have.
+      InputError: a prompt or a response that does not exist in this world.
     """
     if prompt not in enumeration.prompts:
-        raise InputError(f'enumerable world: prompt "{prompt}" is none of {", ".join(enumeration.prompts)}.')
+        raise InputError(
+            f'enumerable world: prompt "{prompt}" is not one of {", ".join(enumeration.prompts)}.'
+        )
     index = _text_index()
     for text in responses:
         if text not in index:
@@ -125,11 +152,14 @@ def true_scores(enumeration: base.Enumeration, prompt: str, responses: Sequence[
 
 
 def table_sampler(enumeration: base.Enumeration, log_probs: np.ndarray) -> base.Sampler:
-    """Draws responses from a table, as `make_pairs(sampler=)` wants it.
+    """Makes a sampler that draws responses from a table of probabilities, for `make_pairs(sampler=)`.
 
     Args:
       enumeration: the list of responses.
-      log_probs: [P, Y] float, log p(y|x); for pairs drawn from the reference itself, its exact table.
+      log_probs: [P, Y] float, log p(y|x); the exact table of the reference for pairs drawn from it.
+
+    Returns:
+      The sampler.
 
     Raises:
       InputError: wrong shape, or rows that do not sum to 1.
@@ -138,7 +168,7 @@ def table_sampler(enumeration: base.Enumeration, log_probs: np.ndarray) -> base.
 
     def sampler(prompt: str, n: int, rng: np.random.Generator) -> list[str]:
         row = cumulative[enumeration.prompts.index(prompt)]
-        # Float32 tables do not sum to 1 exactly: the uniform is scaled to what there is.
+        # Float32 tables do not sum to 1 exactly, so the uniform number is scaled by the sum.
         places = np.searchsorted(row, rng.random(n) * row[-1], side="right")
         return [enumeration.texts[i] for i in places]
 
@@ -146,7 +176,7 @@ def table_sampler(enumeration: base.Enumeration, log_probs: np.ndarray) -> base.
 
 
 def exact_expectation(log_policy: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """E_x E_{y~pi}[values]: prompts alike, responses by their probabilities.
+    """E_x E_{y~pi}[values], with prompts weighted equally.
 
     Args:
       log_policy: [P, Y] float, log pi(y|x).
@@ -159,7 +189,15 @@ def exact_expectation(log_policy: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def exact_kl(log_p: np.ndarray, log_q: np.ndarray) -> float:
-    """E_x KL(p(.|x) || q(.|x)) in nats, of two tables [P, Y]; responses of probability 0 under p add 0."""
+    """KL divergence E_x KL(p(.|x) || q(.|x)), with prompts weighted equally.
+
+    Args:
+      log_p: [P, Y] float, log p(y|x); responses of probability 0 contribute 0.
+      log_q: [P, Y] float, log q(y|x).
+
+    Returns:
+      Nats.
+    """
     log_p, log_q = np.asarray(log_p, np.float64), np.asarray(log_q, np.float64)
     positive = log_p > -np.inf
     terms = np.exp(log_p[positive]) * (log_p[positive] - log_q[positive])
@@ -167,7 +205,7 @@ def exact_kl(log_p: np.ndarray, log_q: np.ndarray) -> float:
 
 
 def exact_dual(log_ref: np.ndarray, scores: np.ndarray, *, beta: float, margins: Sequence[float]) -> Optimum:
-    """lam* and pi_lam* by exact sums, in float64.
+    """Solves the constrained problem by exact sums, in float64.
 
         lam* minimises over lam >= 0
         beta E_x log sum_y ref(y|x) exp((r + <lam, g>) / beta) - <lam, margins + E_ref g>
@@ -176,13 +214,13 @@ def exact_dual(log_ref: np.ndarray, scores: np.ndarray, *, beta: float, margins:
       log_ref: [P, Y] float, log pi_ref(y|x); each row sums to 1.
       scores: [P, Y, 1+m] float, r first, then g (higher is safer).
       beta: KL weight > 0.
-      margins: [m], mean utility asked above the reference's.
+      margins: [m], required increase of each mean utility over the reference's.
 
     Returns:
       The optimum.
 
     Raises:
-      InputError: shapes that do not fit, beta <= 0.
+      InputError: shapes that do not fit, or beta <= 0.
       InfeasibleError: no policy reaches the margins.
 
     Reference: Huang et al. 2024, arXiv 2405.19544, the dual function and its minimiser.
@@ -203,7 +241,7 @@ def exact_dual(log_ref: np.ndarray, scores: np.ndarray, *, beta: float, margins:
         j = int(np.argmax(levels - reachable))
         most = reachable[j] - levels[j] + asked[j]
         raise InfeasibleError(
-            f"exact_dual: margin {asked[j]} of constraint {j} is not reachable; the most is {most:.6g}."
+            f"exact_dual: margin {asked[j]} of constraint {j} is not reachable; the largest is {most:.6g}."
         )
 
     def tilt(lam: np.ndarray) -> tuple[np.ndarray, float]:
@@ -219,7 +257,7 @@ def exact_dual(log_ref: np.ndarray, scores: np.ndarray, *, beta: float, margins:
 
 
 def _root(gradient: Gradient) -> np.ndarray:
-    """Zero of the increasing gradient at lam >= 0 by bisection; 0 where it starts positive."""
+    """Zero of the increasing gradient over lam >= 0; 0 if the gradient is positive there."""
     if gradient(np.zeros(1))[0] >= 0:
         return np.zeros(1)
     high = 1.0
@@ -248,7 +286,7 @@ def _minimum(value: Callable[[np.ndarray], float], gradient: Gradient, size: int
 
 
 def _table(enumeration: base.Enumeration, log_probs: np.ndarray) -> np.ndarray:
-    """The table in float64, checked."""
+    """The table in float64, after checking that it holds probabilities."""
     table, shape = np.asarray(log_probs, np.float64), enumeration.scores.shape[:2]
     if table.shape != shape:
         raise InputError(f"enumerable world: log_probs has shape {table.shape}, must be {shape}.")
@@ -261,7 +299,7 @@ def _table(enumeration: base.Enumeration, log_probs: np.ndarray) -> np.ndarray:
 
 
 def _sequences() -> list[tuple[int, ...]]:
-    """Symbol indices of every response, shortest first."""
+    """Symbol indices of all responses, shortest first."""
     lengths = range(MAX_LENGTH + 1)
     return [s for length in lengths for s in itertools.product(range(len(SYMBOLS)), repeat=length)]
 
@@ -272,7 +310,7 @@ def _text_index() -> dict[str, int]:
 
 
 def _weights(world_seed: int) -> Weights:
-    """Draws the scores: half of each weight is shared by the prompts, then both scores are standardised.
+    """Draws the scores' weights: half of each weight is common to all prompts; then scores are standardised.
 
     Under the base distribution each score has mean 0 in every prompt and variance 1 over all prompts, and
     the two have correlation CORRELATION, exactly.
@@ -288,7 +326,7 @@ def _weights(world_seed: int) -> Weights:
     means = np.einsum("y,pyd->pd", probs, scores)
     centred = scores - means[:, None]
     covariance = np.einsum("y,pyd,pye->de", probs, centred, centred) / count
-    # mix = (Cholesky factor of the covariance wanted) x (inverse of that of the covariance found).
+    # mix = (Cholesky factor of the wanted covariance) x (inverse Cholesky factor of the actual covariance).
     wanted = np.linalg.cholesky(np.array([[1.0, CORRELATION], [CORRELATION, 1.0]]))
     mix = wanted @ np.linalg.inv(np.linalg.cholesky(covariance))
     return Weights(-means @ mix.T, unigram @ mix.T, bigram @ mix.T)
@@ -296,7 +334,7 @@ def _weights(world_seed: int) -> Weights:
 
 def _score_table(weights: Weights, tokens: np.ndarray) -> np.ndarray:
     """Scores of all responses: [P, Y, 1+m] float64."""
-    # A row and a column of zeros stand for the end and the padding.
+    # Token 0, the end and padding, gets a row and a column of zeros.
     unigram = np.pad(weights.unigram, ((0, 0), (1, 0), (0, 0)))
     bigram = np.pad(weights.bigram, ((0, 0), (1, 0), (1, 0), (0, 0)))
     singles = unigram[:, tokens].sum(axis=2)
@@ -305,7 +343,7 @@ def _score_table(weights: Weights, tokens: np.ndarray) -> np.ndarray:
 
 
 def _corpus(sampler: base.Sampler, seed: int, n: int) -> list[tuple[str, str]]:
-    """The first n (prompt, response): prompts uniformly, responses from the base distribution."""
+    """The first n (prompt, response): prompts drawn uniformly, responses from the base distribution."""
     rng = base.generator(seed, 0)
     choice = rng.integers(len(PROMPTS), size=n)
     drawn = [iter(sampler(prompt, int(np.sum(choice == i)), rng)) for i, prompt in enumerate(PROMPTS)]
@@ -322,7 +360,7 @@ def _pairs(
     split: str = "train",
     sampler: base.Sampler | None = None,
 ) -> list[PreferencePair]:
-    """Labelled pairs; held-out ones are fresh pairs of the same prompts."""
+    """Labelled pairs; held-out pairs are other draws on the same prompts."""
     prompts: dict[str, tuple[str, ...]] = dict.fromkeys(base.SPLITS, PROMPTS)
     chosen = default if sampler is None else sampler
     return base.draw_pairs("enumerable", prompts, scores, chosen, seed, n, labels=labels, split=split)

@@ -1,4 +1,4 @@
-"""What an embedded world is: preference data whose truth is known."""
+"""The types and common functions of embedded worlds: preference data with known true scores."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from alignjax.data.records import PreferencePair
 from alignjax.data.tokenize import Template
 from alignjax.errors import InputError
 
-if TYPE_CHECKING:  # its import takes a second, and only a world that is made needs it
+if TYPE_CHECKING:  # importing it takes a second, and only making a world needs it
     from transformers import PreTrainedTokenizerFast
 
 DIMENSIONS = ("reward", "safety")
@@ -42,18 +42,18 @@ class MakePairs(Protocol):
 
 
 class Enumeration(NamedTuple):
-    """Every response there is, and the truth about it; Y responses, P prompts, T tokens, 1+m dimensions.
+    """All responses of a world and their true scores; Y responses, P prompts, T tokens, 1+m dimensions.
 
     The responses are the leaves of a complete prefix tree: under any autoregressive policy over the world's
     vocabulary their probabilities sum to 1.
 
     Attributes:
       prompts: P prompts, in the order of the arrays.
-      tokens: [Y, T] int32, the end token included where a response has one, padded with 0.
+      tokens: [Y, T] int32, the end token included if a response has one, padded with 0.
       lengths: [Y] int32, tokens of each response.
       texts: Y responses as text; the first is empty.
       scores: [P, Y, 1+m] float64, true scores, the reward first.
-      base_log_probs: [Y] float64, of the distribution that corpora and pairs are drawn from by default.
+      base_log_probs: [Y] float64, under the distribution that corpora and pairs are drawn from by default.
     """
 
     prompts: tuple[str, ...]
@@ -69,20 +69,20 @@ class World(NamedTuple):
 
     Attributes:
       name: as given to `world_for`.
-      tokenizer: one token a word; end and padding share id 0; a word outside the vocabulary is an error.
+      tokenizer: one token per word; end and padding share id 0; a word outside the vocabulary is an error.
       template: how a prompt is shown to the model.
-      prompts_train: prompts of the pairs for training.
-      prompts_held_out: prompts of the pairs held out.
-      prompts_eval: prompts that no pair has (in `enumerable` the same as the others).
-      dimensions: what is scored, the reward first.
+      prompts_train: prompts of the training pairs.
+      prompts_held_out: prompts of the held-out pairs.
+      prompts_eval: prompts that no pair has (in `enumerable` the same prompts as the others).
+      dimensions: names of the scores, the reward first.
       max_prompt_length: tokens of the longest templated prompt.
-      max_response_length: tokens to give a response, the end token included.
+      max_response_length: largest number of tokens of a response, the end token included.
       true_scores: (prompt, K responses as text) -> [K, 1+m] float64; higher is better, higher is safer.
       make_reference_corpus: (seed, n) -> n (prompt, response) for supervised training of the reference.
       make_pairs: (seed, n, labels=, split=, sampler=) -> n labelled pairs.
-      decoder_fields: the fields of a Hugging Face config.json of a small decoder that fits;
-        `models.config_from_hf` reads them.
-      enumeration: the list of all responses, where it exists.
+      decoder_fields: the fields of a Hugging Face config.json of a small decoder for this world, for
+        `models.config_from_hf`.
+      enumeration: the list of all responses; None if they cannot be listed.
     """
 
     name: str
@@ -102,16 +102,16 @@ class World(NamedTuple):
 
 
 def word_tokenizer(words: Sequence[str], *, max_length: int) -> "PreTrainedTokenizerFast":
-    """A tokenizer with one token a word, built in memory; `EOS` has id 0 and also pads.
+    """Makes a tokenizer with one token per word; `EOS` has id 0 and is also the padding token.
 
     Args:
       words: the vocabulary without EOS, each once; word i gets id i + 1.
       max_length: recorded as the longest sequence.
 
     Returns:
-      The tokenizer; decoding joins words with one space. It has no token for unknown words: they raise.
+      The tokenizer; decoding joins words with one space. Unknown words raise an error.
     """
-    # It says on import that it found no torch, which nothing here needs.
+    # On import transformers prints that it found no torch, which is not needed here.
     logging.getLogger("transformers").addFilter(_not_about_torch)
     from transformers import PreTrainedTokenizerFast
 
@@ -132,7 +132,16 @@ def _not_about_torch(record: logging.LogRecord) -> bool:
 
 
 def decoder_fields(vocab_size: int, *, hidden_size: int, max_positions: int) -> dict[str, Any]:
-    """A two-layer Llama with four heads, as the fields of a Hugging Face config.json."""
+    """The fields of a Hugging Face config.json of a two-layer Llama with four heads.
+
+    Args:
+      vocab_size: V, EOS included.
+      hidden_size: D, a multiple of 8.
+      max_positions: context length in tokens.
+
+    Returns:
+      The JSON object.
+    """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -154,14 +163,37 @@ def decoder_fields(vocab_size: int, *, hidden_size: int, max_positions: int) -> 
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """A PCG64 generator; streams of one seed are independent, equal arguments give equal draws."""
+    """A PCG64 generator.
+
+    Args:
+      seed: >= 0.
+      stream: integers; different streams of one seed are independent.
+
+    Returns:
+      The generator; equal arguments give equal draws.
+
+    Raises:
+      InputError: a negative seed.
+    """
     if seed < 0:
         raise InputError(f"world: seed is {seed}; it must be at least 0.")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *stream])))
 
 
 def check_words(text: str, vocabulary: frozenset[str], what: str) -> list[str]:
-    """The words of a text, or InputError naming the first that the world does not have."""
+    """The words of a text.
+
+    Args:
+      text: words separated by white space.
+      vocabulary: the words of the world.
+      what: description of the text, for messages.
+
+    Returns:
+      The words in order.
+
+    Raises:
+      InputError: names the first word that is not in the vocabulary.
+    """
     words = text.split()
     for word in words:
         if word not in vocabulary:
@@ -185,35 +217,35 @@ def draw_pairs(
     labels: str,
     split: str,
 ) -> list[PreferencePair]:
-    """Pairs of different responses to prompts drawn uniformly, labelled by Bradley-Terry on the true scores.
+    """Draws pairs of different responses to random prompts, labelled by Bradley-Terry on the true scores.
 
         P(chosen preferred in dimension d) = sigmoid(s_d(prompt, chosen) - s_d(prompt, rejected))
 
-    "chosen" is the response drawn first: the label, not the place, says which is better. One record
-    carries the labels of all dimensions; they are drawn independently.
+    "chosen" is the response drawn first; only the label says which is better. One record carries the labels
+    of all dimensions, which are drawn independently.
 
     Args:
       name: of the world, for messages.
       prompts: by split.
       true_scores: as in `World`.
       sampler: draws responses to one prompt.
-      seed: >= 0; equal seeds give equal pairs, and the splits have streams of their own.
+      seed: >= 0; equal seeds give equal pairs; the splits use different random streams.
       n: number of pairs, >= 1.
-      labels: "draws", one draw a dimension as from a human (0 or 1), or "exact", the probability.
+      labels: "draws", one draw (0 or 1) per dimension, like a human label, or "exact", the probability.
       split: "train" or "held_out".
 
     Returns:
       n pairs.
 
     Raises:
-      InputError: unknown `labels` or `split`, n < 1, or a sampler that draws one response only.
+      InputError: unknown `labels` or `split`, n < 1, or a sampler that always draws the same response.
     """
     if labels not in LABELS:
         raise InputError(f"{name} world: labels is {labels!r}; use one of {', '.join(LABELS)}.")
     if split not in SPLITS:
         raise InputError(f"{name} world: split is {split!r}; use one of {', '.join(SPLITS)}.")
     if n < 1:
-        raise InputError(f"{name} world: {n} pairs asked for; ask for at least 1.")
+        raise InputError(f"{name} world: {n} pairs requested; request at least 1.")
     rng = generator(seed, 1 + SPLITS.index(split))
     choice = rng.integers(len(prompts[split]), size=n)
     label_draws = rng.random((n, len(DIMENSIONS)))
@@ -237,7 +269,7 @@ def draw_pairs(
 def _different(
     name: str, prompt: str, sampler: Sampler, n: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Pairs of responses to one prompt, n of them; a second response equal to the first is drawn again."""
+    """Draws n pairs of responses to one prompt; a second response that equals the first is drawn again."""
     drawn = list(sampler(prompt, 2 * n, rng))
     first, second = drawn[0::2], drawn[1::2]
     for _ in range(100):
@@ -247,5 +279,5 @@ def _different(
         for i, text in zip(equal, sampler(prompt, len(equal), rng), strict=True):
             second[i] = text
     raise InputError(
-        f'{name} world: the sampler gives one response only to "{prompt}"; use one with more variety.'
+        f'{name} world: the sampler always gives the same response to "{prompt}"; use one with more variety.'
     )

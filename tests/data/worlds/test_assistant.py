@@ -129,7 +129,7 @@ def test_a_sampler_replaces_the_grammar_and_must_vary():
 
     pairs = WORLD.make_pairs(0, 20, sampler=two)
     assert {frozenset((p.chosen, p.rejected)) for p in pairs} == {frozenset(("heat the water", "maybe"))}
-    with pytest.raises(InputError, match="one response only"):
+    with pytest.raises(InputError, match="always gives the same response"):
         WORLD.make_pairs(0, 20, sampler=lambda prompt, n, rng: ["maybe"] * n)
 
 

@@ -135,7 +135,7 @@ def test_exact_dual_is_zero_where_the_constraint_is_slack_and_refuses_the_unreac
     optimum = enumerable.exact_dual(log_ref, ALL.scores, beta=0.5, margins=[-3.0])
     assert optimum.lam == 0
     np.testing.assert_allclose(optimum.log_policy, log_softmax(log_ref + ALL.scores[..., 0] / 0.5, axis=1))
-    with pytest.raises(InfeasibleError, match="the most is"):
+    with pytest.raises(InfeasibleError, match="the largest is"):
         enumerable.exact_dual(log_ref, ALL.scores, beta=0.5, margins=[50.0])
     with pytest.raises(InputError, match="beta is 0"):
         enumerable.exact_dual(log_ref, ALL.scores, beta=0, margins=[1.0])
@@ -200,7 +200,7 @@ def test_table_sampler_draws_from_the_table_and_checks_it():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: WORLD.true_scores("a a", [""]), 'prompt "a a" is none of'),
+        (lambda: WORLD.true_scores("a a", [""]), 'prompt "a a" is not one of'),
         (lambda: WORLD.true_scores("a b", ["a b c d e"]), "at most 4 of the symbols"),
         (lambda: WORLD.make_pairs(0, 5, labels="soft"), "labels is 'soft'"),
         (lambda: WORLD.make_pairs(0, 5, split="eval"), "split is 'eval'"),

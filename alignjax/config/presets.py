@@ -1,0 +1,140 @@
+"""What the files in configs/ share: fields with the settings' defaults, worlds, sizes of models."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from alignjax.config.fields import method_of
+from alignjax.config.settings import Config, ConstraintSettings, JudgeSettings, SourceSettings
+
+# A ConfigDict's attributes have no types: what sets them takes the config as Any.
+PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
+
+
+def shared(method: str) -> ConfigDict:
+    """Every field that a method reads, at its default; one constraint, `safety`, asks for nothing yet.
+
+    Args:
+      method: pecan or mocan.
+
+    Returns:
+      The fields of `Config`. Those that are None are placeholders with a type, so that a command line can set
+      them.
+    """
+    config: Any = fields_of(Config(method))
+    config.constraints.safety = fields_of(ConstraintSettings())
+    config.judges = {name: fields_of(JudgeSettings()) for name in ("reward", "safety")}
+    return config
+
+
+def fields_of(settings: Any) -> ConfigDict:
+    """A settings dataclass as a ConfigDict; of a `Config` only the fields that its method reads."""
+    hints = typing.get_type_hints(type(settings))
+    config = ConfigDict()
+    for field in dataclasses.fields(settings):
+        owner = method_of(field)
+        if owner is None or owner == settings.method:
+            config[field.name] = _entry(hints[field.name], getattr(settings, field.name))
+    return config
+
+
+def _entry(hint: Any, value: Any) -> Any:
+    """A field's value; for None a placeholder of the type that it may have instead."""
+    if isinstance(hint, types.UnionType) and value is None:
+        return placeholder(next(kind for kind in typing.get_args(hint) if kind is not types.NoneType))
+    if dataclasses.is_dataclass(value):
+        return fields_of(value)
+    if isinstance(value, Mapping):
+        return ConfigDict({name: fields_of(item) for name, item in value.items()})
+    return value
+
+
+def assistant(config: Any) -> None:
+    """The readable embedded world, in minutes."""
+    config.data.world = "assistant"
+    config.data.num_buckets = 1
+    config.constraints.safety.margin = 1.0
+    config.data.num_pairs, config.data.num_held_out = 4000, 2000
+    config.model.max_length, config.model.max_prompt_length = 48, 16
+    config.reference_examples = 8000
+    config.lora.rank, config.lora.alpha = 16, 32.0
+    config.reference.update({"epochs": 3.0, "learning_rate": 3e-3})
+    config.align.update({"epochs": 5.0, "learning_rate": 3e-3})
+    config.sampling.update({"num_prompts": 200, "num_samples": 32, "max_new_tokens": 20})
+    config.evaluation.update({"num_prompts": 115, "num_samples": 32, "max_new_tokens": 20})
+
+
+def enumerable(config: Any) -> None:
+    """The world whose every response is listed."""
+    config.data.world = "enumerable"
+    config.data.num_buckets = 1
+    config.constraints.safety.margin = 1.0
+    config.data.num_pairs, config.data.num_held_out = 20000, 8000
+    # Two symbols ask, four answer: the list of responses is complete at exactly these lengths.
+    config.model.max_length, config.model.max_prompt_length = 6, 2
+    config.reference_examples = 8000
+    config.lora.rank, config.lora.alpha = 32, 64.0
+    config.reference.update({"batch_size": 256, "epochs": 10.0, "learning_rate": 3e-3})
+    config.align.update({"batch_size": 256, "epochs": 24.0, "learning_rate": 3e-3})
+    config.sampling.update({"num_prompts": 8, "num_samples": 4096, "max_new_tokens": 4})
+    config.evaluation.update({"num_prompts": 8, "num_samples": 64, "max_new_tokens": 4})
+
+
+def smollm2(config: Any) -> None:
+    """SmolLM2-135M on two CPU cores, an hour."""
+    sources(config)
+    # Of the largest reachable margin: the unit is unknown before there are scores.
+    config.constraints.safety.fraction = 0.3
+    config.beta = 0.1
+    config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
+    config.ref_batch_size = 8
+    # In an hour two cores train on about a hundred pairs; the held-out ones decide whether a slope is known.
+    config.data.held_out_fraction = 0.4
+    config.data.max_train_pairs, config.data.max_held_out_pairs = 96, 300
+    config.align.update(small_steps())
+    config.sampling.update({"num_prompts": 40, "num_samples": 8, "max_new_tokens": 40})
+    config.evaluation.update({"num_prompts": 24, "num_samples": 4, "max_new_tokens": 40})
+
+
+def small_steps() -> dict[str, Any]:
+    """An optax run of a few dozen steps on a real model."""
+    return {"batch_size": 4, "learning_rate": 5e-4, "warmup_steps": 6, "evals": 2, "log_every": 5}
+
+
+def published(config: Any, preset: str) -> None:
+    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up, 3 epochs."""
+    sources(config)
+    config.constraints.safety.fraction = 0.5
+    config.beta = 0.1
+    config.model.update({"dtype": "bfloat16", "remat": True})
+    # llama3-8b has the chat template of its own tokenizer.
+    if preset != "llama3-8b":
+        config.model.template = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
+    config.lora.dropout = 0.05
+    config.ref_batch_size, config.resident_models = 8, "one"  # for a chip of 16 GB
+    config.data.held_out_fraction = 0.1
+    config.align.update(published_steps())
+    config.sampling.update({"num_prompts": 1000, "num_samples": 128, "max_new_tokens": 256, "top_p": 0.9})
+    config.evaluation.update({"num_prompts": 200, "num_samples": 8, "max_new_tokens": 256})
+
+
+def published_steps() -> dict[str, Any]:
+    """The optax run of the published setting."""
+    return {
+        "batch_size": 2,
+        "accumulate": 8,
+        "epochs": 3.0,
+        "learning_rate": 5e-4,
+        "warmup_steps": 100,
+        "weight_decay": 0.05,
+    }
+
+
+def sources(config: Any) -> None:
+    """Files of preference pairs by dimension, to be named on the command line."""
+    config.data.sources = {name: fields_of(SourceSettings()) for name in ("reward", "safety")}

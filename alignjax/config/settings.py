@@ -1,0 +1,303 @@
+"""What can be configured: frozen dataclasses, with the default and the allowed values of every setting.
+
+Presets and command lines start from these defaults. A field of `affects_result=False` changes how a run is
+computed or shown, not what it finds (beyond the rounding of sums).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from alignjax.config.fields import group, setting
+
+METHODS = ("pecan", "mocan")
+WORLDS = ("assistant", "enumerable")
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+# Openings of responses that refuse, from published lists, that are unlikely to open an answer.
+REFUSALS = (
+    *("sorry", "i'm sorry", "i am sorry", "i'm very sorry", "i am very sorry", "i'm really sorry"),
+    *("i apologize", "i apologise", "my apologies"),
+    *("i cannot", "i can't", "i can not", "i'm unable to", "i am unable to"),
+    *("i'm not able to", "i am not able to", "unfortunately, i cannot", "unfortunately, i can't"),
+    *("i will not", "i won't", "i refuse", "i must refuse", "i must decline", "i have to decline"),
+    *("as an ai", "as a language model", "as a responsible", "as an assistant"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Which model, and how it is run."""
+
+    path: str | None = None  # Hugging Face folder or .gguf file; None where a world trains its own reference
+    dtype: str = setting("float32", choices=("float32", "bfloat16"))  # compute type
+    # cudnn: the attention kernel of NVIDIA GPUs, in bfloat16; splash: that of TPUs.
+    attention: str = setting("xla", choices=("xla", "cudnn", "splash"), affects_result=False)
+    # Recompute each layer in the backward pass: less memory, a third more work.
+    remat: bool = setting(False, affects_result=False)
+    template: str = ""  # plain text with {prompt}; empty: the tokenizer's chat template
+    max_length: int = setting(512, least=2, most=2**20)  # tokens of prompt and response together
+    max_prompt_length: int = setting(256, least=1, most=2**20)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """How the devices are arranged: data x fsdp x tensor is their number; one may be -1, what is left."""
+
+    data: int = setting(-1, affects_result=False)  # copies of the weights; each takes its rows of a batch
+    fsdp: int = setting(1, affects_result=False)  # parts of weights and optimizer state; rows are split too
+    tensor: int = setting(1, affects_result=False)  # parts of heads, hidden units and vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """Adapter; rank 0 means full fine-tuning."""
+
+    # An adapter as wide as the hidden states of the largest models is no longer low-rank.
+    rank: int = setting(8, least=0, most=16_384)
+    alpha: float = setting(16.0, above=0, note="alpha / rank scales the adapter")
+    dropout: float = setting(0.0, least=0, below=1)
+    targets: tuple[str, ...] = LORA_TARGETS
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSettings:
+    """Preference pairs of one dimension."""
+
+    path: str = ""  # JSON Lines (.gz too), or tfds:NAME:SPLIT
+    data_dir: str | None = setting(None, affects_result=False)  # where TFDS keeps prepared data
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    label: str = ""  # column with the id (0 or 1) of the better of response_0, response_1; empty: chosen wins
+    limit: int | None = setting(None, least=1)  # rows read from the file's start; None: all
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Where pairs and prompts come from: an embedded world, or files by dimension."""
+
+    world: str | None = setting(None, choices=WORLDS)
+    # Worlds: one Bernoulli draw a pair by the true Bradley-Terry probability, or that probability itself.
+    labels: str = setting("draws", choices=("draws", "exact"))
+    num_pairs: int = setting(1000, least=2, most=10**8)  # worlds: training pairs
+    # Worlds: labelled pairs held out for calibration and early stopping.
+    num_held_out: int = setting(0, least=0, most=10**8)
+    held_out_fraction: float = setting(0.2, above=0, below=1)  # files: share of the prompts held out
+    sources: Mapping[str, SourceSettings] = group(dict)
+    prompts: str | None = None  # files: JSON Lines of {"prompt"} to sample and evaluate on
+    num_buckets: int = setting(3, least=1, most=1024)  # shapes of batches: more pad less, compile longer
+    max_train_pairs: int | None = setting(None, least=2)  # files: pairs kept a dimension, drawn by seed
+    max_held_out_pairs: int | None = setting(None, least=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """One optax run: the embedded reference, pre-alignment, score models, the final alignment."""
+
+    learning_rate: float = setting(1e-3, above=0)
+    batch_size: int = setting(64, least=1, most=2**20)
+    epochs: float = setting(1.0, above=0, most=10**6)
+    schedule: str = setting("cosine", choices=("cosine", "linear", "constant"))
+    warmup_steps: int = setting(20, least=0)
+    weight_decay: float = setting(0.0, least=0)
+    clip_norm: float = setting(1.0, above=0)
+    accumulate: int = setting(1, least=1, most=2**20)  # micro-batches a step
+    evals: int = setting(10, least=1, most=10**6)  # held-out evaluations in a run
+    # The best step has the lowest held-out loss: with its scale fitted (calibrated_loss), or as it is.
+    judge_by: str = setting("calibrated_loss", choices=("calibrated_loss", "loss"))
+    # Evaluations without a better held-out loss before a run stops; None: it never stops early.
+    patience: int | None = setting(None, least=1)
+    log_every: int = setting(20, least=1, affects_result=False)
+    # Steps between saved states that a killed run resumes from; None: it starts again.
+    checkpoint_every: int | None = setting(None, least=1, affects_result=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """The loss of preference pairs, see `alignment.losses`; `check_loss` has the rules for both fields."""
+
+    name: str = "dpo"  # dpo, cdpo, robust, ipo or hinge; only dpo's optimum is the policy of the dual
+    label_smoothing: float = 0.0  # cdpo, robust: share of labels taken to be wrong
+
+
+def check_loss(name: str, label_smoothing: float) -> None:
+    """Refuses losses that do not exist, and options that a loss does not take.
+
+    Args:
+      name: dpo, cdpo, robust, ipo or hinge.
+      label_smoothing: for cdpo and robust in (0, 0.5); 0 for the others.
+
+    Raises:
+      ValueError: the message begins with the argument's name.
+    """
+    losses = ("dpo", "cdpo", "robust", "ipo", "hinge")
+    if name not in losses:
+        raise ValueError(f"name: is {name!r}, must be one of {', '.join(losses)}.")
+    if name in ("cdpo", "robust"):
+        if not 0.0 < label_smoothing < 0.5:
+            raise ValueError(
+                f"label_smoothing: is {label_smoothing}, must lie between 0 and 0.5 for {name}: it is the "
+                "share of labels taken to be wrong."
+            )
+    elif label_smoothing != 0.0:
+        raise ValueError(
+            f"label_smoothing: is {label_smoothing}, but {name} does not take it; set it to 0, or choose "
+            "cdpo or robust."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceTrainingSettings(TrainingSettings):
+    """An optax run on preference pairs."""
+
+    loss: LossSettings = group(LossSettings)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """Responses drawn from a policy."""
+
+    num_prompts: int = setting(64, least=1, most=10**7)
+    num_samples: int = setting(16, least=2, most=10**6)
+    max_new_tokens: int = setting(128, least=1, most=2**20)
+    temperature: float = setting(1.0, above=0)
+    top_p: float = setting(1.0, above=0, most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstraintSettings:
+    """Exactly one of the three: margin in score units, level absolute, fraction of the reachable margin."""
+
+    margin: float | None = None
+    level: float | None = None
+    fraction: float | None = setting(
+        None, above=0, below=1, note="it is a share of the largest reachable margin"
+    )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields that are set."""
+        fields = {"margin": self.margin, "level": self.level, "fraction": self.fraction}
+        return tuple(name for name, value in fields.items() if value is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """Where MoCAN takes the score of one dimension from: one of the four, or none: it is trained here."""
+
+    path: str | None = None  # folder of a score model: Safe-RLHF's layout, or one label of a classifier
+    table: str | None = None  # JSON Lines of prompt, response and score, written elsewhere
+    function: str = ""  # module:function of (prompts, responses) -> scores, higher is better or safer
+    exact: bool = False  # an embedded world's true score
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields that say where the score is; empty: it is trained in the run."""
+        fields = {"path": self.path, "table": self.table, "function": self.function, "exact": self.exact}
+        return tuple(name for name, value in fields.items() if value)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreModelSettings:
+    """How score models are trained, beside `score_training`."""
+
+    regularizer: float = setting(0.0, least=0)  # of the squared scores
+    centering: float = setting(0.0, least=0)  # of the squared sum of a pair's scores
+    signs: bool = True  # costs: learn from is_response_0_safe, is_response_1_safe too, where data has them
+
+
+@dataclasses.dataclass(frozen=True)
+class RelabelSettings:
+    """Which pairs the final alignment is trained on."""
+
+    # preferences: those of the data; samples: pairs of the reference's own samples.
+    pairs: str = setting("preferences", choices=("preferences", "samples"))
+    pairs_per_prompt: int = setting(8, least=1, most=10**6)  # of samples
+    max_pairs: int | None = setting(None, least=2)  # in all, drawn by seed; None: every pair
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundSettings:
+    """Multi-shot: measure the policy, correct the multiplier by what it misses, align again."""
+
+    count: int = setting(1, least=1, most=1000)  # 1: one shot
+    # eta of lam - eta (achieved - asked); None: the inverse slope of the predicted margin.
+    step: float | None = setting(None, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineSettings:
+    """Policies trained beside the aligned one, to compare with."""
+
+    single: bool = False  # the reward alone, and each constraint's score alone
+    lams: tuple[float, ...] = setting((), least=0, note="it multiplies a utility")  # fixed multipliers
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeSettings:
+    """Who decides which policy's response is better in one dimension; neither: its calibrated scores."""
+
+    function: str = ""  # module:function of (prompts, responses_a, responses_b) -> P(a is better)
+    verdicts: str | None = None  # JSON Lines file of {"prompt", "first", "second", "winner"}
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields that are set; empty: the calibrated scores decide."""
+        fields = {"function": self.function, "verdicts": self.verdicts}
+        return tuple(name for name, value in fields.items() if value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    method: str  # pecan or mocan
+    seed: int = setting(0, least=0, most=2**32 - 1)  # JAX's keys take 32 bits of it
+    model: ModelSettings = group(ModelSettings)
+    mesh: MeshSettings = group(MeshSettings, affects_result=False)
+    lora: LoraSettings = group(LoraSettings)
+    data: DataSettings = group(DataSettings)
+    reference: TrainingSettings = group(TrainingSettings)  # of a world
+    reference_examples: int = setting(0, least=0, most=10**8)  # responses a world's reference is trained on
+    prealign: PreferenceTrainingSettings = group(PreferenceTrainingSettings, method="pecan")
+    beta_pre: float = setting(0.5, above=0, note="it is a KL weight", method="pecan")  # of pre-alignment
+    raw_labels: bool = setting(False, method="pecan")  # the authors' labels: log-ratios without beta_pre
+    scores: Mapping[str, ScoreSettings] = group(dict, method="mocan")  # by dimension
+    score_training: TrainingSettings = group(TrainingSettings, method="mocan")
+    score_model: ScoreModelSettings = group(ScoreModelSettings, method="mocan")
+    align: PreferenceTrainingSettings = group(PreferenceTrainingSettings)
+    relabel: RelabelSettings = group(RelabelSettings, method="mocan")
+    rounds: RoundSettings = group(RoundSettings, method="mocan")
+    baselines: BaselineSettings = group(BaselineSettings, method="mocan")
+    sampling: SamplingSettings = group(SamplingSettings)
+    evaluation: SamplingSettings = group(SamplingSettings)
+    constraints: Mapping[str, ConstraintSettings] = group(dict)
+    lam: float | None = setting(None, least=0, note="it multiplies a utility")  # given: no dual is solved
+    beta: float = setting(0.5, above=0, note="it is a KL weight")  # of the dual and of the final alignment
+    calibrate: bool = True  # fit the scores to held-out labels before they are believed
+    # joint: each dimension's labels on all scores; slope: on its own score alone.
+    calibration: str = setting("joint", choices=("joint", "slope"))
+    # Continue where held-out labels contradict a score. It decides whether a run stops, not what it finds.
+    accept_uninformative: bool = setting(False, affects_result=False)
+    # 0: exact soft labels; n > 0: the mean of n Bernoulli draws (the authors: 1).
+    hard_labels: int = setting(0, least=0, most=10**6)
+    bootstrap: int = setting(1000, least=100, most=10**6)  # resamples behind every interval
+    ref_batch_size: int = setting(128, least=1, most=2**20, affects_result=False)  # rows where nothing learns
+    # Reference and score models read from folders that are in device memory: all, or one at a time.
+    resident_models: str = setting("all", choices=("all", "one"), affects_result=False)
+    shown_samples: int = setting(6, least=0, most=10_000, affects_result=False)  # in the report
+    judges: Mapping[str, JudgeSettings] = group(dict)  # by dimension
+    refusals: tuple[str, ...] = REFUSALS  # a response that opens with one of them refuses
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The reward first, then every constraint."""
+        return ("reward", *self.constraints)
+
+    def baseline_weights(self) -> dict[str, list[float]]:
+        """Weights [1+m] of the scores that every baseline is aligned to, by its name."""
+        size = len(self.dimensions)
+        weights = {}
+        if self.baselines.single:
+            for i, name in enumerate(self.dimensions):
+                weights[name] = [float(i == j) for j in range(size)]
+        return weights | {f"lambda={lam:g}": [1.0] + [lam] * (size - 1) for lam in self.baselines.lams}

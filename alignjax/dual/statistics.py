@@ -1,0 +1,86 @@
+"""Means whose intervals hold two uncertainties: which prompts were drawn, and how scores were calibrated."""
+
+import numpy as np
+
+from alignjax.records.figure import Figure
+
+CONFIDENCE = 0.95
+
+
+def resampling_weights(
+    rng: np.random.Generator, num_prompts: int, resamples: int, *, population: bool
+) -> np.ndarray:
+    """Weights of the prompts in every resample: [R, N] float64, each row sums to 1.
+
+    Args:
+      rng: source of the draws.
+      num_prompts: N.
+      resamples: R.
+      population: True where the prompts are all there are: nothing is drawn, every row is uniform.
+    """
+    uniform = np.full(num_prompts, 1.0 / num_prompts)
+    if population:
+        return np.tile(uniform, (resamples, 1))
+    return rng.multinomial(num_prompts, uniform, size=resamples) / num_prompts
+
+
+def calibrated_means(
+    values: np.ndarray,
+    matrix: np.ndarray,
+    matrices: np.ndarray,
+    weights: np.ndarray,
+    *,
+    prompt_weights: np.ndarray | None = None,
+    confidence: float = CONFIDENCE,
+) -> list[Figure]:
+    """Means over prompts of calibrated scores.
+
+        mean_j = sum_d matrix_jd sum_i p_i values_id,   resample b: matrices_b and weights_b instead
+
+    Args:
+      values: [N, q] scores, a number a prompt (a mean over its responses).
+      matrix: [q, q] calibration.
+      matrices: [R, q, q] draws of it.
+      weights: [R, N] of `resampling_weights`.
+      prompt_weights: [N], p, sums to 1; None: 1 / N each.
+      confidence: of the intervals, in (0, 1).
+
+    Returns:
+      q figures; the interval holds the middle `confidence` of the resamples, and the mean.
+    """
+    means = matrix @ _mean(values, prompt_weights)
+    draws = np.einsum("bjd,bd->bj", matrices, weights @ values)
+    return [figure_of(m, column, confidence=confidence) for m, column in zip(means, draws.T, strict=True)]
+
+
+def mean_figure(
+    values: np.ndarray,
+    weights: np.ndarray,
+    *,
+    prompt_weights: np.ndarray | None = None,
+    confidence: float = CONFIDENCE,
+) -> Figure:
+    """The mean of one number a prompt, [N], with its interval over the resamples; see `calibrated_means`."""
+    return figure_of(float(_mean(values, prompt_weights)), weights @ values, confidence=confidence)
+
+
+def figure_of(mean: float, draws: np.ndarray, *, confidence: float = CONFIDENCE) -> Figure:
+    """An estimate with the middle `confidence` of its resamples.
+
+    Where the estimate lies outside of them, as it may when the resamples are biased, the interval is widened
+    to reach it: an estimate never lies outside its own interval.
+
+    Args:
+      mean: the estimate.
+      draws: [R] float, the estimate on every resample; R = 0: the interval has no width.
+      confidence: in (0, 1).
+    """
+    if not len(draws):
+        return Figure(float(mean), float(mean), float(mean))
+    tail = (1.0 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1.0 - tail])
+    return Figure(float(mean), min(float(low), float(mean)), max(float(high), float(mean)))
+
+
+def _mean(values: np.ndarray, prompt_weights: np.ndarray | None) -> np.ndarray:
+    return values.mean(axis=0) if prompt_weights is None else prompt_weights @ values

@@ -1,0 +1,1 @@
+"""What policies reach after training: response statistics, judges, comparisons, the audit. Values only."""

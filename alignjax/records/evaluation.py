@@ -1,0 +1,108 @@
+"""What policies reach: the records behind evaluation.json and rounds/N.json."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+from alignjax.records.codec import optional
+from alignjax.records.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyResult:
+    """What one policy reaches on the evaluation prompts. Mappings are by the constraint's name.
+
+    Attributes:
+      reward: mean calibrated reward.
+      reward_gain: the same minus the reference's, prompt by prompt.
+      kl: KL(policy || reference), nats a prompt.
+      utilities: mean calibrated utilities.
+      margins: the same minus the reference's, prompt by prompt.
+      length: tokens of a response, the end token included.
+      cut: share of responses without an end.
+      empty: share of responses without a visible character.
+      refusals: share of responses that open with a refusal.
+      true_reward: mean true reward, where a world knows it.
+      true_margins: true utilities minus the reference's, likewise.
+      kl_from_optimum: KL(pi_lam* || policy) for the true scores, nats, where sums are exact.
+    """
+
+    reward: Figure
+    reward_gain: Figure
+    kl: Figure
+    utilities: Mapping[str, Figure]
+    margins: Mapping[str, Figure]
+    length: Figure
+    cut: Figure
+    empty: Figure
+    refusals: Figure
+    true_reward: Figure | None = optional()
+    true_margins: Mapping[str, Figure] | None = optional()
+    kl_from_optimum: Figure | None = optional()
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """Who wins against whom in one dimension.
+
+    Attributes:
+      judge: who decided: scores, verdicts, or module:function.
+      comparisons: number of them.
+      missing: pairs of policies on prompts without a verdict.
+      position_bias: how much more often than half the response shown first wins; None where no judge saw an
+        order.
+      win_rates: by policy and opponent; None where the two were never compared.
+      ratings: in logits above the first policy's; None where no chain of comparisons connects them.
+    """
+
+    judge: str
+    comparisons: int
+    missing: int
+    position_bias: Figure | None
+    win_rates: Mapping[str, Mapping[str, Figure | None]]
+    ratings: Mapping[str, Figure | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was asked, what the dual predicted, and what every policy reaches.
+
+    Attributes:
+      asked: margins by constraint; None where nothing was asked.
+      predicted: reward, kl, utilities and margins of the tilted policy, and each margin by its constraint's
+        name.
+      policies: by name, the reference first.
+      contests: by dimension.
+    """
+
+    FORMAT: ClassVar[int] = 2
+
+    asked: Mapping[str, float | None]
+    predicted: Mapping[str, Figure | Mapping[str, Figure]]
+    policies: Mapping[str, PolicyResult]
+    contests: Mapping[str, Contest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What the policy of one round reaches, and the multiplier that follows. Mappings are by constraint.
+
+    Attributes:
+      round: number, from 1.
+      lam: multipliers that its policy was aligned with.
+      asked: margins.
+      achieved: margins on the prompts of the samples.
+      next_lam: corrected multipliers.
+      reward: mean calibrated reward.
+      kl: nats a prompt.
+    """
+
+    FORMAT: ClassVar[int] = 2
+
+    round: int
+    lam: Mapping[str, float]
+    asked: Mapping[str, float]
+    achieved: Mapping[str, float]
+    next_lam: Mapping[str, float]
+    reward: float
+    kl: float

@@ -1,0 +1,23 @@
+"""What a long computation is told by the run that asks for it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """What a computation is given by the run that asks for it.
+
+    Attributes:
+      fingerprint: of the stage's settings and inputs; what is cached for its result carries it.
+      scratch: folder for what an interrupted computation resumes from; None: nothing is kept.
+    """
+
+    fingerprint: str
+    scratch: Path | None
+
+    def file(self, name: str) -> Path | None:
+        """A file of the scratch folder, whose folder is made; None where nothing is kept."""
+        if self.scratch is None:
+            return None
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch / name

@@ -1,0 +1,132 @@
+"""What the stages of a run are built from: the configuration, devices, seeds, the log and what is shared."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alignjax.alignment.training import Trainer
+from alignjax.config import Config, check_batches, determining
+from alignjax.data import worlds
+from alignjax.data.worlds import World
+from alignjax.models import DecoderConfig
+from alignjax.models.model_cache import ModelCache
+from alignjax.policy.batching import Batching
+from alignjax.policy.known_logps import LogpsCache
+from alignjax.runtime.log import Log
+from alignjax.runtime.mesh import make_mesh, row_parts
+from alignjax.runtime.seeds import Seeds
+from alignjax.stages.fingerprints import file_digest
+
+
+class Shape(NamedTuple):
+    """What a plan knows in place of weights and files.
+
+    Attributes:
+      decoder: of the reference.
+      name: of the reference, for messages.
+      pairs: labelled pairs of each dimension.
+      scored_by: decoders of score models from folders, by dimension; others are planned as the reference's.
+    """
+
+    decoder: DecoderConfig
+    name: str
+    pairs: int
+    scored_by: dict[str, DecoderConfig]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What the functions in `workflow.stages` build stages from. Below them, functions take values.
+
+    Attributes:
+      config: checked configuration.
+      batching: mesh and batch shapes.
+      log: of the run.
+      logps: log-probabilities that are known.
+      models: weights in device memory.
+      unscored: file that lists the responses which score tables lack; None: none is written.
+      shape: of a plan; None in a run.
+    """
+
+    config: Config
+    batching: Batching
+    log: Log
+    logps: LogpsCache
+    models: ModelCache
+    unscored: Path | None = None
+    shape: Shape | None = None
+
+    @property
+    def seeds(self) -> Seeds:
+        """Randomness of the run."""
+        return Seeds(self.config.seed)
+
+    @property
+    def world(self) -> World | None:
+        """The embedded world; None where files are given."""
+        name = self.config.data.world
+        return None if name is None else worlds.world_for(name)
+
+    @property
+    def population(self) -> bool:
+        """Whether the prompts are all there are, so that no uncertainty comes from drawing them."""
+        return self.world is not None and self.world.enumeration is not None
+
+
+def make_setup(
+    config: Config,
+    *,
+    devices: Sequence[Any] | None = None,
+    log: Log | None = None,
+    cache: Path | None = None,
+    unscored: Path | None = None,
+    shape: Shape | None = None,
+    memory: int | None = None,
+) -> Setup:
+    """Arranges the devices and opens the caches of a run.
+
+    Args:
+      config: checked configuration.
+      devices: to run on, arranged as `config.mesh` says; None: all there are.
+      log: of the run; None: lines are printed and no metrics kept.
+      cache: folder for log-probabilities that later processes can use; None: kept in memory.
+      unscored: as in `Setup`.
+      shape: of a plan; None in a run.
+      memory: bytes per device that the sampler may use; None: what the devices say they have.
+
+    Raises:
+      InputError: the mesh does not make as many devices, or does not divide the batches.
+    """
+    sizes = {name: getattr(config.mesh, name) for name in ("data", "fsdp", "tensor")}
+    mesh = make_mesh(**sizes, devices=devices)
+    check_batches(config, row_parts(mesh))
+    batching = Batching(mesh, config.ref_batch_size, config.data.num_buckets, memory)
+    return Setup(
+        config,
+        batching,
+        Log() if log is None else log,
+        LogpsCache(batching, cache),
+        ModelCache(one=config.resident_models == "one"),
+        unscored,
+        shape,
+    )
+
+
+def part(setup: Setup, *fields: str) -> dict[str, Any]:
+    """The settings that determine a stage's value: the seed, and of these fields what affects results."""
+    return {"seed": setup.config.seed, **{name: determining(getattr(setup.config, name)) for name in fields}}
+
+
+def content(setup: Setup, path: str | None) -> str | None:
+    """What a path of the configuration means for a result: a digest of what lies there.
+
+    A name that is no path, as of a TFDS data set, stands for itself; so does every path in a plan, which
+    reads no data and no weights.
+    """
+    return file_digest(path) if path and setup.shape is None and Path(path).exists() else path
+
+
+def trainer_of(setup: Setup) -> Trainer:
+    """What all trainings of the run share."""
+    return Trainer(setup.batching, setup.seeds, setup.log, setup.config.lora, setup.logps)

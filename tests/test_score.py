@@ -1,0 +1,141 @@
+"""The command `score` on tiny random models: adapters, references, score models, and what it refuses."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax.data.tokenize import TokenizedResponse
+from alignjax.errors import InputError
+from alignjax.models import (
+    DecoderConfig,
+    Lora,
+    Model,
+    init_lora,
+    init_params,
+    init_score_model,
+    merge_lora,
+    save_adapter,
+    save_pretrained,
+    save_score_model,
+)
+from alignjax.policy import response_logps
+from alignjax.score import score
+from alignjax.scores.learned import learned_scores
+
+CONFIG = DecoderConfig("llama", 11, 16, 24, 2, 2, 1, 8, max_positions=16)
+ROWS = [
+    {"prompt_ids": [1, 2], "response_ids": [3, 4, 5]},
+    {"prompt_ids": [6], "chosen_ids": [7], "rejected_ids": [8, 9]},
+]
+RESPONSES = [
+    TokenizedResponse(*(np.array(ids, np.int32) for ids in pair))
+    for pair in (([1, 2], [3, 4, 5]), ([6], [7]), ([6], [8, 9]))
+]
+
+
+def _model(seed: int) -> Model:
+    return Model(init_params(jax.random.key(seed), CONFIG), CONFIG)
+
+
+def _adapter() -> Lora:
+    lora = init_lora(jax.random.key(2), CONFIG, rank=2, alpha=4.0)
+    return lora.replace(params=jax.tree.map(lambda x: x + 0.3, lora.params))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> pathlib.Path:
+    """model, reference, adapter, reward and cost folders without tokenizers, and in.jsonl."""
+    root = tmp_path_factory.mktemp("score")
+    save_pretrained(_model(0), root / "model")
+    save_pretrained(_model(1), root / "reference")
+    save_adapter(_adapter(), CONFIG, root / "adapter")
+    for kind in ("reward", "cost"):
+        save_score_model(_scorer(kind), root / kind)
+    (root / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return root
+
+
+def _scorer(kind: Any) -> Any:
+    model = init_score_model(jax.random.key(3), _model(1), kind=kind)
+    kernel = {"kernel": 10 * model.params["head"]["kernel"]}
+    return model.replace(params=model.params | {"head": model.params["head"] | kernel})
+
+
+def _run(root: pathlib.Path, **options: Any) -> list[dict[str, Any]]:
+    paths = {
+        f"{name}_path": str(root / options.pop(name)) for name in list(options) if (root / name).exists()
+    }
+    paths |= {"reward_model_path": str(root / options.pop("scorer"))} if "scorer" in options else {}
+    score(str(root / "model"), str(root / "in.jsonl"), str(root / "out.jsonl"), **paths, **options)
+    lines = (root / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _values(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [rows[0][name], rows[1][f"chosen_{name}"], rows[1][f"rejected_{name}"]]
+
+
+def test_an_adapter_is_added_to_the_model_and_not_to_the_reference(root):
+    merged = _model(0).replace(params=merge_lora(_model(0).params, _adapter()))
+    expected = response_logps(merged, RESPONSES, batch_size=3)
+    reference = response_logps(_model(1), RESPONSES, batch_size=3)
+    rows = _run(root, adapter="adapter", reference="reference", beta=0.5)
+    np.testing.assert_allclose(_values(rows, "logps"), expected, rtol=1e-4)
+    np.testing.assert_allclose(_values(rows, "ref_logps"), reference, rtol=1e-5)
+    np.testing.assert_allclose(_values(rows, "reward"), 0.5 * (expected - reference), rtol=1e-3, atol=1e-5)
+    assert [row["num_tokens"] for row in rows] == [3, 3] and rows[1]["rejected_num_tokens"] == 2
+    assert np.abs(expected - response_logps(_model(0), RESPONSES, batch_size=3)).min() > 0.01
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("reward", 1.0), ("cost", -1.0)])
+def test_rewards_of_a_score_model_are_higher_where_a_response_is_better(root, kind, sign):
+    rows = _run(root, scorer=kind)
+    expected = sign * learned_scores(_scorer(kind), RESPONSES, batch_size=3)
+    np.testing.assert_allclose(_values(rows, "reward"), expected, rtol=1e-5)
+    assert np.ptp(expected) > 0.01 and "ref_logps" not in rows[0]
+    np.testing.assert_allclose(
+        _values(rows, "logps"), response_logps(_model(0), RESPONSES, batch_size=3), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scorer": "cost", "beta": 0.5}, r"--reward_model=.*cost: its scores and those against --reference"),
+        ({"reference": "reference"}, "--beta is missing"),
+        ({"beta": 0.5}, "--reference is missing"),
+        ({"reference": "reference", "beta": 0.0}, "--beta: is 0.0; must be above 0"),
+        ({"batch_size": 0}, "--batch_size: is 0; must be at least 1"),
+        ({"template": "{prompt}"}, "--template: .*model holds no tokenizer"),
+        ({"scorer": "model"}, "architecture LlamaForCausalLM is not a score model"),
+        ({"adapter": "model"}, "adapter_config.json: no such file"),
+    ],
+)
+def test_options_refused(root, options, message):
+    with pytest.raises(InputError, match=message):
+        _run(root, **options)
+
+
+def test_a_score_model_refuses_ids_outside_its_vocabulary(root, tmp_path):
+    small = DecoderConfig("llama", 8, 16, 24, 2, 2, 1, 8, max_positions=16)
+    params = init_params(jax.random.key(0), small)
+    scorer = init_score_model(jax.random.key(1), Model(params, small), kind="reward")
+    save_score_model(scorer, tmp_path / "small")
+    with pytest.raises(
+        InputError, match=r'in.jsonl:2: "rejected_ids" has id 8; the vocabulary of .*small has 8'
+    ):
+        _run(root, scorer=str(tmp_path / "small"))
+
+
+def test_a_model_with_nan_weights_is_refused(root, tmp_path):
+    model = _model(0)
+    broken = model.params | {"embedding": model.params["embedding"].at[3].set(jnp.nan)}
+    save_pretrained(model.replace(params=broken), tmp_path / "broken")
+    with pytest.raises(InputError, match="broken: gives a log-probability that is not finite"):
+        score(str(tmp_path / "broken"), str(root / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
