@@ -12,7 +12,7 @@ are calibrated. --population says that the table's prompts are all there are, so
 --conservative solves for the lower confidence bound of every margin. --plot draws the dual, the margins and
 the trade-off; --preview writes responses of the tilted policy, drawn from those of the table. --json prints
 the object that a run keeps in dual.json. Status 3: the margins cannot be met on these samples; with --json
-the object is printed all the same, with "feasible" false and no prediction.
+the object is printed anyway, with "feasible" false and no prediction.
 """
 
 import json

@@ -166,7 +166,7 @@ class _HeldOut(NamedTuple):
         metrics |= {"rewards/mean": float(scores.mean())}
         metrics |= {"rewards/min": float(scores.min()), "rewards/max": float(scores.max())}
         stated = 1.0 / (1.0 + np.exp(-np.clip(scores[:, 0] - scores[:, 1], -500, 500).astype(np.float64)))
-        # Half of the pairs are turned over, or the frequencies of hard labels would all be 1.
+        # Half of the pairs are swapped; otherwise the frequencies of hard labels would all be 1.
         turned = np.arange(len(stated)) % 2 == 1
         stated = np.where(turned, 1 - stated, stated)
         observed = np.where(turned, 1 - labels, labels)

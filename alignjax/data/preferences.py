@@ -127,7 +127,7 @@ def load(
 def abstract(
     names: Sequence[str], pair: TokenizedPair, train: int, held_out: int, prompts: int, *, signed: bool
 ) -> Preferences:
-    """Data sets of so many references to one pair, for a plan.
+    """Data sets that repeat one pair, for a plan.
 
     Args:
       names: of the dimensions, which all label the same pairs.
@@ -154,7 +154,7 @@ def abstract(
 def pairs_of_samples(
     preferences: Preferences, drawn: Responses, most: int, rng: np.random.Generator
 ) -> Preferences:
-    """The same with other pairs to align on: different responses to one prompt, at most so many a prompt.
+    """The same with other pairs to align on: different responses to one prompt, at most `most` per prompt.
 
     Raises:
       InputError: no prompt has two different responses.
@@ -176,7 +176,7 @@ def pairs_of_samples(
 
 
 def at_most(preferences: Preferences, most: int | None, seed: int) -> Preferences:
-    """The same with so many of the pairs to align on, drawn by seed; None keeps all."""
+    """The same with at most `most` of the pairs to align on, drawn by seed; None keeps all."""
     places = _places(len(preferences.align), most, seed)
     if len(places) == len(preferences.align):
         return preferences

@@ -67,7 +67,7 @@ def floats(inputs: Inputs) -> Inputs:
 def checked(inputs: Inputs, where: str) -> Inputs:
     """Inputs of a plain call as numpy arrays, their values looked at.
 
-    Scores in float32 stay so, a large table would not fit twice; the sums are float64 all the same.
+    Scores in float32 stay so, a large table would not fit twice; the sums are float64 anyway.
     Everything else becomes float64.
 
     Args:

@@ -135,7 +135,7 @@ def _divisors(count: int) -> list[int]:
 def _changed(
     config: Config, data: int, fsdp: int, tensor: int, rows: int, *, remat: bool
 ) -> tuple[Config, list[str]]:
-    """The configuration on another mesh, with batches of so many rows a part; rows of an update are kept."""
+    """The configuration on another mesh, with `rows` rows of a batch per part; rows of an update are kept."""
     parts = data * fsdp
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     overrides = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]

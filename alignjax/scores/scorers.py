@@ -240,7 +240,7 @@ def require_tables(
 def table_digests(scorers: Mapping[str, Scorer], use: Callable[[TableScorer], np.ndarray]) -> dict[str, str]:
     """A digest, by dimension, of what tables say of the responses at hand.
 
-    A table grows while a run goes on. What counts for a stage is the scores it reads, not the whole file.
+    A table may grow during a run. What determines a stage is the scores it reads, not the whole file.
     """
     tables = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, TableScorer)}
     return {name: hashlib.sha256(use(table).tobytes()).hexdigest() for name, table in tables.items()}
