@@ -27,7 +27,7 @@ from alignjax.report import (
     write_report,
 )
 from alignjax.runtime import processes
-from alignjax.runtime.files import write_text
+from alignjax.runtime.files import write_bytes, write_text
 from alignjax.runtime.log import Log
 from alignjax.runtime.metrics import MetricsWriter, read_metrics
 from alignjax.scores.functions import prompt_text
@@ -77,7 +77,7 @@ def run(
             outcome = execute(folder, setup)
         except InfeasibleError:
             if before is not None:  # the answer that is there stays, with the configuration that asked for it
-                write_text(workdir / "config.json", before)
+                write_bytes(workdir / "config.json", before)
             raise
         return present(workdir, setup, outcome, folder.ledger)
 
@@ -121,10 +121,10 @@ def opened(
         yield FolderRun(workdir, answer_name, say, redo, may_compute), metrics
 
 
-def _asked_before(workdir: Path) -> str | None:
+def _asked_before(workdir: Path) -> bytes | None:
     """The configuration that the folder's last run was started with; None: there was none."""
     path = workdir / "config.json"
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return path.read_bytes() if path.exists() else None
 
 
 def read_config(workdir: Path) -> Config:
