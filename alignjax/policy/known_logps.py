@@ -4,11 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from alignjax.data.batches import PairBatch, pair_batches, pair_lengths, response_lengths
+from alignjax.data.batches import pair_lengths, response_lengths
 from alignjax.data.responses import Responses
 from alignjax.data.tokenize import TokenizedPair
 from alignjax.policy import divergence
@@ -99,17 +97,16 @@ def logps_of_pairs(
     Returns:
       [n, 2] float32, chosen and rejected, nats.
     """
-    result = np.full((len(tokens), 2), np.nan, np.float32)
-    buckets = batching.buckets(pair_lengths(tokens))
-    batches = pair_batches(tokens, batch_size=batching.batch_size(len(tokens)), buckets=buckets)
-    model = policy.model
-
-    def compute(batch: PairBatch) -> jax.Array:
-        return jnp.stack(policy_logps.pair_logps_jit(model, batch, lora=policy.lora), axis=1)
-
     with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
-        policy_logps.over_batches(batches, compute, result, bar.update, mesh=batching.mesh)
-    return result
+        return policy_logps.preference_logps(
+            policy.model,
+            tokens,
+            lora=policy.lora,
+            batch_size=batching.rows,
+            buckets=batching.buckets(pair_lengths(tokens)),
+            progress=bar.update,
+            mesh=batching.mesh,
+        )
 
 
 def logps_of_responses(policy: Policy, drawn: Responses, batching: Batching) -> np.ndarray:
