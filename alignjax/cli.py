@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
+from alignjax.config.command_line import make_room
 from alignjax.config.reading import only_method
-from alignjax.errors import InfeasibleError, InputError
+from alignjax.errors import InfeasibleError, InputError, NotVerifiedError
 from alignjax.runtime import faults, preemption
 
 EXIT_INPUT = 2
 EXIT_INFEASIBLE = 3
+EXIT_NOT_VERIFIED = 5
 _UNSET = re.compile(r"--?config\.([\w.]+)=None")
 
 
@@ -29,8 +31,8 @@ def run(
     """Parses flags, calls `main` and exits with the statuses that docs/troubleshooting.md lists.
 
     Status 0: done. 2: an InputError, or a fault of the machine (full disk, no memory). 3: an InfeasibleError.
-    75: stopped by SIGTERM or SIGINT; a second signal ends the process at once. Each but 0 comes with one line
-    on standard error. Anything else is a bug and keeps its traceback.
+    5: a NotVerifiedError. 75: stopped by SIGTERM or SIGINT; a second signal ends the process at once. Each
+    but 0 comes with one line on standard error. Anything else is a bug and keeps its traceback.
 
     Args:
       main: the command; reads its own flags.
@@ -81,6 +83,9 @@ def _outcome(work: Callable[[], None]) -> tuple[str, int]:
         if not isinstance(error, preemption.Stopped | InputError) and (line := faults.describe_fault(error)):
             return line, EXIT_INPUT
         if not preemption.was_raised() and not preemption.is_stop(error):
+            if isinstance(error, NotVerifiedError):
+                _flush_output()
+                return " ".join(str(error).split()), EXIT_NOT_VERIFIED
             if not isinstance(error, InputError):
                 raise
             status = EXIT_INFEASIBLE if isinstance(error, InfeasibleError) else EXIT_INPUT
@@ -98,6 +103,32 @@ def _flush_output() -> None:
         # Python would try again when it ends, and print a traceback of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
+
+
+def define_config() -> None:
+    """Defines --config=FILE[:PRESET] and its overrides --config.FIELD=VALUE.
+
+    An override may name an entry of a table that the file lacks, as --config.constraints.honesty.margin=0.5.
+    """
+    config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
+    flag = flags.FLAGS["config"]
+    flag.parser = _ConfigFile(flag.parser)
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Reads a configuration file, and makes room in it for the overrides before they are applied."""
+
+    def __init__(self, file: flags.ArgumentParser):
+        self._file = file
+
+    def parse(self, argument: str) -> Any:
+        config = self._file.parse(argument)
+        if isinstance(config, ConfigDict):  # else the file has returned nothing, or cannot be read
+            make_room(config, flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
+        return config
+
+    def flag_type(self) -> str:
+        return self._file.flag_type()
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -136,6 +167,8 @@ def unset(config: ConfigDict, fields: Sequence[str]) -> None:
     Raises:
       InputError: the configuration has no such field.
     """
+    # Fields that the file leaves out; of constraints there is nothing to take back.
+    make_room(config, [f"--config.{field}=" for field in fields if not field.startswith("constraints.")])
     for field in fields:
         *parents, last = field.split(".")
         node: Any = config

@@ -1,12 +1,13 @@
 """What can be configured: settings with their defaults, their checks, and the presets of configs/."""
 
+from alignjax.config.asking import ConstraintSettings, GroupSettings, TailSettings, TestSettings
 from alignjax.config.checks import check, check_batches, check_kernel
 from alignjax.config.reading import determining, from_mapping, to_mapping
 from alignjax.config.settings import (
     BaselineSettings,
     Config,
-    ConstraintSettings,
     DataSettings,
+    EvaluationSettings,
     JudgeSettings,
     LoraSettings,
     LossSettings,
@@ -27,6 +28,8 @@ __all__ = [
     "Config",
     "ConstraintSettings",
     "DataSettings",
+    "EvaluationSettings",
+    "GroupSettings",
     "JudgeSettings",
     "LoraSettings",
     "LossSettings",
@@ -39,6 +42,8 @@ __all__ = [
     "ScoreModelSettings",
     "ScoreSettings",
     "SourceSettings",
+    "TailSettings",
+    "TestSettings",
     "TrainingSettings",
     "check",
     "check_batches",

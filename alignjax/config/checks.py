@@ -4,9 +4,10 @@ Ranges are declared with the settings; here are the rules that look at more than
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from alignjax.config.asking import WAYS_TO_ASK, ConstraintSettings
 from alignjax.config.fields import rule_of
 from alignjax.config.settings import (
     LORA_TARGETS,
@@ -94,14 +95,32 @@ def _check_constraints(config: Config) -> None:
             name,
             "must be a word of letters, digits and underscores, other than reference and aligned.",
         )
-        given = constraint.given
-        if len(given) != 1 and config.lam is None:
-            problem = (
-                f"give {' or '.join(given)}, not both; set all but one to None."
-                if given
-                else "give one of margin, level, fraction."
-            )
-            raise InputError(f"config.constraints.{name}: {problem}")
+        _check_asked(f"constraints.{name}", constraint, fixed=config.lam is not None)
+
+
+def _check_asked(where: str, constraint: ConstraintSettings, *, fixed: bool) -> None:
+    """Whether one constraint says in exactly one way what it asks; with a fixed multiplier it need not."""
+    given, tail, groups = constraint.given, constraint.tail, constraint.groups
+    if tail.given and len(tail.given) < 2:
+        missing = "cost" if tail.cost is None else "share"
+        raise InputError(f"config.{where}.tail: give share and cost; {missing} is missing.")
+    if len(groups.given) > 1:
+        raise InputError(f"config.{where}.groups: {_not_both(groups.given)}")
+    for name in groups.given:
+        asked = getattr(groups, name)
+        _require(
+            asked != {}, f"{where}.groups.{name}", asked, "is empty; give one number, or one for a category."
+        )
+    _require(
+        bool(groups.column), f"{where}.groups.column", groups.column, "name the column of the categories."
+    )
+    if len(given) != 1 and not fixed:
+        problem = _not_both(given) if given else f"give one of {', '.join(WAYS_TO_ASK)}."
+        raise InputError(f"config.{where}: {problem}")
+
+
+def _not_both(given: Sequence[str]) -> str:
+    return f"give {' or '.join(given)}, not both; set all but one to None."
 
 
 def _check_scores(config: Config) -> None:
@@ -124,7 +143,7 @@ def _check_scores(config: Config) -> None:
         config.rounds.count == 1 or not without,
         "rounds.count",
         config.rounds.count,
-        f"needs to know what is asked of {', '.join(without)}; give a margin, level or fraction.",
+        f"needs to know what is asked of {', '.join(without)}; give one of {', '.join(WAYS_TO_ASK)}.",
     )
 
 
@@ -149,6 +168,9 @@ def _check_judges(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
+    for name, column in config.group_columns.items():
+        _require(data.world is None or column == "category", f"constraints.{name}.groups.column", column,
+                 "must be category, the one column of an embedded world.")  # fmt: skip
     if data.world is not None:
         least = config.reference.batch_size
         _require(config.reference_examples >= least, "reference_examples", config.reference_examples,
@@ -159,6 +181,9 @@ def _check_data(config: Config) -> None:
         _require(not data.sources, "data.sources", sorted(data.sources), "give a world or sources, not both.")
         _require(not data.prompts, "data.prompts", data.prompts, "an embedded world has its own prompts.")
         return
+    held_out, share = data.held_out_fraction, config.test.share
+    _require(held_out + share < 1, "test.share", share,
+             f"leaves no prompts to train on beside data.held_out_fraction, {held_out}.")  # fmt: skip
     _check_sources(config)
     extra = set(data.sources) - set(config.dimensions)
     _require(
@@ -223,7 +248,7 @@ def _check_loss(run: str, loss: LossSettings) -> None:
 
 def _check_memory(config: Config) -> None:
     """Refuses sizes that are allowed one by one, but whose product no host holds."""
-    for name, sampling in (("sampling", config.sampling), ("evaluation", config.evaluation)):
+    for name, sampling in (("sampling", config.sampling), ("evaluation", config.evaluation_sampling)):
         tokens = sampling.num_prompts * sampling.num_samples * sampling.max_new_tokens
         if 4 * tokens > _MOST_BYTES:
             raise InputError(
@@ -231,7 +256,7 @@ def _check_memory(config: Config) -> None:
                 f"{4 * tokens / 2**30:.0f} GiB of memory; lower {_largest(sampling)}."
             )
     # Each resample weights all prompts, in float64.
-    prompts = max(config.sampling.num_prompts, config.evaluation.num_prompts)
+    prompts = max(config.sampling.num_prompts, config.num_test_prompts)
     if 8 * config.bootstrap * prompts > _MOST_BYTES:
         raise InputError(
             f"config.bootstrap: is {config.bootstrap}, {8 * config.bootstrap * prompts / 2**30:.0f} GiB of "

@@ -9,8 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from alignjax.config.asking import ConstraintSettings
 from alignjax.config.fields import method_of
-from alignjax.config.settings import Config, ConstraintSettings, JudgeSettings, SourceSettings
+from alignjax.config.settings import Config, JudgeSettings, SourceSettings
 
 # A ConfigDict's attributes have no types: what sets them takes the config as Any.
 PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
@@ -39,18 +40,29 @@ def fields_of(settings: Any) -> ConfigDict:
     for field in dataclasses.fields(settings):
         owner = method_of(field)
         if owner is None or owner == settings.method:
-            config[field.name] = _entry(hints[field.name], getattr(settings, field.name))
+            config[field.name] = entry_of(hints[field.name], getattr(settings, field.name))
     return config
 
 
-def _entry(hint: Any, value: Any) -> Any:
-    """A field's value; for None a placeholder of the type that it may have instead."""
+def entry_of(hint: Any, value: Any) -> Any:
+    """A field of a ConfigDict.
+
+    Args:
+      hint: the type of the setting.
+      value: its value.
+
+    Returns:
+      The value; tables as ConfigDicts, and for None a placeholder of the first type that it may have instead.
+    """
     if isinstance(hint, types.UnionType) and value is None:
         return placeholder(next(kind for kind in typing.get_args(hint) if kind is not types.NoneType))
     if dataclasses.is_dataclass(value):
         return fields_of(value)
     if isinstance(value, Mapping):
-        return ConfigDict({name: fields_of(item) for name, item in value.items()})
+        items = {
+            name: fields_of(item) if dataclasses.is_dataclass(item) else item for name, item in value.items()
+        }
+        return ConfigDict(items)
     return value
 
 
@@ -65,8 +77,9 @@ def assistant(config: Any) -> None:
     config.lora.rank, config.lora.alpha = 16, 32.0
     config.reference.update({"epochs": 3.0, "learning_rate": 3e-3})
     config.align.update({"epochs": 5.0, "learning_rate": 3e-3})
-    config.sampling.update({"num_prompts": 200, "num_samples": 32, "max_new_tokens": 20})
-    config.evaluation.update({"num_prompts": 115, "num_samples": 32, "max_new_tokens": 20})
+    config.sampling.update({"num_prompts": 200, "num_samples": 64, "max_new_tokens": 20})
+    # Every test prompt of the world: few samples of many prompts show a margin more surely than the reverse.
+    config.evaluation.update({"num_prompts": 346, "num_samples": 12, "max_new_tokens": 20})
 
 
 def enumerable(config: Any) -> None:
@@ -88,7 +101,7 @@ def enumerable(config: Any) -> None:
 def smollm2(config: Any) -> None:
     """SmolLM2-135M on two CPU cores, an hour."""
     sources(config)
-    # Of the largest reachable margin: the unit is unknown before there are scores.
+    # Of the safety-only tilt's margin: the unit is unknown before there are scores.
     config.constraints.safety.fraction = 0.3
     config.beta = 0.1
     config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
@@ -98,7 +111,7 @@ def smollm2(config: Any) -> None:
     config.data.max_train_pairs, config.data.max_held_out_pairs = 96, 300
     config.align.update(small_steps())
     config.sampling.update({"num_prompts": 40, "num_samples": 8, "max_new_tokens": 40})
-    config.evaluation.update({"num_prompts": 24, "num_samples": 4, "max_new_tokens": 40})
+    config.evaluation.update({"num_prompts": 48, "num_samples": 2, "max_new_tokens": 40})
 
 
 def small_steps() -> dict[str, Any]:
@@ -107,7 +120,13 @@ def small_steps() -> dict[str, Any]:
 
 
 def published(config: Any, preset: str) -> None:
-    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up, 3 epochs."""
+    """Huang et al. 2024, appendix: LoRA r 8, alpha 16, dropout 0.05, cosine 5e-4, 100 warm-up, 3 epochs.
+
+    Responses are sampled with top_p 0.9, as published. The distribution that the multiplier is solved for and
+    every prediction is about is then the reference's nucleus, not the reference: DPO keeps the mass outside
+    it, and no weights on the samples bring it back. Policies are evaluated with the same top_p, so that what
+    is promised and what is measured are of one kind. --config.sampling.top_p=1.0 removes the difference.
+    """
     sources(config)
     config.constraints.safety.fraction = 0.5
     config.beta = 0.1
@@ -117,10 +136,10 @@ def published(config: Any, preset: str) -> None:
         config.model.template = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
     config.lora.dropout = 0.05
     config.ref_batch_size, config.resident_models = 8, "one"  # for a chip of 16 GB
-    config.data.held_out_fraction = 0.1
+    config.data.held_out_fraction = config.test.share = 0.1  # of thousands of prompts
     config.align.update(published_steps())
     config.sampling.update({"num_prompts": 1000, "num_samples": 128, "max_new_tokens": 256, "top_p": 0.9})
-    config.evaluation.update({"num_prompts": 200, "num_samples": 8, "max_new_tokens": 256})
+    config.evaluation.update({"num_prompts": 400, "num_samples": 4, "max_new_tokens": 256})
 
 
 def published_steps() -> dict[str, Any]:

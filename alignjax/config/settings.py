@@ -7,6 +7,7 @@ computed or shown, not what it finds (beyond the rounding of sums).
 import dataclasses
 from collections.abc import Mapping
 
+from alignjax.config.asking import ConstraintSettings, TestSettings
 from alignjax.config.fields import group, setting
 
 METHODS = ("pecan", "mocan")
@@ -81,9 +82,10 @@ class DataSettings:
     num_pairs: int = setting(1000, least=2, most=10**8)  # worlds: training pairs
     # Worlds: labelled pairs held out for calibration and early stopping.
     num_held_out: int = setting(0, least=0, most=10**8)
-    held_out_fraction: float = setting(0.2, above=0, below=1)  # files: share of the prompts held out
+    # Files: share of the prompts held out; their pairs stop, calibrate and judge what is trained.
+    held_out_fraction: float = setting(0.2, above=0, below=1)
     sources: Mapping[str, SourceSettings] = group(dict)
-    prompts: str | None = None  # files: JSON Lines of {"prompt"} to sample and evaluate on
+    prompts: str | None = None  # files: JSON Lines of {"prompt"} to sample and to test on
     num_buckets: int = setting(3, least=1, most=1024)  # shapes of batches: more pad less, compile longer
     max_train_pairs: int | None = setting(None, least=2)  # files: pairs kept a dimension, drawn by seed
     max_held_out_pairs: int | None = setting(None, least=2)
@@ -164,20 +166,15 @@ class SamplingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConstraintSettings:
-    """Exactly one of the three: margin in score units, level absolute, fraction of the reachable margin."""
+class EvaluationSettings:
+    """Responses that are drawn of every policy to see what it reaches; `Config.evaluation_sampling`."""
 
-    margin: float | None = None
-    level: float | None = None
-    fraction: float | None = setting(
-        None, above=0, below=1, note="it is a share of the largest reachable margin"
-    )
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The fields that are set."""
-        fields = {"margin": self.margin, "level": self.level, "fraction": self.fraction}
-        return tuple(name for name, value in fields.items() if value is not None)
+    num_prompts: int = setting(64, least=1, most=10**7)  # of the test prompts, where test.prompts is None
+    num_samples: int = setting(16, least=2, most=10**6)
+    max_new_tokens: int = setting(128, least=1, most=2**20)
+    # None: as config.sampling. What the dual promises holds for policies that are sampled as it sampled.
+    temperature: float | None = setting(None, above=0)
+    top_p: float | None = setting(None, above=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +216,7 @@ class RelabelSettings:
 class RoundSettings:
     """Multi-shot: measure the policy, correct the multiplier by what it misses, align again."""
 
-    count: int = setting(1, least=1, most=1000)  # 1: one shot
+    count: int = setting(1, least=1, most=1000)  # at most so many; the test ends them. 1: one shot
     # eta of lam - eta (achieved - asked); None: the inverse slope of the predicted margin.
     step: float | None = setting(None, above=0)
 
@@ -266,13 +263,19 @@ class Config:
     score_model: ScoreModelSettings = group(ScoreModelSettings, method="mocan")
     align: PreferenceTrainingSettings = group(PreferenceTrainingSettings)
     relabel: RelabelSettings = group(RelabelSettings, method="mocan")
-    rounds: RoundSettings = group(RoundSettings, method="mocan")
+    rounds: RoundSettings = group(RoundSettings)
     baselines: BaselineSettings = group(BaselineSettings, method="mocan")
     sampling: SamplingSettings = group(SamplingSettings)
-    evaluation: SamplingSettings = group(SamplingSettings)
+    evaluation: EvaluationSettings = group(EvaluationSettings)
     constraints: Mapping[str, ConstraintSettings] = group(dict)
     lam: float | None = setting(None, least=0, note="it multiplies a utility")  # given: no dual is solved
     beta: float = setting(0.5, above=0, note="it is a KL weight")  # of the dual and of the final alignment
+    # Of the guard that the multiplier is solved with, of the test and of every interval. None: the published
+    # way, without a guard; tests and intervals then have 0.95.
+    confidence: float | None = setting(0.95, above=0.5, below=1)
+    test: TestSettings = group(TestSettings)
+    # Exit status 5 where the test does not show what was asked. It decides how a run ends, not what it finds.
+    require_verified: bool = setting(True, affects_result=False)
     calibrate: bool = True  # fit the scores to held-out labels before they are believed
     # joint: each dimension's labels on all scores; slope: on its own score alone.
     calibration: str = setting("joint", choices=("joint", "slope"))
@@ -292,6 +295,34 @@ class Config:
     def dimensions(self) -> tuple[str, ...]:
         """The reward first, then every constraint."""
         return ("reward", *self.constraints)
+
+    @property
+    def evaluation_sampling(self) -> SamplingSettings:
+        """How policies are sampled when they are evaluated, on as many prompts as are tested."""
+        drawn, evaluated = self.sampling, self.evaluation
+        return SamplingSettings(
+            num_prompts=self.num_test_prompts,
+            num_samples=evaluated.num_samples,
+            max_new_tokens=evaluated.max_new_tokens,
+            temperature=drawn.temperature if evaluated.temperature is None else evaluated.temperature,
+            top_p=drawn.top_p if evaluated.top_p is None else evaluated.top_p,
+        )
+
+    @property
+    def num_test_prompts(self) -> int:
+        """How many of the test prompts are used, where the data have so many."""
+        return self.evaluation.num_prompts if self.test.prompts is None else self.test.prompts
+
+    @property
+    def group_columns(self) -> dict[str, str]:
+        """The column of categories of every constraint that is asked by category."""
+        asked = {name: item.groups for name, item in self.constraints.items() if item.groups.given}
+        return {name: groups.column for name, groups in asked.items()}
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The constraints that ask for a probability of a safe response."""
+        return tuple(name for name, constraint in self.constraints.items() if constraint.needs_rate)
 
     def baseline_weights(self) -> dict[str, list[float]]:
         """Weights [1+m] of the scores that every baseline is aligned to, by its name."""

@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from alignjax.config import DataSettings, ModelSettings, SourceSettings
-from alignjax.data.records import (
-    DataSource,
-    PreferencePair,
-    Prompt,
-    clean,
-    prompt_key,
-    read_pairs,
-    read_prompts,
-)
+from alignjax.config import DataSettings, ModelSettings, TestSettings
+from alignjax.data.records import PreferencePair, Prompt, prompt_key
 from alignjax.data.responses import Responses
-from alignjax.data.split import split_by_prompt
+from alignjax.data.sources import chosen_places, make_sources, read_sources
 from alignjax.data.tokenize import (
     Template,
     TokenizedPair,
@@ -66,8 +58,10 @@ class Preferences:
       align: pairs of all dimensions, each once, for the final alignment; `align_pairs` their text.
       human: by dimension, [n] labels of the `align` pairs, nan where a pair has none.
       train_prompts: prompts to sample the reference on.
-      eval_prompts: prompts that no training has seen (the same prompts where a world has no others).
+      test_prompts: prompts that nothing else uses (the same prompts where a world has no others). They are
+        shuffled by seed, as `train_prompts` are: any prefix is a fair sample.
       counts: what was read, dropped and cut, by dimension.
+      categories: by column, the category of every prompt that has one, by `prompt_key`.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -75,8 +69,37 @@ class Preferences:
     align_pairs: list[PreferencePair]
     human: Mapping[str, np.ndarray]
     train_prompts: list[Prompt]
-    eval_prompts: list[Prompt]
+    test_prompts: list[Prompt]
     counts: dict[str, dict[str, int]]
+    categories: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+    def category_of(self, column: str, prompts: Sequence[Prompt]) -> list[str | None]:
+        """The category of each prompt; None where its rows name none.
+
+        Args:
+          column: one that was asked for when the data were read.
+          prompts: any prompts.
+        """
+        found = self.categories[column]
+        return [found.get(prompt_key(prompt)) for prompt in prompts]
+
+    def require_safe_labels(self, names: Sequence[str]) -> None:
+        """Refuses constraints that ask for a rate where no label of a single response can calibrate it.
+
+        Args:
+          names: of the constraints, as `Config.rates` gives them.
+
+        Raises:
+          InputError: the held-out pairs of one of them do not say which responses are safe.
+        """
+        for name in names:
+            dimension = self.dimensions.get(name)
+            if dimension is None or not any(pair.safe for pair in dimension.held_out.texts):
+                raise InputError(
+                    f"config.constraints.{name}: asks for a rate of safe responses, but no pair of "
+                    f"config.data.sources.{name} says which responses are safe (is_response_0_safe, "
+                    "is_response_1_safe); ask for a margin or a level, or add these columns."
+                )
 
 
 def load(
@@ -87,6 +110,9 @@ def load(
     tokenizer: "PreTrainedTokenizerBase",
     template: Template,
     world: World | None,
+    *,
+    test_share: float = TestSettings().share,
+    columns: Mapping[str, str] | None = None,
 ) -> Preferences:
     """Reads or makes the preference data, and tokenizes it.
 
@@ -98,15 +124,21 @@ def load(
       tokenizer: of the reference.
       template: how a prompt is shown.
       world: an embedded world, whose pairs are made; None: files are read.
+      test_share: of files, the share of the prompts that are kept for the test, `config.test.share`.
+      columns: the column with the categories of each constraint that is asked by category,
+        `Config.group_columns`.
 
     Raises:
-      InputError: a file cannot be used, or a dimension is left with nothing.
+      InputError: a file cannot be used, a dimension is left with nothing, or no row has a column of
+        categories.
     """
     counts: dict[str, dict[str, int]] = {}
+    columns = {} if columns is None else columns
     if world is None:
-        raw = _from_files(settings, names, seeds, counts)
+        found = read_sources(settings, names, seeds, test_share, columns, counts)
     else:
-        raw = _from_world(settings, names, seeds, world)
+        found = make_sources(settings, names, seeds, world)
+    raw = found.pairs
 
     def tokenize(pairs: Sequence[PreferencePair], name: str | None, part: str) -> Labelled:
         return _tokenize(tokenizer, template, model, pairs, name, counts.setdefault(part, {}))
@@ -117,29 +149,31 @@ def load(
     }
     align_pairs, human = _union({name: train for name, (train, _) in raw.items()})
     align = tokenize(align_pairs, None, "align").tokens
-    train_prompts, eval_prompts = _prompts(settings, seeds, world, raw)
-    for name, prompts in (("prompts to sample", train_prompts), ("prompts to evaluate", eval_prompts)):
+    train_prompts = _shuffled(found.train_prompts, seeds.seed("sampling prompts"))
+    test_prompts = _shuffled(found.test_prompts, seeds.seed("test prompts"))
+    for name, prompts in (("prompts to sample", train_prompts), ("prompts to test", test_prompts)):
         _, cut = tokenize_prompts(tokenizer, template, prompts, max_prompt_length=model.max_prompt_length)
         counts[name] = {"prompts": len(prompts), "prompts_cut": cut}
-    return Preferences(dimensions, align, align_pairs, human, train_prompts, eval_prompts, counts)
+    return Preferences(
+        dimensions, align, align_pairs, human, train_prompts, test_prompts, counts, found.categories
+    )
 
 
 def abstract(
-    names: Sequence[str], pair: TokenizedPair, train: int, held_out: int, prompts: int, *, signed: bool
+    names: Sequence[str], pair: TokenizedPair, train: int, held_out: int, prompts: int
 ) -> Preferences:
-    """Data sets that repeat one pair, for a plan.
+    """Data sets that repeat one pair, for a plan; it says which response is safe, as pairs may.
 
     Args:
       names: of the dimensions, which all label the same pairs.
       pair: the row.
       train: pairs to learn from.
       held_out: pairs held out.
-      prompts: prompts to sample and to evaluate on.
-      signed: whether the pairs say which responses are safe.
+      prompts: prompts to sample and to test on.
     """
 
     def labelled(count: int) -> Labelled:
-        text = PreferencePair("", "", "", {}, "", (True, False) if signed else None)
+        text = PreferencePair("", "", "", {}, "", (True, False))
         return Labelled(
             [pair] * count, np.zeros(count, np.float32), np.zeros(count, np.int64), [text] * count
         )
@@ -177,7 +211,7 @@ def pairs_of_samples(
 
 def at_most(preferences: Preferences, most: int | None, seed: int) -> Preferences:
     """The same with at most `most` of the pairs to align on, drawn by seed; None keeps all."""
-    places = _places(len(preferences.align), most, seed)
+    places = chosen_places(len(preferences.align), most, seed)
     if len(places) == len(preferences.align):
         return preferences
     return dataclasses.replace(
@@ -194,57 +228,6 @@ def template_of(template: str, tokenizer: "PreTrainedTokenizerBase", world: Worl
     if template:
         return Template("plain", template)
     return world.template if world is not None else template_for(tokenizer)
-
-
-Raw = dict[str, tuple[list[PreferencePair], list[PreferencePair]]]
-"""Pairs to train on and pairs held out, by dimension."""
-
-
-def _from_world(settings: DataSettings, names: Sequence[str], seeds: Seeds, world: World) -> Raw:
-    labels = settings.labels
-    train = world.make_pairs(seeds.seed("pairs"), settings.num_pairs, labels=labels, split="train")
-    held = world.make_pairs(seeds.seed("held-out"), settings.num_held_out, labels=labels, split="held_out")
-    return {name: (train, held) for name in names}
-
-
-def _from_files(
-    settings: DataSettings, names: Sequence[str], seeds: Seeds, counts: dict[str, dict[str, int]]
-) -> Raw:
-    raw: Raw = {}
-    for name in names:
-        source = settings.sources.get(name, SourceSettings())
-        if not source.path:
-            continue  # config/checks.py knows which dimensions need no pairs
-        pairs, kept = clean(read_pairs(_data_source(source), _labels(source, name)))
-        counts[name] = dict(kept._asdict())
-        if not pairs:
-            raise InputError(f"{source.path}: nothing is left for {name} after cleaning ({counts[name]}).")
-        # One split for all dimensions: a prompt held out for one is never trained on for another.
-        train, held = split_by_prompt(pairs, fraction=settings.held_out_fraction, seed=seeds.root)
-        raw[name] = (
-            _subset(train, settings.max_train_pairs, seeds.seed(f"train {name}")),
-            _subset(held, settings.max_held_out_pairs, seeds.seed(f"held-out {name}")),
-        )
-    return raw
-
-
-def _data_source(source: SourceSettings) -> DataSource:
-    return DataSource(**{f.name: getattr(source, f.name) for f in dataclasses.fields(source)})
-
-
-def _labels(source: SourceSettings, name: str) -> str | dict[str, str]:
-    return {name: source.label} if source.label else name
-
-
-def _subset(pairs: Sequence[PreferencePair], most: int | None, seed: int) -> list[PreferencePair]:
-    return [pairs[i] for i in _places(len(pairs), most, seed)]
-
-
-def _places(count: int, most: int | None, seed: int) -> list[int]:
-    """So many of `count` places, drawn by seed, in order; None: all."""
-    if most is None or count <= most:
-        return list(range(count))
-    return sorted(np.random.default_rng(seed).choice(count, size=most, replace=False).tolist())
 
 
 def _union(
@@ -285,28 +268,8 @@ def _tokenize(
     return Labelled(tokens, np.array(labels, np.float32), np.array(groups, np.int64), list(pairs))
 
 
-def _prompts_of_file(settings: DataSettings, seeds: Seeds) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to sample and to evaluate on, by the same split as pairs: none is on both sides."""
-    prompts = read_prompts(settings.prompts or "")
-    bare = [PreferencePair(prompt, "", "", {}, "") for prompt in prompts]
-    sides = split_by_prompt(bare, fraction=settings.held_out_fraction, seed=seeds.root)
-    train, held = ([pair.prompt for pair in side] for side in sides)
-    return train, held
-
-
-def _prompts(
-    settings: DataSettings, seeds: Seeds, world: World | None, raw: Raw
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Distinct prompts to sample and to evaluate on, shuffled by seed: any prefix is a fair sample."""
-    if world is not None:
-        train, held = list(world.prompts_train), list(world.prompts_eval)
-    elif settings.prompts:
-        train, held = _prompts_of_file(settings, seeds)
-    else:
-        train, held = ([pair.prompt for parts in raw.values() for pair in parts[side]] for side in (0, 1))
-    parts = []
-    for side, prompts in (("sampling", train), ("evaluation", held)):
-        distinct = sorted({prompt_key(prompt): prompt for prompt in prompts}.items())
-        order = np.random.default_rng(seeds.seed(f"{side} prompts")).permutation(len(distinct))
-        parts.append([distinct[i][1] for i in order])
-    return parts[0], parts[1]
+def _shuffled(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Distinct prompts in an order that depends on them and the seed alone."""
+    distinct = sorted({prompt_key(prompt): prompt for prompt in prompts}.items())
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return [distinct[i][1] for i in order]

@@ -6,29 +6,19 @@ The layout of each row is recognised by its columns:
 - hh-rlhf: chosen and rejected are whole dialogues as one text, turns opened by "\n\nHuman:" and
   "\n\nAssistant:";
 - SafeRLHF: prompt, response_0, response_1, one column per dimension with the id (0 or 1) of the better
-response,
-  and optionally is_response_0_safe, is_response_1_safe.
+  response, and optionally is_response_0_safe, is_response_1_safe.
 """
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.data.files import read_json_lines
+from alignjax.data.rows import Message, Prompt, Row
 from alignjax.errors import InputError
-
-
-class Message(NamedTuple):
-    """One turn of a conversation: role is user, assistant or system."""
-
-    role: str
-    content: str
-
-
-Prompt = str | tuple[Message, ...]
-"""A text stands for one turn of the user."""
 
 
 class PreferencePair(NamedTuple):
@@ -42,6 +32,7 @@ class PreferencePair(NamedTuple):
       where: file:line, for messages.
       safe: whether (chosen, rejected) are safe; None if the data does not say.
       problem: why the row cannot be used, or empty. `clean` drops and counts rows with a problem.
+      categories: column -> category of the prompt, for the columns asked for that the row has.
     """
 
     prompt: Prompt
@@ -51,6 +42,19 @@ class PreferencePair(NamedTuple):
     where: str
     safe: tuple[bool, bool] | None = None
     problem: str = ""
+    categories: Mapping[str, str] = {}
+
+
+class PromptRow(NamedTuple):
+    """One line of a file of prompts.
+
+    Attributes:
+      prompt: text, or the turns before the response.
+      categories: as in `PreferencePair`.
+    """
+
+    prompt: Prompt
+    categories: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class DataSource:
       rejected: name of the column; if `label` is given, the default means response_1.
       label: name of the column with the id (0 or 1) of the better response; empty: chosen is the better one.
       limit: number of rows to read from the beginning; None: all.
+      categories: names of the columns with a category of the prompt; a row need not have them.
     """
 
     path: str
@@ -74,6 +79,7 @@ class DataSource:
     rejected: str = "rejected"
     label: str = ""
     limit: int | None = None
+    categories: tuple[str, ...] = ()
 
 
 class Counts(NamedTuple):
@@ -138,27 +144,32 @@ def read_pairs(source: DataSource | str, labels: str | Mapping[str, str] = "rewa
             chosen="response_0" if source.chosen == "chosen" else source.chosen,
             rejected="response_1" if source.rejected == "rejected" else source.rejected,
         )
-    pairs = [_pair(_Row(where, row), source, columns) for where, row in _rows(source)]
+    pairs = [_pair(Row(where, row), source, columns) for where, row in _rows(source)]
     if not pairs:
         raise InputError(f"{source.path}: has no rows; give a file with one JSON object per line.")
     return pairs
 
 
-def read_prompts(path: str) -> list[Prompt]:
-    """Reads the prompts of a JSON Lines file, column "prompt", without repetitions, in order of appearance.
+def read_prompt_rows(path: str, categories: Sequence[str] = ()) -> list[PromptRow]:
+    """Reads every line of a JSON Lines file of prompts, column "prompt", with the categories it has.
+
+    Args:
+      path: the file.
+      categories: names of the columns with a category of the prompt; a row need not have them.
 
     Raises:
-      InputError: a file that cannot be read, a line without a prompt or with an empty one, or no line at all.
+      InputError: a file that cannot be read, a line without a prompt or with an empty one, a category that is
+        neither text nor an object of true and false, or no line at all.
     """
-    found: dict[str, Prompt] = {}
-    for where, row in read_json_lines(path):
-        prompt = prompt_of(row, where)
+    rows: list[PromptRow] = []
+    for where, values in read_json_lines(path):
+        prompt = prompt_of(values, where)
         if not prompt_key(prompt).strip():
             raise InputError(f'{where}: "prompt" is empty; fill it or remove the line.')
-        found.setdefault(prompt_key(prompt), prompt)
-    if not found:
+        rows.append(PromptRow(prompt, Row(where, values).categories(categories)))
+    if not rows:
         raise InputError(f'{path}: has no lines; give one {{"prompt": ...}} per line.')
-    return list(found.values())
+    return rows
 
 
 def prompt_of(row: Mapping[str, Any], where: str) -> Prompt:
@@ -167,7 +178,7 @@ def prompt_of(row: Mapping[str, Any], where: str) -> Prompt:
     Raises:
       InputError: the column "prompt" is missing, or is neither a text nor a list of messages.
     """
-    return _simplest(_prompt(_Row(where, row), "prompt"))
+    return _simplest(_prompt(Row(where, row), "prompt"))
 
 
 def clean(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], Counts]:
@@ -225,108 +236,19 @@ def _rows(source: DataSource) -> Iterable[tuple[str, Mapping[str, Any]]]:
     return read_json_lines(source.path, source.limit)
 
 
-class _Row:
-    """One row of a source; its checks raise errors that name file, line and column."""
-
-    def __init__(self, where: str, values: Mapping[str, Any]):
-        self.where, self.values = where, values
-
-    def error(self, column: str, problem: str) -> InputError:
-        return InputError(f'{self.where}: "{column}" {problem}')
-
-    def has(self, column: str) -> bool:
-        return bool(column) and self._find(column) is not None
-
-    def get(self, column: str) -> Any:
-        found = self._find(column)
-        if found is None:
-            raise self.missing(column)
-        return found[0]
-
-    def missing(self, column: str) -> InputError:
-        there = ", ".join(self.values) or "none"
-        return self.error(column, f"is missing; the row's columns are {there}. Name the right one.")
-
-    def _find(self, column: str) -> tuple[Any] | None:
-        """The value in a tuple of one, since it may be None; a column of the whole name has precedence."""
-        if column in self.values:
-            return (self.values[column],)
-        value: Any = self.values
-        for part in column.split("."):
-            if isinstance(value, Mapping) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-                value = value[int(part)]
-            else:
-                return None
-        return (value,)
-
-    def text(self, column: str, value: Any) -> str:
-        if not isinstance(value, str):
-            raise self.error(column, f"is {_kind(value)}, must be text; fix it or remove the line.")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise self.error(column, "holds half of a surrogate pair; fix it or remove the line.") from error
-        return value
-
-    def messages(self, column: str, value: list[Any]) -> tuple[Message, ...]:
-        for i, item in enumerate(value):
-            if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-                raise self.error(f"{column}.{i}", 'must be a message {"role": .., "content": ..}; fix it.')
-        if not value:
-            raise self.error(column, "is an empty list of messages; fill it or remove the line.")
-        return tuple(
-            Message(
-                self.text(f"{column}.{i}.role", item["role"]),
-                self.text(f"{column}.{i}.content", item["content"]),
-            )
-            for i, item in enumerate(value)
-        )
-
-    def label(self, column: str) -> float:
-        value = self.get(column)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(
-                column, f"is {_kind(value)}, must be 0 or 1, the id of the better response; fix it."
-            )
-        if value not in (0, 1):
-            raise self.error(column, f"is {value}, must be 0 or 1, the id of the better response; fix it.")
-        return 1.0 if value == 0 else 0.0
-
-    def safe(self) -> tuple[bool, bool] | None:
-        columns = ("is_response_0_safe", "is_response_1_safe")
-        if not all(self.has(column) for column in columns):
-            return None
-        first, second = (self.get(column) for column in columns)
-        for column, value in zip(columns, (first, second), strict=True):
-            if not isinstance(value, bool):
-                raise self.error(
-                    column, f"is {_kind(value)}, must be true or false; fix it or remove the line."
-                )
-        return first, second
-
-
-def _kind(value: Any) -> str:
-    """A value's type in JSON's terms, with the value itself if it is short."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    return {str: "a text", list: "a list"}.get(type(value), "an object")
-
-
-def _pair(row: _Row, source: DataSource, columns: Mapping[str, str]) -> PreferencePair:
+def _pair(row: Row, source: DataSource, columns: Mapping[str, str]) -> PreferencePair:
     labels = {name: row.label(column) if column else 1.0 for name, column in columns.items()}
     safe = row.safe() if any(columns.values()) else None
     chosen, rejected = row.get(source.chosen), row.get(source.rejected)
+    categories = row.categories(source.categories)
+    made = functools.partial(PreferencePair, labels=labels, where=row.where, safe=safe, categories=categories)
     if row.has(source.prompt):
         prompt = _prompt(row, source.prompt)
         replies = [
             _reply(row, column, value, prompt)
             for column, value in ((source.chosen, chosen), (source.rejected, rejected))
         ]
-        return PreferencePair(_simplest(prompt), *replies, labels=labels, where=row.where, safe=safe)
+        return made(_simplest(prompt), *replies)
     if isinstance(chosen, list) and isinstance(rejected, list):
         first, second = row.messages(source.chosen, chosen), row.messages(source.rejected, rejected)
     elif _is_dialogue(chosen) and _is_dialogue(rejected):
@@ -338,7 +260,7 @@ def _pair(row: _Row, source: DataSource, columns: Mapping[str, str]) -> Preferen
         raise row.missing(source.prompt)
     prompt = _simplest(first[:-1])
     problem = _conversation_problem(first, second)
-    return PreferencePair(prompt, first[-1].content, second[-1].content, labels, row.where, safe, problem)
+    return made(prompt, first[-1].content, second[-1].content, problem=problem)
 
 
 def _conversation_problem(first: tuple[Message, ...], second: tuple[Message, ...]) -> str:
@@ -350,7 +272,7 @@ def _conversation_problem(first: tuple[Message, ...], second: tuple[Message, ...
     return "" if first[:-1] == second[:-1] else "the two conversations differ before their last turn"
 
 
-def _prompt(row: _Row, column: str) -> tuple[Message, ...]:
+def _prompt(row: Row, column: str) -> tuple[Message, ...]:
     value = row.get(column)
     if isinstance(value, list):
         return row.messages(column, value)
@@ -362,7 +284,7 @@ def _simplest(prompt: tuple[Message, ...]) -> Prompt:
     return prompt[0].content if len(prompt) == 1 and prompt[0].role == "user" else prompt
 
 
-def _reply(row: _Row, column: str, value: Any, prompt: tuple[Message, ...]) -> str:
+def _reply(row: Row, column: str, value: Any, prompt: tuple[Message, ...]) -> str:
     """The response; a list may hold the assistant's reply alone, or the prompt's turns and the reply."""
     if not isinstance(value, list):
         return row.text(column, value)

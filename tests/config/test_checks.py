@@ -17,6 +17,10 @@ def no_margin(c: Any) -> None:
     c.constraints.safety.margin = None
 
 
+def ask(c: Any, **ways: Any) -> None:
+    c.constraints.safety = ways
+
+
 def unknown_field(c: Any) -> None:
     c.betta = 1.0
 
@@ -35,7 +39,41 @@ def fraction_of_two(c: Any) -> None:
         (lambda c: c.update(beta=0.0), "config.beta: is 0.0, must be greater than 0"),
         (lambda c: c.update(beta_pre=-1.0), "config.beta_pre"),
         (margin_and_level, "config.constraints.safety: give margin or level, not both"),
-        (no_margin, "config.constraints.safety: give one of margin, level, fraction"),
+        (no_margin, "config.constraints.safety: give one of margin, level, fraction, rate, tail, groups."),
+        (lambda c: c.constraints.safety.update(rate=0.9), "safety: give margin or rate, not both"),
+        (lambda c: ask(c, rate=1.0), "safety.rate: is 1.0, must be less than 1: it is the mean prob"),
+        (lambda c: ask(c, rate=0.0), "safety.rate: is 0.0, must be greater than 0"),
+        (lambda c: ask(c, tail={"share": 0.1}), "safety.tail: give share and cost; cost is missing."),
+        (lambda c: ask(c, tail={"cost": 0.0}), "safety.tail: give share and cost; share is missing."),
+        (lambda c: ask(c, tail={"share": 1.0, "cost": 0.0}), "safety.tail.share: is 1.0, must be less"),
+        (
+            lambda c: ask(c, tail={"share": 0.1, "cost": 0.0}, groups={"margin": 1.0}),
+            "safety: give tail or groups, not both",
+        ),
+        (lambda c: ask(c, groups={"column": "topic"}), "safety: give one of margin, level, fraction, rate"),
+        (
+            lambda c: ask(c, groups={"margin": 1.0, "rate": {"a": 0.9}}),
+            "safety.groups: give margin or rate, not both",
+        ),
+        (lambda c: ask(c, groups={"level": {}}), "safety.groups.level: is {}, is empty; give one number"),
+        (lambda c: ask(c, groups={"rate": {"a": 1.5}}), "safety.groups.rate.a: is 1.5, must be less than 1"),
+        (lambda c: ask(c, groups={"rate": {"a": "x"}}), "safety.groups.rate.a: is 'x' of type str, must be"),
+        (lambda c: ask(c, groups={"margin": 1.0, "column": ""}), "safety.groups.column: is '', name the"),
+        (
+            lambda c: ask(c, groups={"margin": 1.0, "column": "topic"}),
+            "safety.groups.column: is 'topic', must be category, the one column of an embedded world.",
+        ),
+        (lambda c: c.update(confidence=0.5), "config.confidence: is 0.5, must be greater than 0.5"),
+        (lambda c: c.update(confidence=1.0), "config.confidence: is 1.0, must be less than 1"),
+        (lambda c: c.test.update(share=1.0), "config.test.share: is 1.0, must be less than 1"),
+        (lambda c: c.test.update(prompts=1), "config.test.prompts: is 1, must be at least 2"),
+        (
+            lambda c: c.test.update(kl=0.0),
+            "config.test.kl: is 0.0, must be greater than 0: it is the largest",
+        ),
+        (lambda c: c.evaluation.update(temperature=0.0), "config.evaluation.temperature: is 0.0, must be"),
+        (lambda c: c.evaluation.update(top_p=1.5), "config.evaluation.top_p: is 1.5, must be at most 1"),
+        (lambda c: c.rounds.update(count=0), "config.rounds.count: is 0, must be at least 1"),
         (fraction_of_two, "config.constraints.safety.fraction: is 2.0"),
         (unknown_field, "config.betta: no such field"),
         (both_world_and_sources, "give a world or sources, not both"),
@@ -155,6 +193,27 @@ def test_a_judge_of_ones_own_needs_samples(load):
     config.judges.reward.function = "m:f"
     with pytest.raises(InputError, match=r"config.judges.reward: is \['function'\], reads sampled responses"):
         from_mapping(config.to_dict())
+
+
+def test_the_sides_of_the_split_leave_prompts_to_train_on(load):
+    config = load("pecan").get_config("smollm2-135m")
+    config.model.path, config.test.share = "model", 0.6
+    for source in config.data.sources.values():
+        source.path = "pairs.jsonl"
+    with pytest.raises(InputError) as caught:
+        from_mapping(config.to_dict())
+    line = "config.test.share: is 0.6, leaves no prompts to train on beside data.held_out_fraction, 0.4."
+    assert str(caught.value) == line
+
+
+def test_a_fixed_multiplier_needs_nothing_asked_and_further_rounds_do(tiny):
+    tiny.constraints.safety.margin, tiny.lam = None, 1.0
+    assert from_mapping(tiny.to_dict()).constraints["safety"].given == ()
+    tiny.rounds.count = 2
+    with pytest.raises(
+        InputError, match=r"config.rounds.count: is 2, needs to know what is asked of safety;"
+    ):
+        from_mapping(tiny.to_dict())
 
 
 def test_a_source_is_needed_for_every_dimension(load):

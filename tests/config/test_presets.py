@@ -4,6 +4,7 @@ import pytest
 
 from alignjax.config import Config, ConstraintSettings, JudgeSettings, from_mapping, presets, to_mapping
 from alignjax.config.settings import METHODS
+from alignjax.data.worlds import world_for
 from alignjax.records.codec import decode
 
 
@@ -55,11 +56,11 @@ TRAINING = {
 }
 # num_prompts, num_samples, max_new_tokens, top_p of the dual's samples and of the evaluation's.
 SAMPLES = {
-    "tiny": ((200, 32, 20, 1.0), (115, 32, 20, 1.0)),
+    "tiny": ((200, 64, 20, 1.0), (346, 12, 20, 1.0)),
     "enumerable": ((8, 4096, 4, 1.0), (8, 64, 4, 1.0)),
-    "smollm2-135m": ((40, 8, 40, 1.0), (24, 4, 40, 1.0)),
-    "alpaca-7b": ((1000, 128, 256, 0.9), (200, 8, 256, 1.0)),
-    "llama3-8b": ((1000, 128, 256, 0.9), (200, 8, 256, 1.0)),
+    "smollm2-135m": ((40, 8, 40, 1.0), (48, 2, 40, 1.0)),
+    "alpaca-7b": ((1000, 128, 256, 0.9), (400, 4, 256, 0.9)),
+    "llama3-8b": ((1000, 128, 256, 0.9), (400, 4, 256, 0.9)),
 }
 
 
@@ -76,13 +77,26 @@ def test_sizes_of_the_presets(load, method, preset):
     assert config.get("beta_pre", config.beta) == config.beta
     (prompts, samples, tokens, top_p), evaluated = SAMPLES[preset]
     if (method, preset) == ("mocan", "tiny"):  # of nine policies: half the samples
-        evaluated = (115, 16, 20, 1.0)
+        evaluated = (346, 6, 20, 1.0)
+    if config.data.world is None:
+        config.model.path = "model"
+        for source in config.data.sources.values():
+            source.path = "pairs.jsonl"
+    built = from_mapping(config.to_dict())
     for given, expected in (
-        (config.sampling, (prompts, samples, tokens, top_p)),
-        (config.evaluation, evaluated),
+        (built.sampling, (prompts, samples, tokens, top_p)),
+        (built.evaluation_sampling, evaluated),
     ):
         assert (given.num_prompts, given.num_samples, given.max_new_tokens, given.top_p) == expected
         assert given.temperature == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_world_of_the_first_preset_has_as_many_test_prompts_as_it_evaluates_on(load, method):
+    config = load(method).get_config("tiny")
+    world = world_for(config.data.world)
+    assert len(world.prompts_test) == config.evaluation.num_prompts
+    assert len(world.prompts_train) >= config.sampling.num_prompts
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,6 +107,7 @@ def test_published_preset_has_the_published_numbers(load, method):
     assert config.align.batch_size * config.align.accumulate == 16
     assert (config.model.dtype, config.model.max_length) == ("bfloat16", 512)
     assert config.model.template.endswith("ASSISTANT:")
+    assert (config.data.held_out_fraction, config.test.share) == (0.1, 0.1)
     assert load(method).get_config("llama3-8b").model.template == ""
 
 

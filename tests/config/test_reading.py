@@ -45,7 +45,7 @@ def test_the_method_has_no_default(tiny):
 
 
 PECAN = {"prealign", "beta_pre", "raw_labels"}
-MOCAN = {"scores", "score_training", "score_model", "relabel", "rounds", "baselines"}
+MOCAN = {"scores", "score_training", "score_model", "relabel", "baselines"}
 
 
 def test_which_method_reads_which_field():
@@ -77,6 +77,40 @@ def test_the_mapping_holds_the_fields_of_the_method_and_reads_back(load, method)
     assert set(mapping) == set(load(method).get_config("tiny"))
 
 
+def test_numbers_by_category_are_read_and_written(tiny):
+    values = tiny.to_dict()
+    values["constraints"]["safety"] |= {"margin": None, "groups": {"rate": {"a": 0.9, "b c": 0.5}}}
+    config = from_mapping(values)
+    groups = config.constraints["safety"].groups
+    assert groups.rate == {"a": 0.9, "b c": 0.5} and groups.given == ("rate",)
+    assert [groups.asked_of(name) for name in ("a", "b c", "d")] == [0.9, 0.5, None]
+    assert config.group_columns == {"safety": "category"} and config.rates == ("safety",)
+    assert from_mapping(to_mapping(config)) == config
+    assert determining(config)["constraints"]["safety"]["groups"]["rate"] == {"a": 0.9, "b c": 0.5}
+
+
+def test_one_number_is_asked_of_every_category(tiny):
+    values = tiny.to_dict()
+    values["constraints"]["safety"] |= {"margin": None, "groups": {"margin": 0.5, "column": "topic"}}
+    values["data"] |= {"world": None, "sources": {n: {"path": "x"} for n in ("reward", "safety")}}
+    values["model"]["path"] = "model"
+    config = from_mapping(values)
+    assert config.constraints["safety"].groups.asked_of("anything") == 0.5
+    assert config.group_columns == {"safety": "topic"} and config.rates == ()
+
+
+def test_policies_are_evaluated_as_the_dual_was_sampled_unless_told_otherwise(tiny):
+    tiny.sampling.temperature, tiny.sampling.top_p = 0.7, 0.9
+    drawn = from_mapping(tiny.to_dict()).evaluation_sampling
+    assert (drawn.temperature, drawn.top_p) == (0.7, 0.9)
+    assert (drawn.num_prompts, drawn.num_samples, drawn.max_new_tokens) == (346, 12, 20)
+    tiny.evaluation.top_p, tiny.test.prompts = 1.0, 50
+    config = from_mapping(tiny.to_dict())
+    drawn = config.evaluation_sampling
+    assert (drawn.temperature, drawn.top_p, drawn.num_prompts) == (0.7, 1.0, 50)
+    assert config.num_test_prompts == 50
+
+
 def test_weights_of_baselines(tiny_mocan):
     config = tiny_mocan
     config.baselines.single, config.baselines.lams = True, (0.5, 2.0)
@@ -95,20 +129,24 @@ WITHOUT_EFFECT = {
     "SourceSettings": {"data_dir"},
     "TrainingSettings": {"log_every", "checkpoint_every"},
     "PreferenceTrainingSettings": {"log_every", "checkpoint_every"},
-    "Config": {"mesh", "accept_uninformative", "ref_batch_size", "resident_models", "shown_samples"},
+    "Config": {
+        *("mesh", "accept_uninformative", "require_verified"),
+        *("ref_batch_size", "resident_models", "shown_samples"),
+    },
 }
 
 
 def test_which_settings_change_no_result():
-    from alignjax.config import settings
+    from alignjax.config import asking, settings
 
-    kinds = [kind for kind in vars(settings).values() if dataclasses.is_dataclass(kind)]
+    every = (vars(settings) | vars(asking)).values()
+    kinds = [kind for kind in every if dataclasses.is_dataclass(kind)]
     found = {
         kind.__name__: {field.name for field in dataclasses.fields(kind) if not affects_result(field)}
         for kind in kinds
         if isinstance(kind, type)
     }
-    assert len(found) == 17 and {name: fields for name, fields in found.items() if fields} == WITHOUT_EFFECT
+    assert len(found) == 21 and {name: fields for name, fields in found.items() if fields} == WITHOUT_EFFECT
 
 
 def test_what_determines_a_result_leaves_them_out_at_every_depth(tiny):
@@ -117,7 +155,14 @@ def test_what_determines_a_result_leaves_them_out_at_every_depth(tiny):
     assert set(determined) == set(tiny) - WITHOUT_EFFECT["Config"]
     assert set(determined["align"]) == set(tiny.align) - {"log_every", "checkpoint_every"}
     assert determined["align"]["loss"] == {"name": "dpo", "label_smoothing": 0.0}
-    assert determined["constraints"] == {"safety": {"margin": 1.0, "level": None, "fraction": None}}
+    nothing = {"margin": None, "level": None, "rate": None}
+    assert determined["constraints"]["safety"] == nothing | {
+        "margin": 1.0,
+        "fraction": None,
+        "tail": {"share": None, "cost": None},
+        "groups": nothing | {"column": "category"},
+    }
+    assert determined["test"]["share"] == 0.2 and determined["confidence"] == 0.95
     assert determined["lora"]["targets"] == ["q", "k", "v", "o", "gate", "up", "down"]
     assert determining(MeshSettings()) == {}
     assert determining({"reward": ScoreSettings(exact=True)})["reward"]["exact"] is True

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from alignjax.data.records import DataSource, Message, clean, prompt_key, read_pairs
+from alignjax.data.records import (
+    DataSource,
+    Message,
+    clean,
+    prompt_key,
+    read_pairs,
+    read_prompt_rows,
+)
 from alignjax.errors import InputError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -91,6 +98,55 @@ def test_dotted_columns(tmp_path):
     assert (pair.prompt, pair.chosen, pair.rejected) == ("p", "a", "b")
     (pair,) = read(write(tmp_path, row), prompt="a.b", chosen="response.0", rejected="response.1")
     assert pair.prompt == "whole name first"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"topic": "drugs"}, {"topic": "drugs"}),
+        ({"topic": " drugs "}, {"topic": "drugs"}),
+        # An object of true and false, as PKU-SafeRLHF has: the first that holds.
+        ({"topic": {"a": False, "b": True, "c": True}}, {"topic": "b"}),
+        ({"topic": {"a": False, "b": False}}, {"topic": "none"}),
+        ({"topic": None}, {}),
+        ({"topic": "  "}, {}),
+        ({}, {}),
+        ({"topic": "x", "meta": {"kind": "y"}}, {"topic": "x", "meta.kind": "y"}),
+        ({"meta.kind": "whole name first", "meta": {"kind": "y"}}, {"meta.kind": "whole name first"}),
+    ],
+)
+def test_categories(tmp_path, row, expected):
+    (pair,) = read(write(tmp_path, GOOD | row), categories=("topic", "meta.kind"))
+    assert pair.categories == expected
+    assert read(write(tmp_path, GOOD | row))[0].categories == {}
+    path = str(write(tmp_path, {"prompt": "p"} | row, name="prompts.jsonl"))
+    assert read_prompt_rows(path, ("topic", "meta.kind")) == [("p", expected)]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (3, "the number 3"),
+        (True, "true"),
+        (["a"], "a list"),
+        ({"a": 1}, "an object of other values"),
+        ({"a": "b"}, "an object of other values"),
+    ],
+)
+def test_what_is_no_category_is_named(tmp_path, value, found):
+    path = write(tmp_path, GOOD, GOOD | {"topic": value})
+    with pytest.raises(InputError) as caught:
+        read(path, categories=("topic",))
+    line = (
+        f'{path}:2: "topic" is {found}, must be a category: text, or an object of names with true or false;'
+    )
+    assert str(caught.value).startswith(line)
+
+
+def test_categories_of_whole_conversations(tmp_path):
+    row = {"chosen": "\n\nHuman: x\n\nAssistant: a", "rejected": "\n\nHuman: x\n\nAssistant: b"}
+    (pair,) = read(write(tmp_path, row | {"topic": "t"}), categories=("topic",))
+    assert (pair.prompt, pair.chosen, pair.categories) == ("x", "a", {"topic": "t"})
 
 
 def test_hh_dialogue(tmp_path):
@@ -244,6 +300,15 @@ def test_real_both_dimensions():
     one_safe = [pair for pair in pairs if pair.safe is not None and pair.safe[0] != pair.safe[1]]
     assert len(one_safe) == 48
     assert all(pair.labels["safety"] == float(pair.safe[0]) for pair in one_safe if pair.safe is not None)
+
+
+def test_categories_of_real_rows():
+    path = real("pku-saferlhf-500-both-dims/rows.jsonl")
+    pairs = read(path, "safety", label="safer_response_id", categories=("response_0_harm_category",))
+    found = [pair.categories["response_0_harm_category"] for pair in pairs]
+    rows = [json.loads(line)["response_0_harm_category"] for line in path.read_text().splitlines()]
+    assert found.count("none") == sum(not any(row.values()) for row in rows) == 222
+    assert all(found[i] == "none" or rows[i][found[i]] for i in range(len(rows)))
 
 
 def test_real_hh_rlhf():

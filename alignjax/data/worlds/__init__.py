@@ -14,8 +14,8 @@ def world_for(name: str, *, world_seed: int = 0) -> World:
 
     Args:
       name: "assistant" or "enumerable".
-      world_seed: >= 0; it decides which prompts are held out in `assistant`, and the true scores in
-        `enumerable`.
+      world_seed: >= 0; it decides which prompts are held out, and which tested, in `assistant`, and the true
+        scores in `enumerable`.
 
     Returns:
       The world.

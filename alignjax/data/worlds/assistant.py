@@ -63,7 +63,10 @@ HELP_DETAIL, HELP_MENTION, HELP_REFUSAL, HELP_WARNING = 3.0, 1.0, 1.0, 0.1
 SAFE_DETAIL, SAFE_WARNING, SAFE_REFUSAL, SAFE_BENIGN = 4.5, 4.0, 3.0, 0.5
 LENGTH_PENALTY, REPEAT_PENALTY, MARKER_PENALTY, FREE_LENGTH = 0.05, 0.3, 0.5, 12
 
-SHARES = {"train": 14, "held_out": 3, "eval": 3}  # numbers out of every 20 prompts in order of harm
+# Numbers out of every 20 prompts in order of harm: 307 to train on, 115 held out, 346 to test on. Margins of
+# prompts have a standard deviation of 1.3, so that a test on T of them is sure to within 2.3 / sqrt(T).
+SHARES = {"train": 8, "held_out": 3, "test": 9}
+HARMFUL = 0.5  # harm of an object from which on requests about it are called harmful
 MAX_RESPONSE_LENGTH = 20
 
 
@@ -86,13 +89,14 @@ def make_world(world_seed: int = 0) -> base.World:
         template=Template("plain", "user: {prompt} assistant:"),
         prompts_train=prompts["train"],
         prompts_held_out=prompts["held_out"],
-        prompts_eval=prompts["eval"],
+        prompts_test=prompts["test"],
         dimensions=base.DIMENSIONS,
         max_prompt_length=longest,
         max_response_length=MAX_RESPONSE_LENGTH,
         true_scores=true_scores,
         make_reference_corpus=functools.partial(_corpus, prompts["train"]),
         make_pairs=pairs,
+        category=category,
         decoder_fields=base.decoder_fields(1 + len(words), hidden_size=64, max_positions=48),
     )
 
@@ -115,6 +119,8 @@ def vocabulary() -> tuple[str, ...]:
 def split_prompts(world_seed: int) -> dict[str, tuple[str, ...]]:
     """Divides the requests into splits with nearly equal distributions of harm.
 
+    Nothing is labelled on the test's requests, and no reference is sampled on them before the test.
+
     Requests are sorted by harm, and by a hash of (seed, prompt) within a level of harm. Every split takes its
     share evenly along this order, so that a margin means nearly the same in all three.
 
@@ -122,7 +128,7 @@ def split_prompts(world_seed: int) -> dict[str, tuple[str, ...]]:
       world_seed: >= 0.
 
     Returns:
-      train, held_out and eval -> requests, in the order of `all_prompts`; every request is in one split.
+      train, held_out and test -> requests, in the order of `all_prompts`; every request is in one split.
     """
 
     def place(prompt: str) -> tuple[float, str]:
@@ -148,6 +154,17 @@ def harm(prompt: str) -> float:
     """
     words = base.check_words(prompt, _known_words(), "assistant world: prompt")
     return float(np.clip(round(sum(HARM.get(word, 0.0) for word in words), 6), 0.0, 1.0))
+
+
+def category(prompt: str) -> str:
+    """One of two: harmful, where the object of the request has a harm of at least `HARMFUL`, or benign.
+
+    Raises:
+      InputError: a word outside the vocabulary.
+    """
+    words = base.check_words(prompt, _known_words(), "assistant world: prompt")
+    harms = [HARM.get(word, 0.0) for word in words if word in OBJECTS]
+    return "harmful" if max(harms, default=0.0) >= HARMFUL else "benign"
 
 
 def true_scores(prompt: str, responses: Sequence[str]) -> np.ndarray:
@@ -277,4 +294,5 @@ def _pairs(
 ) -> list[PreferencePair]:
     """Labelled pairs on the prompts of one split; responses are drawn from the grammar by default."""
     chosen = _grammar if sampler is None else sampler
-    return base.draw_pairs("assistant", prompts, true_scores, chosen, seed, n, labels=labels, split=split)
+    draw = functools.partial(base.draw_pairs, "assistant", prompts, true_scores, chosen, category)
+    return draw(seed, n, labels=labels, split=split)

@@ -77,16 +77,27 @@ def make_world(world_seed: int = 0) -> base.World:
         template=Template("plain", "{prompt}"),
         prompts_train=PROMPTS,
         prompts_held_out=PROMPTS,
-        prompts_eval=PROMPTS,
+        prompts_test=PROMPTS,
         dimensions=base.DIMENSIONS,
         max_prompt_length=2,
         max_response_length=MAX_LENGTH,
         true_scores=scores,
         make_reference_corpus=functools.partial(_corpus, sampler),
         make_pairs=functools.partial(_pairs, scores, sampler),
+        category=category,
         decoder_fields=base.decoder_fields(1 + len(SYMBOLS), hidden_size=64, max_positions=16),
         enumeration=enumeration,
     )
+
+
+def category(prompt: str) -> str:
+    """The first symbol of a prompt.
+
+    Raises:
+      InputError: a prompt that does not exist in this world.
+    """
+    _check_prompt(prompt, PROMPTS)
+    return prompt.split()[0]
 
 
 def list_responses() -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +147,7 @@ def true_scores(enumeration: base.Enumeration, prompt: str, responses: Sequence[
     Raises:
       InputError: a prompt or a response that does not exist in this world.
     """
-    if prompt not in enumeration.prompts:
-        raise InputError(
-            f'enumerable world: prompt "{prompt}" is not one of {", ".join(enumeration.prompts)}.'
-        )
+    _check_prompt(prompt, enumeration.prompts)
     index = _text_index()
     for text in responses:
         if text not in index:
@@ -246,8 +254,8 @@ def exact_dual(log_ref: np.ndarray, scores: np.ndarray, *, beta: float, margins:
 
     def tilt(lam: np.ndarray) -> tuple[np.ndarray, float]:
         logits = log_ref + (rewards + utilities @ lam) / beta
-        log_z = special.logsumexp(logits, axis=1)
-        return logits - np.asarray(log_z)[:, None], beta * float(np.mean(log_z)) - float(lam @ levels)
+        log_z = np.asarray(special.logsumexp(logits, axis=1))
+        return logits - log_z[:, None], beta * float(np.mean(log_z)) - float(lam @ levels)
 
     def gradient(lam: np.ndarray) -> np.ndarray:
         return exact_expectation(tilt(lam)[0], utilities) - levels
@@ -296,6 +304,11 @@ def _table(enumeration: base.Enumeration, log_probs: np.ndarray) -> np.ndarray:
             f"enumerable world: probabilities sum to 1 only up to {worst:.2g}; normalise each prompt."
         )
     return table
+
+
+def _check_prompt(prompt: str, prompts: Sequence[str]) -> None:
+    if prompt not in prompts:
+        raise InputError(f'enumerable world: prompt "{prompt}" is not one of {", ".join(prompts)}.')
 
 
 def _sequences() -> list[tuple[int, ...]]:
@@ -363,4 +376,5 @@ def _pairs(
     """Labelled pairs; held-out pairs are other draws on the same prompts."""
     prompts: dict[str, tuple[str, ...]] = dict.fromkeys(base.SPLITS, PROMPTS)
     chosen = default if sampler is None else sampler
-    return base.draw_pairs("enumerable", prompts, scores, chosen, seed, n, labels=labels, split=split)
+    draw = functools.partial(base.draw_pairs, "enumerable", prompts, scores, chosen, category)
+    return draw(seed, n, labels=labels, split=split)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # importing it takes a second, and only making a world needs 
 DIMENSIONS = ("reward", "safety")
 EOS = "<eos>"
 SPLITS = ("train", "held_out")
+CATEGORIES = "category"  # the column of a world's categories
 LABELS = ("draws", "exact")
+
+_SAFE_STREAM = 11  # of the random streams of a seed; corpora and pairs use others
 
 Sampler = Callable[[str, int, np.random.Generator], Sequence[str]]
 """(prompt, n, generator) -> n responses as text."""
@@ -73,13 +76,14 @@ class World(NamedTuple):
       template: how a prompt is shown to the model.
       prompts_train: prompts of the training pairs.
       prompts_held_out: prompts of the held-out pairs.
-      prompts_eval: prompts that no pair has (in `enumerable` the same prompts as the others).
+      prompts_test: prompts that no pair has (in `enumerable` the same prompts as the others).
       dimensions: names of the scores, the reward first.
       max_prompt_length: tokens of the longest templated prompt.
       max_response_length: largest number of tokens of a response, the end token included.
       true_scores: (prompt, K responses as text) -> [K, 1+m] float64; higher is better, higher is safer.
       make_reference_corpus: (seed, n) -> n (prompt, response) for supervised training of the reference.
       make_pairs: (seed, n, labels=, split=, sampler=) -> n labelled pairs.
+      category: (prompt) -> the category that it belongs to.
       decoder_fields: the fields of a Hugging Face config.json of a small decoder for this world, for
         `models.config_from_hf`.
       enumeration: the list of all responses; None if they cannot be listed.
@@ -90,13 +94,14 @@ class World(NamedTuple):
     template: Template
     prompts_train: tuple[str, ...]
     prompts_held_out: tuple[str, ...]
-    prompts_eval: tuple[str, ...]
+    prompts_test: tuple[str, ...]
     dimensions: tuple[str, ...]
     max_prompt_length: int
     max_response_length: int
     true_scores: Callable[[str, Sequence[str]], np.ndarray]
     make_reference_corpus: Callable[[int, int], list[tuple[str, str]]]
     make_pairs: MakePairs
+    category: Callable[[str], str]
     decoder_fields: Mapping[str, Any]
     enumeration: Enumeration | None = None
 
@@ -203,7 +208,19 @@ def check_words(text: str, vocabulary: frozenset[str], what: str) -> list[str]:
 
 def bradley_terry(differences: np.ndarray) -> np.ndarray:
     """P(first preferred) = 1 / (1 + exp(-(s_first - s_second))), elementwise; Bradley and Terry 1952."""
-    return 0.5 * (1.0 + np.tanh(0.5 * differences))  # equal to the logistic function and cannot overflow
+    return _logistic(differences)
+
+
+def safe_probability(safety: np.ndarray) -> np.ndarray:
+    """P(a response is labelled safe) = 1 / (1 + exp(-s)) of its true safety s, elementwise.
+
+    A policy's true rate of safe responses is the mean of this over its responses.
+    """
+    return _logistic(safety)
+
+
+def _logistic(values: np.ndarray) -> np.ndarray:
+    return 0.5 * (1.0 + np.tanh(0.5 * values))  # equal to the logistic function and cannot overflow
 
 
 def draw_pairs(
@@ -211,6 +228,7 @@ def draw_pairs(
     prompts: Mapping[str, Sequence[str]],
     true_scores: Callable[[str, Sequence[str]], np.ndarray],
     sampler: Sampler,
+    category: Callable[[str], str],
     seed: int,
     n: int,
     *,
@@ -222,13 +240,15 @@ def draw_pairs(
         P(chosen preferred in dimension d) = sigmoid(s_d(prompt, chosen) - s_d(prompt, rejected))
 
     "chosen" is the response drawn first; only the label says which is better. One record carries the labels
-    of all dimensions, which are drawn independently.
+    of all dimensions, which are drawn independently, and whether each response is safe: one draw from
+    `safe_probability`, whatever `labels` is.
 
     Args:
       name: of the world, for messages.
       prompts: by split.
       true_scores: as in `World`.
       sampler: draws responses to one prompt.
+      category: as in `World`.
       seed: >= 0; equal seeds give equal pairs; the splits use different random streams.
       n: number of pairs, >= 1.
       labels: "draws", one draw (0 or 1) per dimension, like a human label, or "exact", the probability.
@@ -240,30 +260,40 @@ def draw_pairs(
     Raises:
       InputError: unknown `labels` or `split`, n < 1, or a sampler that always draws the same response.
     """
-    if labels not in LABELS:
-        raise InputError(f"{name} world: labels is {labels!r}; use one of {', '.join(LABELS)}.")
-    if split not in SPLITS:
-        raise InputError(f"{name} world: split is {split!r}; use one of {', '.join(SPLITS)}.")
-    if n < 1:
-        raise InputError(f"{name} world: {n} pairs requested; request at least 1.")
+    _check_request(name, labels, split, n)
     rng = generator(seed, 1 + SPLITS.index(split))
     choice = rng.integers(len(prompts[split]), size=n)
     label_draws = rng.random((n, len(DIMENSIONS)))
+    # A stream of their own: pairs and preference labels are the same with and without them.
+    safe_draws = generator(seed, _SAFE_STREAM + SPLITS.index(split)).random((n, 2))
     pairs: list[PreferencePair | None] = [None] * n
     for prompt_index in np.unique(choice):
         prompt = prompts[split][int(prompt_index)]
         rows = np.flatnonzero(choice == prompt_index)
         responses = _different(name, prompt, sampler, len(rows), rng)
         scores = true_scores(prompt, [text for pair in responses for text in pair])
+        safe = safe_draws[rows] < safe_probability(scores[:, DIMENSIONS.index("safety")].reshape(-1, 2))
         probabilities = bradley_terry(scores[0::2] - scores[1::2])  # [rows, 1+m]
         values = (
             probabilities if labels == "exact" else (label_draws[rows] < probabilities).astype(np.float64)
         )
-        for row, (chosen, rejected), value in zip(rows, responses, values, strict=True):
+        categories = {CATEGORIES: category(prompt)}
+        for row, (chosen, rejected), value, good in zip(rows, responses, values, safe.tolist(), strict=True):
             by_name: dict[str, float] = dict(zip(DIMENSIONS, value.tolist(), strict=True))
             where = f"{name} world, {split} pair {row}"
-            pairs[row] = PreferencePair(prompt, chosen, rejected, by_name, where)
+            pairs[row] = PreferencePair(
+                prompt, chosen, rejected, by_name, where, tuple(good), categories=categories
+            )
     return [pair for pair in pairs if pair is not None]
+
+
+def _check_request(name: str, labels: str, split: str, n: int) -> None:
+    if labels not in LABELS:
+        raise InputError(f"{name} world: labels is {labels!r}; use one of {', '.join(LABELS)}.")
+    if split not in SPLITS:
+        raise InputError(f"{name} world: split is {split!r}; use one of {', '.join(SPLITS)}.")
+    if n < 1:
+        raise InputError(f"{name} world: {n} pairs requested; request at least 1.")
 
 
 def _different(

@@ -63,12 +63,27 @@ def test_unknown_words_are_named():
 
 
 def test_splits_are_disjoint_complete_and_alike_in_harm():
-    parts = [set(WORLD.prompts_train), set(WORLD.prompts_held_out), set(WORLD.prompts_eval)]
+    parts = [set(WORLD.prompts_train), set(WORLD.prompts_held_out), set(WORLD.prompts_test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(assistant.all_prompts()) == 768
     means = [np.mean([assistant.harm(p) for p in part]) for part in parts]
     assert max(means) - min(means) < 0.02
     assert assistant.split_prompts(0) == assistant.split_prompts(0)
-    assert assistant.split_prompts(0)["eval"] != assistant.split_prompts(1)["eval"]
+    assert assistant.split_prompts(0)["test"] != assistant.split_prompts(1)["test"]
+    # 768 = 38 x 20 + 8, of which 3 are to train on, 1 is held out and 4 are to test on.
+    assert [len(part) for part in parts] == [8 * 38 + 3, 3 * 38 + 1, 9 * 38 + 4]
+
+
+def test_categories():
+    # The words fireworks, chemicals, drugs, weapons, poison and bombs have a harm of 0.5 or more.
+    assert WORLD.category("how do i make fireworks") == "harmful"
+    assert WORLD.category("tell me how to store bombs for a class") == "harmful"
+    assert (
+        WORLD.category("how do i make knives in secret") == "benign"
+    )  # harm 0.7, of which 0.4 by the object
+    for part in (WORLD.prompts_train, WORLD.prompts_held_out, WORLD.prompts_test):
+        assert abs(np.mean([WORLD.category(p) == "harmful" for p in part]) - 0.5) < 0.03
+    with pytest.raises(InputError, match='the word "zebra"'):
+        WORLD.category("how do i make zebra")
 
 
 def test_grammar_fits_the_vocabulary_and_the_lengths():
@@ -101,6 +116,30 @@ def test_pairs_repeat_with_the_seed_and_splits_keep_their_prompts():
     assert all(p.chosen != p.rejected for p in first + held)
     assert all(set(p.labels) == {"reward", "safety"} for p in first)
     assert WORLD.make_reference_corpus(1, 50) == WORLD.make_reference_corpus(1, 50)
+
+
+def test_safety_labels_are_drawn_from_the_true_safety_of_each_response():
+    pairs = WORLD.make_pairs(7, 4000)
+    probability, drawn = [], []
+    for pair in pairs:
+        assert pair.safe is not None and pair.categories == {"category": WORLD.category(str(pair.prompt))}
+        scores = WORLD.true_scores(str(pair.prompt), [pair.chosen, pair.rejected])
+        probability += (1 / (1 + np.exp(-scores[:, 1]))).tolist()
+        drawn += pair.safe
+    p, y = np.array(probability), np.array(drawn, float)
+    assert abs(np.sum(y - p)) < 4 * np.sqrt(np.sum(p * (1 - p)))
+    # Weighted by the logit, which a wrong sign or scale would shift.
+    logit = np.log(p / (1 - p))
+    assert abs(np.sum((y - p) * logit)) < 4 * np.sqrt(np.sum(p * (1 - p) * logit**2))
+    # The two of a pair are drawn apart from each other and from the preference.
+    first, second = (y - p)[0::2], (y - p)[1::2]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(4000)
+    preferred = [pair.labels["safety"] for pair in pairs]
+    known = [e.labels["safety"] for e in WORLD.make_pairs(7, 4000, labels="exact")]
+    rest = np.array(preferred) - np.array(known)
+    assert abs(np.corrcoef(first - second, rest)[0, 1]) < 4 / np.sqrt(4000)
+    again = WORLD.make_pairs(7, 4000, labels="exact")
+    assert [pair.safe for pair in again] == [pair.safe for pair in pairs]
 
 
 def test_labels_are_bradley_terry():

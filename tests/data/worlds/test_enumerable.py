@@ -197,11 +197,21 @@ def test_table_sampler_draws_from_the_table_and_checks_it():
         enumerable.table_sampler(ALL, table[:3])
 
 
+def test_a_category_is_the_first_symbol():
+    assert [WORLD.category(prompt) for prompt in enumerable.PROMPTS] == list("abcdefab")
+    pairs = WORLD.make_pairs(2, 200)
+    assert all(pair.categories == {"category": str(pair.prompt)[0]} for pair in pairs)
+    # Some of both, whatever the symbols are: true scores have mean 0.
+    assert 0.4 < np.mean([pair.safe for pair in pairs if pair.safe is not None]) < 0.6
+    assert WORLD.prompts_train == WORLD.prompts_held_out == WORLD.prompts_test == enumerable.PROMPTS
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: WORLD.true_scores("a a", [""]), 'prompt "a a" is not one of'),
         (lambda: WORLD.true_scores("a b", ["a b c d e"]), "at most 4 of the symbols"),
+        (lambda: WORLD.category("a a"), 'prompt "a a" is not one of'),
         (lambda: WORLD.make_pairs(0, 5, labels="soft"), "labels is 'soft'"),
         (lambda: WORLD.make_pairs(0, 5, split="eval"), "split is 'eval'"),
         (lambda: WORLD.make_pairs(0, 0), "at least 1"),

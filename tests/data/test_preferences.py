@@ -22,7 +22,7 @@ PLAIN = Template("plain", "{prompt}")
 def read(tokenizer):
     """read(data) is what the data stage hands on; `data` is `config.data`, other settings are named."""
 
-    def read(data, *, seed=0, world=None, template=PLAIN, **model):
+    def read(data, *, seed=0, world=None, template=PLAIN, test_share=0.2, columns=None, **model):
         return load(
             decode(DataSettings, data, "config.data"),
             ModelSettings(**model),
@@ -31,6 +31,8 @@ def read(tokenizer):
             tokenizer,
             template,
             world,
+            test_share=test_share,
+            columns=columns,
         )
 
     return read
@@ -81,7 +83,9 @@ def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(read, w
     found = read(data)
     keys = [(p.prompt, p.chosen, p.rejected) for p in found.align_pairs]
     assert len(keys) == len(set(keys)) == len(found.align)
-    trained = set(words[:30]) - set(found.eval_prompts)
+    groups = {name: dimension.held_out.texts for name, dimension in found.dimensions.items()}
+    held = {str(pair.prompt) for texts in groups.values() for pair in texts}
+    trained = set(words[:30]) - held - set(found.test_prompts)
     expected = (
         {(p, a, b) for p in words[:20]}
         | {(p, a, c) for p in words[20:30]}
@@ -95,8 +99,10 @@ def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(read, w
         key for key in keys if key[1:] == (b, a) or (key[1:] == (a, b) and key[0] in words[:10])
     }
     assert set(found.human["reward"][~np.isnan(found.human["reward"])]) == {1.0}  # chosen is the better one
-    # No prompt is on both sides of any dimension.
-    assert set(found.train_prompts) == trained and not set(found.train_prompts) & set(found.eval_prompts)
+    # No prompt is on two sides, of any dimension.
+    assert set(found.train_prompts) == trained and held and found.test_prompts
+    assert not held & set(found.test_prompts)
+    assert found.counts["reward"]["on_test_prompts"] == len(set(words[:30]) & set(found.test_prompts))
 
 
 def test_subsets_are_drawn_by_seed_and_counted(read, words, tmp_path):
@@ -180,10 +186,19 @@ def test_a_world_gives_pairs_and_prompts(read):
     assert len(found.dimensions["reward"].train.tokens) == len(found.dimensions["safety"].train.tokens) == 50
     assert len(found.align) == len({(p.prompt, p.chosen, p.rejected) for p in found.align_pairs}) <= 50
     assert set(found.train_prompts) == set(world.prompts_train)
-    assert set(found.eval_prompts) == set(world.prompts_eval)
-    assert not set(found.train_prompts) & set(found.eval_prompts)
+    assert set(found.test_prompts) == set(world.prompts_test)
+    assert not set(found.train_prompts) & set(found.test_prompts)
+    assert found.counts["prompts to test"] == {"prompts": 346, "prompts_cut": 0}
+    held = {pair.prompt for pair in found.dimensions["safety"].held_out.texts}
+    assert held <= set(world.prompts_held_out)
+    # Any prefix is a fair sample: the order is not that of the world, and changes with the seed.
+    assert found.test_prompts != list(world.prompts_test)
+    assert found.category_of("category", ["how do i make bombs", "how do i use bread", "what"]) == [
+        *("harmful", "benign", None),
+    ]
     other = read(data, world=world, template=world.template, seed=1)
     assert [p.prompt for p in other.align_pairs] != [p.prompt for p in found.align_pairs]
+    assert set(other.test_prompts) == set(found.test_prompts) and other.test_prompts != found.test_prompts
 
 
 def test_the_template_is_the_configured_one_else_the_worlds(tokenizer):
@@ -207,7 +222,7 @@ def test_prompts_of_a_file_are_split_as_pairs_are(read, words, tmp_path):
     from_pairs = read({"sources": {"reward": source, "safety": source}})
     found = read({"sources": {"reward": source, "safety": source}, "prompts": prompts})
     assert set(found.train_prompts) == set(from_pairs.train_prompts)
-    assert set(found.eval_prompts) == set(from_pairs.eval_prompts)
+    assert set(found.test_prompts) == set(from_pairs.test_prompts)
     assert len(found.train_prompts) == len(set(found.train_prompts))
     assert found.counts["prompts to sample"] == {"prompts": len(found.train_prompts), "prompts_cut": 0}
     # No pairs at all: the prompts are there.
@@ -271,3 +286,75 @@ def test_samples_that_are_all_alike_are_refused():
         InputError, match="^samples: no prompt has two different responses; raise temperature"
     ):
         pairs_of_samples(aligned(3), drawn("aa", "bb"), 2, np.random.default_rng(0))
+
+
+def labelled(prompts, a, b, topics, **more):
+    return [
+        {"prompt": p, "chosen": a, "rejected": b} | more | ({} if topic is None else {"topic": topic})
+        for p, topic in zip(prompts, topics, strict=True)
+    ]
+
+
+def test_categories_are_those_of_the_constraints_own_rows_then_of_any_other(read, words, tmp_path):
+    a, b = words[:2]
+    reward = labelled(words[:12], a, b, ["reward's"] * 12)
+    # The first six have their own, two rows of which disagree; the next two have none.
+    safety = labelled(words[:8], a, b, ["own"] * 6 + [None, None])
+    safety += labelled(words[:2], b, a, ["other", "own"])
+    listed = [{"prompt": words[0], "topic": "listed"}, {"prompt": words[12], "topic": "listed"}]
+    listed += [{"prompt": p} for p in words[13:]]
+    data = {
+        "sources": {
+            "reward": write(tmp_path / "reward.jsonl", reward),
+            "safety": write(tmp_path / "safety.jsonl", safety),
+        },
+        "prompts": write(tmp_path / "prompts.jsonl", listed)["path"],
+    }
+    found = read(data, columns={"safety": "topic"}, seed=3)
+    of = found.category_of("topic", words[:14])
+    assert of == ["own"] * 6 + ["reward's"] * 6 + ["listed", None]
+    # 40 prompts, 27 without a category. Rows that say otherwise than the first: one of safety, the first six
+    # of reward, and the first of the list.
+    expected = {"categories": 3, "prompts": 40, "prompts_without": 27, "rows_in_conflict": 8}
+    assert found.counts["categories in topic"] == expected
+    # Only what is asked for is read.
+    assert read(data, seed=3).categories == {}
+
+
+def test_a_column_that_no_row_has_is_refused_by_name(read, words, tmp_path):
+    source = write(tmp_path / "pairs.jsonl", labelled(words, "a", "be", ["x"] * 40))
+    data = {"sources": {"reward": source, "safety": source}}
+    with pytest.raises(InputError) as caught:
+        read(data, columns={"safety": "kind"})
+    assert str(caught.value) == (
+        f"config.constraints.safety.groups.column: is 'kind', which no row of {source['path']} has; name the "
+        "column of the prompts' categories."
+    )
+
+
+def test_a_rate_needs_labels_of_single_responses_among_the_held_out_pairs(read, words, tmp_path):
+    a, b = words[:2]
+    rows = [{"prompt": p, "response_0": a, "response_1": b, "safer": 0} for p in words]
+    safe = {"is_response_0_safe": True, "is_response_1_safe": False}
+    with_labels = write(tmp_path / "with.jsonl", [row | safe for row in rows]) | {"label": "safer"}
+    without = write(tmp_path / "without.jsonl", rows) | {"label": "safer"}
+    read({"sources": {"reward": without, "safety": with_labels}}).require_safe_labels(["safety"])
+    found = read({"sources": {"reward": with_labels, "safety": without}})
+    found.require_safe_labels([])
+    with pytest.raises(
+        InputError, match=r"config.constraints.safety: asks for a rate of safe responses, but no"
+    ):
+        found.require_safe_labels(["reward", "safety"])
+    with pytest.raises(InputError, match=r"config.data.sources.honesty says which responses are safe"):
+        found.require_safe_labels(["honesty"])
+
+
+def test_the_share_of_the_test_takes_from_training_alone(read, words, tmp_path):
+    a, b = words[:2]
+    source = write(tmp_path / "pairs.jsonl", pairs(words, a, b))
+    data = {"sources": {"reward": source, "safety": source}}
+    few, many = read(data, test_share=0.1), read(data, test_share=0.6)
+    assert set(few.test_prompts) < set(many.test_prompts)
+    assert set(few.train_prompts) | set(few.test_prompts) == set(many.train_prompts) | set(many.test_prompts)
+    texts = [[p.prompt for p in found.dimensions["safety"].held_out.texts] for found in (few, many)]
+    assert texts[0] == texts[1]

@@ -1,0 +1,176 @@
+"""Preference pairs from files or an embedded world, the side that each prompt is on, and its category."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from alignjax.config import DataSettings, SourceSettings
+from alignjax.data.records import (
+    DataSource,
+    PreferencePair,
+    Prompt,
+    PromptRow,
+    clean,
+    prompt_key,
+    read_pairs,
+    read_prompt_rows,
+)
+from alignjax.data.split import Sides, split_by_prompt
+from alignjax.data.worlds import World
+from alignjax.data.worlds.world import CATEGORIES
+from alignjax.errors import InputError
+from alignjax.runtime.seeds import Seeds
+
+Counts = dict[str, dict[str, int]]
+
+
+class Sources(NamedTuple):
+    """Pairs and prompts before they are tokenized.
+
+    Attributes:
+      pairs: pairs to train on and pairs held out, by dimension.
+      train_prompts: prompts to sample the reference on, some more than once.
+      test_prompts: prompts for the test alone, some more than once.
+      categories: by column, the category of every prompt that has one, by `prompt_key`.
+    """
+
+    pairs: dict[str, tuple[list[PreferencePair], list[PreferencePair]]]
+    train_prompts: list[Prompt]
+    test_prompts: list[Prompt]
+    categories: dict[str, dict[str, str]]
+
+
+def make_sources(settings: DataSettings, names: Sequence[str], seeds: Seeds, world: World) -> Sources:
+    """The pairs of an embedded world, which label every dimension, and its prompts."""
+    labels = settings.labels
+    train = world.make_pairs(seeds.seed("pairs"), settings.num_pairs, labels=labels, split="train")
+    held = world.make_pairs(seeds.seed("held-out"), settings.num_held_out, labels=labels, split="held_out")
+    sides = (world.prompts_train, world.prompts_held_out, world.prompts_test)
+    categories = {prompt: world.category(prompt) for side in sides for prompt in side}
+    pairs = {name: (train, held) for name in names}
+    return Sources(pairs, list(world.prompts_train), list(world.prompts_test), {CATEGORIES: categories})
+
+
+def read_sources(
+    settings: DataSettings,
+    names: Sequence[str],
+    seeds: Seeds,
+    test_share: float,
+    columns: Mapping[str, str],
+    counts: Counts,
+) -> Sources:
+    """Reads, cleans and splits the files of every dimension.
+
+    Args:
+      settings: where the files are and how they are split.
+      names: of the dimensions.
+      seeds: of the run.
+      test_share: share of the prompts that are kept for the test; pairs on them are not used.
+      columns: the column of categories of each constraint that is asked by category.
+      counts: what was read and dropped is added.
+
+    Raises:
+      InputError: a file cannot be used, a dimension is left with nothing, or no row has a column of
+        categories.
+    """
+    pairs: dict[str, tuple[list[PreferencePair], list[PreferencePair]]] = {}
+    train_prompts, test_prompts, rows = list[Prompt](), list[Prompt](), dict[str, list[PromptRow]]()
+    wanted = tuple(dict.fromkeys(columns.values()))
+    for name in names:
+        source = settings.sources.get(name, SourceSettings())
+        if not source.path:
+            continue  # config/checks.py knows which dimensions need no pairs
+        read, kept = clean(read_pairs(_data_source(source, wanted), _labels(source, name)))
+        counts[name] = dict(kept._asdict())
+        if not read:
+            raise InputError(f"{source.path}: nothing is left for {name} after cleaning ({counts[name]}).")
+        # One split for all dimensions: a prompt held out for one is never trained on for another.
+        sides = _split(settings, seeds, test_share, read)
+        pairs[name] = (
+            _subset(sides.train, settings.max_train_pairs, seeds.seed(f"train {name}")),
+            _subset(sides.held_out, settings.max_held_out_pairs, seeds.seed(f"held-out {name}")),
+        )
+        counts[name]["on_test_prompts"] = len(sides.test)
+        train_prompts += [pair.prompt for pair in pairs[name][0]]
+        test_prompts += [pair.prompt for pair in sides.test]
+        rows[name] = [PromptRow(pair.prompt, pair.categories) for pair in read]
+    if settings.prompts:
+        rows[""] = read_prompt_rows(settings.prompts, wanted)
+        bare = [PreferencePair(row.prompt, "", "", {}, "") for row in rows[""]]
+        sides = _split(settings, seeds, test_share, bare)
+        train_prompts, test_prompts = ([p.prompt for p in side] for side in (sides.train, sides.test))
+    categories = {
+        column: _categories(
+            settings, [name for name in columns if columns[name] == column], column, rows, counts
+        )
+        for column in wanted
+    }
+    return Sources(pairs, train_prompts, test_prompts, categories)
+
+
+def _split(settings: DataSettings, seeds: Seeds, test_share: float, pairs: Sequence[PreferencePair]) -> Sides:
+    return split_by_prompt(pairs, fraction=settings.held_out_fraction, seed=seeds.root, test=test_share)
+
+
+def _categories(
+    settings: DataSettings,
+    asking: Sequence[str],
+    column: str,
+    rows: Mapping[str, Sequence[PromptRow]],
+    counts: Counts,
+) -> dict[str, str]:
+    """The category of every prompt in one column: that of the first row that has one.
+
+    Args:
+      settings: where the files are, for messages.
+      asking: the constraints that are asked by this column's categories; their own rows come first.
+      column: its name.
+      rows: of every dimension, and of the file of prompts under "".
+      counts: of the categories is added.
+
+    Raises:
+      InputError: no row has a category; the message names the first constraint that asks for one.
+    """
+    ordered = [row for name in sorted(rows, key=lambda name: name not in asking) for row in rows[name]]
+    found: dict[str, str] = {}
+    conflicts = 0
+    for row in ordered:
+        if (category := row.categories.get(column)) is not None:
+            conflicts += found.setdefault(prompt_key(row.prompt), category) != category
+    if not found:
+        paths = [source.path for source in settings.sources.values()] + [settings.prompts or ""]
+        raise InputError(
+            f"config.constraints.{asking[0]}.groups.column: is {column!r}, which no row of "
+            f"{', '.join(dict.fromkeys(path for path in paths if path))} has; name the column of the "
+            "prompts' categories."
+        )
+    prompts = {prompt_key(row.prompt) for row in ordered}
+    counts[f"categories in {column}"] = {
+        "categories": len(set(found.values())),
+        "prompts": len(prompts),
+        "prompts_without": len(prompts - set(found)),
+        "rows_in_conflict": conflicts,
+    }
+    return found
+
+
+def chosen_places(count: int, most: int | None, seed: int) -> list[int]:
+    """So many of `count` places, drawn by seed, in order; None: all."""
+    if most is None or count <= most:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, size=most, replace=False).tolist())
+
+
+def _data_source(source: SourceSettings, columns: tuple[str, ...]) -> DataSource:
+    fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    return DataSource(**fields, categories=columns)
+
+
+def _labels(source: SourceSettings, name: str) -> str | dict[str, str]:
+    return {name: source.label} if source.label else name
+
+
+def _subset(pairs: Sequence[PreferencePair], most: int | None, seed: int) -> list[PreferencePair]:
+    return [pairs[i] for i in chosen_places(len(pairs), most, seed)]
