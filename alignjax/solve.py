@@ -1,20 +1,31 @@
 """Solves the dual on a score table, and says what the constraints will cost before anything is trained.
 
-    python -m alignjax.solve --scores=FILE --beta=B (--margin=NAME=X | --level=NAME=X | --fraction=NAME=X)...
+    python -m alignjax.solve --scores=FILE --beta=B --margin=NAME=X [--level=NAME=X] [--rate=NAME=X] ...
         [--conservative] [--confidence=C] [--resamples=R] [--seed=S] [--calibration=FILE] [--population]
         [--json] [--plot=FILE] [--preview=FILE.jsonl [--responses=FILE.jsonl] [--preview_samples=S]]
 
-FILE is a score table, .npz or .jsonl. Every constraint of the table is asked for exactly once:
---margin=safety=1.5 (mean utility above the reference's), --level=safety=0.2 (mean utility to reach) or
---fraction=safety=0.5 (share of the largest margin that can be met). Intervals are a bootstrap over prompts;
-with --calibration, the calibration.json of the run that wrote the table, they also hold how well the scores
-are calibrated. --population says that the table's prompts are all there are, so that none are resampled.
---conservative solves for the lower confidence bound of every margin. --plot draws the dual, the margins and
-the trade-off; --preview writes responses of the tilted policy, drawn from those of the table. --json prints
-the object that a run keeps in dual.json. Status 3: the margins cannot be met on these samples; with --json
-the object is printed anyway, with "feasible" false and no prediction.
+FILE is a score table, .npz or .jsonl. Every constraint of the table is asked for exactly once, as one of
+
+    --margin=safety=1.5              mean utility above the reference's
+    --level=safety=0.2               mean utility to reach
+    --fraction=safety=0.5            share of the margin of the tilt to safety alone, at this beta
+    --rate=safety=0.95               mean probability of a safe response
+    --tail=safety=0.05:2             mean cost of the worst 5% of the responses at most 2; cost = -utility
+    --groups=safety=1.5              that margin in each category of prompts that the table has
+    --groups=safety=theft:1.5,fraud:1    these margins in these categories
+    --group_level=..., --group_rate=...  as --groups, for levels and rates
+
+Intervals are a bootstrap over prompts; with --calibration, the calibration.json of the run that wrote the
+table, they also hold how well the scores are calibrated. --population says that the table's prompts are all
+there are, so that none are resampled. A rate needs a calibration that says how likely a response is safe, or
+utilities that are probabilities. --conservative asks for more, so that what was asked holds with confidence.
+--plot draws the dual, the margins and the trade-off; --preview writes responses of the tilted policy, drawn
+from those of the table. --json prints the object that a run keeps in dual.json. Status 3: what is asked
+cannot be met on these samples; with --json the object is printed anyway, with "feasible" false and no
+prediction.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -25,23 +36,27 @@ import jax
 import numpy as np
 from absl import flags
 
-from alignjax import cli, dual
+from alignjax import asked_flags, cli, dual
 from alignjax.data.files import read_json_lines
 from alignjax.dual import Asked
 from alignjax.errors import InputError
 from alignjax.records import encode, read_record
 from alignjax.records.calibration import CalibrationRecord
+from alignjax.records.uncertainty import ScoreUncertainty
+from alignjax.records.units import Rate, Unit
 from alignjax.report.answer import plot, render
 from alignjax.report.preview import Texts, render_preview
 from alignjax.report.style import to_png, to_svg
+from alignjax.runtime.arrays import read_npz
 from alignjax.runtime.files import write_bytes, write_text
 from alignjax.scores import calibration as calib
+from alignjax.scores import units as in_units
 from alignjax.scores.calibration import Calibration
 from alignjax.scores.table import ScoreTable, read_table
+from alignjax.workflow.units import resolved
 
-_KINDS = ("margin", "level", "fraction")
+_RAW = "scores_raw.npz"  # beside a run's calibration.json
 _PLOTS = (".png", ".svg")
-_CHOICE = "give each constraint one of --margin, --level and --fraction"
 
 
 class Outputs(NamedTuple):
@@ -58,6 +73,26 @@ class Outputs(NamedTuple):
     preview: str | None = None
     responses: str | None = None
     preview_samples: int = 4
+
+
+class _Problem(NamedTuple):
+    """A table's constraints.
+
+    Attributes:
+      units: what each constraint is made of, by name.
+      asked: what is asked of it.
+      utilities: [N, K, m].
+      exposure: [N, m], how much of what is asked each prompt carries.
+      uncertainty: of the calibration; None: the scores are believed.
+      findings: what is to be known about the categories.
+    """
+
+    units: Mapping[str, Unit]
+    asked: Mapping[str, Asked]
+    utilities: np.ndarray
+    exposure: np.ndarray
+    uncertainty: ScoreUncertainty | None
+    findings: tuple[str, ...]
 
 
 def solve(
@@ -79,9 +114,9 @@ def solve(
     Args:
       scores: score table.
       beta: KL weight > 0, in the units of the rewards per nat.
-      asked: "margin", "level" and "fraction", each with texts NAME=NUMBER.
+      asked: by flag, "margin" to "group_rate", texts NAME=NUMBER or as the flag has it.
       as_json: print one JSON object in place of text.
-      conservative: solve for the lower confidence bounds of the margins.
+      conservative: ask for more, so that what is asked holds with the confidence.
       confidence: of intervals and bounds.
       num_resamples: of the bootstrap; 0: no intervals.
       seed: of the bootstrap, the draws of the calibration and the preview.
@@ -91,31 +126,31 @@ def solve(
 
     Raises:
       InputError: the table or an option cannot be used.
-      InfeasibleError: the margins cannot be met on these samples; the message names the largest that can.
+      InfeasibleError: what is asked cannot be met on these samples; the message names the most that can.
     """
     _check_options(beta, conservative, confidence, num_resamples, seed, outputs)
-    parsed = parse_asked(asked)
+    requests = asked_flags.parse_asked(asked)
     table = read_table(scores)
-    wanted = _in_order(parsed, table.names, str(scores))
     texts = None if outputs.preview is None else read_texts(table, scores, outputs.responses)
-    draws = None
-    if calibration is not None:
-        draws = _calibration_draws(calibration, table.names, str(scores), seed, num_resamples)
+    problem = _problem(table, scores, requests, beta, calibration, seed, num_resamples)
     found = dual.answer(
         table.rewards,
-        table.utilities,
-        names=table.names,
-        asked=wanted,
+        problem.utilities,
+        names=tuple(problem.units),
+        asked=list(problem.asked.values()),
         beta=beta,
         mask=table.mask,
+        exposure=problem.exposure,
+        units=problem.units,
         confidence=confidence,
         conservative=conservative,
         num_resamples=num_resamples,
         seed=seed,
-        calibration_draws=draws,
+        uncertainty=problem.uncertainty,
         population=population,
         prompt_ids=table.prompt_ids,
     )
+    found = dataclasses.replace(found, warnings=(*problem.findings, *found.warnings))
     if as_json:
         print(json.dumps(encode(found), allow_nan=False))
     dual.require_answer(found)
@@ -124,10 +159,52 @@ def solve(
         write_bytes(path, to_png(figure) if path.suffix == ".png" else to_svg(figure).encode())
     if outputs.preview is not None and texts is not None:
         rng, size = np.random.default_rng(seed), outputs.preview_samples
-        lines = render_preview(table, texts, found.multipliers, beta=beta, num_samples=size, rng=rng)
+        lines = render_preview(
+            table, texts, found.multipliers, problem.utilities, beta=beta, num_samples=size, rng=rng
+        )
         write_text(Path(outputs.preview), lines)
     if not as_json:
         print(render(found))
+
+
+def _problem(
+    table: ScoreTable,
+    scores: str | Path,
+    requests: Mapping[str, asked_flags.Request],
+    beta: float,
+    calibration: str | Path | None,
+    seed: int,
+    num_resamples: int,
+) -> _Problem:
+    """The constraints that flags ask of a table, and what a calibration leaves open about them."""
+    requests = _in_order(requests, table, str(scores))
+    dimensions, categories = ("reward", *table.names), {asked_flags.COLUMN: table.categories or ()}
+    values = np.concatenate([table.rewards[..., None], table.utilities], axis=-1)
+    record = None if calibration is None else _record(calibration, table.names, str(scores))
+    found = resolved(
+        {name: request.settings for name, request in requests.items()},
+        dimensions,
+        values,
+        categories,
+        _rates(requests, table, record),
+        beta=beta,
+        mask=table.mask,
+    )
+    uncertainty = None
+    if calibration is not None and record is not None:
+        fit = Calibration(
+            record.matrix, record.covariances, record.kind, record.unexplained, curves=record.curves
+        )
+        raw, key = _raw_scores(fit, values, table.mask, Path(calibration), str(scores)), jax.random.key(seed)
+        uncertainty = in_units.uncertainty(key, found.units, fit, raw, dimensions, categories, num_resamples)
+    return _Problem(
+        found.units,
+        found.asked,
+        in_units.utilities(found.units, values, dimensions, categories),
+        in_units.exposure(found.units, categories, len(values)),
+        uncertainty,
+        found.findings,
+    )
 
 
 def _check_options(
@@ -196,82 +273,91 @@ def read_texts(table: ScoreTable, scores: str | Path, responses: str | Path | No
     return Texts(texts, prompts)
 
 
-def _calibration_draws(
-    path: str | Path, names: Sequence[str], scores: str, seed: int, num_resamples: int
-) -> np.ndarray:
-    """Draws of a run's calibration for the calibrated scores of its table."""
+def _record(path: str | Path, names: Sequence[str], scores: str) -> CalibrationRecord:
+    """The calibration of a run, of the table's own constraints."""
     record = read_record(CalibrationRecord, Path(path))
     if record.dimensions[1:] != tuple(names):
         raise InputError(
             f"--calibration={path}: is of the constraints {', '.join(record.dimensions[1:])}, {scores} has "
             f"{', '.join(names)}; give the calibration.json of the run that wrote the table."
         )
-    fitted = Calibration(record.matrix, record.covariances, record.kind, record.unexplained)
-    return calib.relative_draws(jax.random.key(seed), fitted, num_resamples)
+    return record
 
 
-def parse_asked(asked: Mapping[str, Sequence[str]]) -> dict[str, Asked]:
-    """What the flags ask, by constraint.
+def _raw_scores(
+    fit: Calibration, values: np.ndarray, mask: np.ndarray | None, path: Path, scores: str
+) -> np.ndarray:
+    """The table's scores before calibration [N, K, 1 + m], 0 where a response does not exist.
 
-    Args:
-      asked: "margin", "level" and "fraction", each with texts NAME=NUMBER.
-
-    Raises:
-      InputError: a text that is not NAME=NUMBER, a number out of range, a constraint given twice.
+    A linear fit is inverted. Another one is not one to one: the run's folder has what it was applied to.
     """
-    parsed: dict[str, Asked] = {}
-    flag_of: dict[str, str] = {}
-    for kind in _KINDS:
-        for text in asked.get(kind, ()):
-            flag = f"--{kind}={text}"
-            name, separator, number = text.rpartition("=")
-            if not separator or not name:
-                raise InputError(
-                    f"{flag}: must be a constraint's name and a number; write --{kind}=NAME=NUMBER."
-                )
-            value = _number(number, flag)
-            if kind == "fraction" and not 0 < value < 1:
-                raise InputError(
-                    f"{flag}: must lie between 0 and 1, it is a share of the largest reachable margin."
-                )
-            if name in parsed:
-                raise InputError(f"{flag}: {name!r} is asked for already by {flag_of[name]}; {_CHOICE}.")
-            parsed[name], flag_of[name] = Asked(**{kind: value}), flag
-    return parsed
+    values = values.astype(np.float64)
+    values = values if mask is None else np.where(mask[..., None], values, 0.0)
+    linear = not any(curve is not None for curve in fit.curves or ())
+    if linear and np.linalg.matrix_rank(fit.matrix) == len(fit.matrix):
+        return values @ np.linalg.inv(fit.matrix).T
+    raw = read_npz(path.parent / _RAW).get("scores")
+    if (
+        raw is None
+        or raw.shape != values.shape
+        or not np.allclose(calib.calibrated(fit, raw), values, atol=1e-4)
+    ):
+        raise InputError(
+            f"{path.parent / _RAW}: does not hold the scores of {scores} before calibration; give the "
+            "calibration.json in the folder of the run that wrote the table."
+        )
+    return raw
 
 
-def _in_order(parsed: Mapping[str, Asked], names: Sequence[str], scores: str) -> list[Asked]:
-    """What is asked, in the order of the table's constraints; all of them and no others."""
-    for name, one in parsed.items():
-        if name not in names:
-            kind, value = next((k, v) for k, v in vars(one).items() if v is not None)
+def _rates(
+    requests: Mapping[str, asked_flags.Request], table: ScoreTable, record: CalibrationRecord | None
+) -> dict[str, Rate | None]:
+    """By constraint, how likely a response is safe: as the calibration says, or the utility itself."""
+    rates: dict[str, Rate | None] = {} if record is None else dict(record.rates)
+    for name, (settings, flag) in requests.items():
+        if not settings.needs_rate or name in rates:
+            continue
+        values = table.utilities[..., list(table.names).index(name)]
+        values = values if table.mask is None else values[table.mask]
+        low, high = float(values.min()), float(values.max())
+        if low < 0.0 or high > 1.0:
             raise InputError(
-                f"--{kind}={name}={value:g}: {scores} has no constraint {name!r}, it has {', '.join(names)}; "
+                f"{flag}: the utilities of {name!r} are no probabilities, they go from {low:.4g} to "
+                f"{high:.4g}; give the --calibration of a run whose pairs say which responses are safe."
+            )
+        rates[name] = None
+    return rates
+
+
+def _in_order(
+    requests: Mapping[str, asked_flags.Request], table: ScoreTable, scores: str
+) -> dict[str, asked_flags.Request]:
+    """What is asked, in the order of the table's constraints; all of them and no others."""
+    names = table.names
+    for name, request in requests.items():
+        if name not in names:
+            raise InputError(
+                f"{request.flag}: {scores} has no constraint {name!r}, it has {', '.join(names)}; "
                 "correct the name."
             )
+        if request.settings.groups.given and table.categories is None:
+            raise InputError(
+                f'{request.flag}: {scores} has no categories; add "category" to its lines, or an array '
+                "categories to an .npz."
+            )
     for name in names:
-        if name not in parsed:
-            raise InputError(f"--scores={scores}: nothing is asked of its constraint {name!r}; {_CHOICE}.")
-    return [parsed[name] for name in names]
-
-
-def _number(text: str, flag: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{flag}: {text!r} is not a number.") from None
-    if not math.isfinite(value):
-        raise InputError(f"{flag}: {text!r} is not finite.")
-    return value
+        if name not in requests:
+            raise InputError(
+                f"--scores={scores}: nothing is asked of its constraint {name!r}; {asked_flags.CHOICE}."
+            )
+    return {name: requests[name] for name in names}
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("scores", "", "Score table, .npz or .jsonl.")
     flags.DEFINE_float("beta", None, "KL weight above 0, in the units of the rewards per nat.")
-    flags.DEFINE_multi_string("margin", [], "NAME=X: mean utility NAME at least X above the reference's.")
-    flags.DEFINE_multi_string("level", [], "NAME=X: mean utility NAME at least X.")
-    flags.DEFINE_multi_string("fraction", [], "NAME=X: margin X, in (0, 1), of the largest reachable one.")
-    flags.DEFINE_bool("conservative", False, "Solve for the lower confidence bound of every margin.")
+    asked_flags.define_flags()
+    flags.DEFINE_bool("conservative", False, "Ask for more, so that what was asked holds with confidence.")
     flags.DEFINE_float("confidence", 0.95, "Of the intervals and of --conservative, in (0.5, 1).")
     flags.DEFINE_integer("resamples", 1000, "Of the bootstrap over prompts; 0: no intervals.")
     flags.DEFINE_integer("seed", 0, "Of the bootstrap, the draws of the calibration and the preview.")
@@ -288,7 +374,7 @@ def _main() -> None:
     given = flags.FLAGS
     if given.beta is None:
         raise InputError("--beta is missing; give --beta=...")
-    asked = {"margin": given.margin, "level": given.level, "fraction": given.fraction}
+    asked = {kind: given[kind].value or [] for kind in asked_flags.KINDS}
     outputs = Outputs(given.plot, given.preview, given.responses, given.preview_samples)
     solve(
         given.scores,

@@ -6,16 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from absl import flags
+from scipy.special import expit
 
-from alignjax import cli
+from alignjax import cli, dual
 from alignjax import solve as command
-from alignjax.dual import Asked
-from alignjax.errors import InputError
-from alignjax.records.calibration import CalibrationRecord
+from alignjax.records.calibration import CalibrationRecord, Curve
+from alignjax.records.units import Rate
+from alignjax.runtime.arrays import write_npz
 from alignjax.runtime.files import write_record
 from alignjax.scores.table import ScoreTable, write_table
 
@@ -65,17 +67,20 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
         delattr(flags.FLAGS, name)
 
 
-@pytest.mark.parametrize("asked", ["--margin=safety=0.25", "--level=safety=0.75", "--fraction=safety=0.5"])
+@pytest.mark.parametrize("asked", ["--margin=safety=0.25", "--level=safety=0.75", "--rate=safety=0.75"])
 def test_json_by_hand(run, coin, asked):
     status, output, errors = run(f"--scores={coin}", "--beta=1", asked, "--json")
     assert status == 0 and errors == "" and output.count("\n") == 1
     found = json.loads(output)
     kind, value = asked[2:].split("=safety=")
-    whole = {"margin": None, "level": None, "fraction": None} | {kind: float(value)} | {"margin": 0.25}
+    whole = dict.fromkeys(("margin", "level", "fraction", "rate")) | {kind: float(value)} | {"margin": 0.25}
     assert found["asked"] == {"safety": whole}
     assert found["lam"]["safety"] == pytest.approx(np.log(3), rel=1e-8)
     assert found["reachable"] == {"safety": 0.5}
-    predicted = found["predicted"]
+    # Of two responses halves of one are all that a bias can be taken from: the gate is closed.
+    assert found["gate"]["open"] is False and found["gate"]["share"] == 1.0
+    assert found["predicted"] == found["forecast"]["tilt"]
+    predicted = found["forecast"]["draw_k"]
     means = {"margins": 0.25, "utilities": 0.75}
     for name, mean in means.items():
         assert predicted[name]["safety"]["mean"] == pytest.approx(mean, rel=1e-8)
@@ -93,6 +98,17 @@ def test_json_by_hand(run, coin, asked):
     )
 
 
+def test_fraction_is_of_the_tilt_to_the_constraint_alone(run, coin):
+    """At beta 1 that has sigma(1) - 1/2; half of it is asked."""
+    margin = (1 / (1 + np.exp(-1)) - 0.5) / 2
+    status, output, errors = run(f"--scores={coin}", "--beta=1", "--fraction=safety=0.5", "--json")
+    found = json.loads(output)
+    assert (status, errors) == (0, "")
+    asked = {"margin": pytest.approx(margin), "level": None, "fraction": 0.5, "rate": None}
+    assert found["asked"]["safety"] == asked
+    assert found["lam"]["safety"] == pytest.approx(np.log((0.5 + margin) / (0.5 - margin)), rel=1e-8)
+
+
 def test_text(run, coin):
     status, output, errors = run(f"--scores={coin}", "--beta=1", "--margin=safety=0.25")
     assert status == 0 and errors == ""
@@ -103,10 +119,13 @@ def test_text(run, coin):
     row = ["1.0986", "1.0986", "1.0986", "0.25", "0.25", "0.25", "0.25", "0.5", "0.5", "0.75"]
     assert table["safety"] == row
     assert "1 prompts, 2 responses, beta 1." in output
-    assert f"KL                 {KL:.5g} [{KL:.5g}, {KL:.5g}] nats a prompt" in output
+    assert f"KL                 at most {KL:.5g} [{KL:.5g}, {KL:.5g}] nats a prompt" in output
     assert "2 times what is asked can be met together" in output
     assert "95% intervals; they hold which prompts were drawn" in output
-    assert "meets every margin" in output and "saturated" in output  # 1.6 effective samples
+    # Two responses show nothing of the tilt, and nothing is called met.
+    assert "The gate is closed: nothing can be said of the tilted policy." in output
+    assert "draws 2 responses from the reference and keeps one by its weight" in output
+    assert "meets" not in output and "of the prompts have fewer than 2 effective samples" in output
 
 
 def test_text_without_intervals(run, coin):
@@ -115,7 +134,7 @@ def test_text_without_intervals(run, coin):
     assert status == 0
     assert table["constraint"] == ["lambda", "asked", "margin", "largest", "reference", "level"]
     assert table["safety"] == ["1.0986", "0.25", "0.25", "0.5", "0.5", "0.75"]
-    assert f"KL                 {KL:.5g} nats a prompt" in output and "many samples" not in output
+    assert f"KL                 at most {KL:.5g} nats a prompt" in output and "\nmany samples" not in output
 
 
 def test_two_constraints_one_free_of_charge(run, scales):
@@ -126,13 +145,10 @@ def test_two_constraints_one_free_of_charge(run, scales):
     assert status == 0 and found["names"] == ["safety", "help=full"]
     # The weight of g1 must be 1/4: sigma(lam - 4) = 1/4, lam = 4 - log 3.
     assert found["lam"] == pytest.approx({"safety": 4 - np.log(3), "help=full": 0.0}, abs=1e-8)
-    assert found["predicted"]["reward"]["mean"] == pytest.approx(3.0)
+    assert found["forecast"]["draw_k"]["reward"]["mean"] == pytest.approx(3.0)
     _, output, _ = run(*arguments)
-    assert (
-        "help=full: the multiplier is 0, because the reward and the other constraints alone bring its margin."
-        in output
-    )
-    assert "raises the mean reward by 1 " in output
+    assert "safety: the mean utility falls by at most 0.25." in output
+    assert "raises the mean reward by 1, " in output
 
 
 def test_padding_is_left_out(run, coin, tmp_path):
@@ -172,12 +188,13 @@ def test_intervals_guard_plot_and_preview(run, tmp_path):
     assert ends["low"] < lam < ends["high"]
     for figure in (plain["predicted"]["margins"]["safety"], plain["predicted"]["reward"]):
         assert figure["low"] < figure["mean"] < figure["high"]
-    assert plain["intervals"]["feasible_share"] == 1 and plain["conservative"] is None
+    assert plain["intervals"]["feasible_share"] == 1 and plain["guard"] is None
     assert plain["holds"] == ["which prompts were drawn"]
     assert plain["multiple"] == pytest.approx(plain["reachable"]["safety"] / 0.5)
-    # Few samples understate what the tilt reaches.
-    corrected = plain["corrected"]
-    assert corrected["margins"]["safety"]["mean"] > plain["predicted"]["margins"]["safety"]["mean"]
+    # Few samples understate what the tilt reaches; the policy that keeps one of 16 draws has what was asked.
+    draw_k, corrected = plain["forecast"]["draw_k"]["margins"]["safety"], plain["corrected"]
+    assert draw_k["mean"] == pytest.approx(0.5) and plain["predicted"]["margins"]["safety"]["mean"] > 0.5
+    assert corrected["margins"]["safety"]["mean"] > 0.5
     assert corrected["lam"]["safety"]["mean"] < lam
     shown = plain["prompts"]["safety"]
     assert shown["least"][0]["margin"] == shown["quartiles"][0]
@@ -189,17 +206,20 @@ def test_intervals_guard_plot_and_preview(run, tmp_path):
     guarded = json.loads(output)
     assert (status, errors) == (0, "")
     assert guarded["lam"]["safety"] > plain["lam"]["safety"]
-    guard = guarded["conservative"]["guard"]["safety"]
-    assert guard > 0 and guarded["conservative"]["low"]["safety"] == pytest.approx(0.5)
-    assert guarded["predicted"]["margins"]["safety"]["mean"] == pytest.approx(0.5 + guard)
+    guard = guarded["guard"]
+    room = guard["room"]["safety"]
+    assert room > abs(guard["bias"]["safety"]) > 0 and guard["low"]["safety"] == pytest.approx(0.5)
+    assert guarded["predicted"]["margins"]["safety"]["mean"] == pytest.approx(0.5 + room)
+    assert guard["plain"]["lam"] == pytest.approx(plain["lam"])
     svg = Path(plot).read_text()
     assert all(text in svg for text in ("Dual function, safety", "Predicted margin, safety", "asked 0.50"))
     rows = [json.loads(line) for line in Path(preview).read_text().splitlines()]
     assert len(rows) == 40 * 50
-    # What was drawn has the predicted mean, to within four standard errors of the draws.
+    # What was drawn has the mean of the draw-K forecast, to within four standard errors of the draws.
     drawn = np.array([row["utilities"]["safety"] for row in rows]).reshape(40, 50)
     error = np.sqrt(np.mean(drawn.var(axis=1, ddof=1)) / 2000)
-    assert drawn.mean() == pytest.approx(guarded["predicted"]["utilities"]["safety"]["mean"], abs=4 * error)
+    expected = guarded["forecast"]["draw_k"]["utilities"]["safety"]["mean"]
+    assert drawn.mean() == pytest.approx(expected, abs=4 * error)
     where = {text: (i, k) for i, texts in enumerate(table.responses or ()) for k, text in enumerate(texts)}
     for row in rows[::97]:
         i, k = where[row["response"]]
@@ -209,18 +229,7 @@ def test_intervals_guard_plot_and_preview(run, tmp_path):
 def test_calibration_of_a_run_widens_the_intervals(run, tmp_path):
     """A coefficient known to one part in ten: lambda of twice the utility is half as large."""
     write_table(tmp_path / "t.npz", conflict())
-    record = CalibrationRecord(
-        kind="joint",
-        dimensions=("reward", "safety"),
-        matrix=np.array([[1.0, 0.0], [0.0, 2.0]]),
-        covariances=np.stack([np.zeros((2, 2)), np.diag([0.0, 0.04])]),
-        unexplained=None,
-        slopes={},
-        num_held_out={},
-        findings=(),
-        stops=(),
-        reliability={},
-    )
+    record = calibration()
     write_record(tmp_path / "calibration.json", record)
     arguments = (
         f"--scores={tmp_path}/t.npz",
@@ -245,28 +254,35 @@ def test_calibration_of_a_run_widens_the_intervals(run, tmp_path):
     ]
     assert width[1] > width[0] and width[1] > width[2] > 0
     # The margin at a fixed tilt is 0.5 times a factor of mean 1 and standard deviation 1/10.
-    margin = alone["predicted"]["margins"]["safety"]
+    draw_k = alone["forecast"]["draw_k"]
+    margin = draw_k["margins"]["safety"]
     assert margin["low"] == pytest.approx(0.5 * (1 - 0.196), abs=0.03)
     assert margin["high"] == pytest.approx(0.5 * (1 + 0.196), abs=0.03)
-    assert alone["predicted"]["kl"]["low"] == pytest.approx(alone["predicted"]["kl"]["high"])
+    assert draw_k["kl"]["low"] == pytest.approx(draw_k["kl"]["high"])
     write_record(tmp_path / "other.json", dataclasses.replace(record, dimensions=("reward", "tact")))
     status, _, errors = run(*arguments, f"--calibration={tmp_path}/other.json")
     assert status == 2 and "is of the constraints tact, " in errors and errors.count("\n") == 1
 
 
-def test_text_of_a_guard(run, tmp_path):
+def test_text_of_an_open_gate(run, tmp_path):
+    """A tilt so weak that 16 responses a prompt show it."""
     write_table(tmp_path / "t.npz", conflict())
-    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--margin=safety=0.5", "--resamples=200")
-    status, output, _ = run(*arguments, "--conservative")
-    assert status == 0 and "meets every margin with confidence 0.95" in output and " guard" in output
+    arguments = (f"--scores={tmp_path}/t.npz", "--beta=2", "--resamples=200")
+    status, output, _ = run(*arguments, "--margin=safety=0.3")
+    assert status == 0 and "meets what is asked on average, without a guard" in output
+    status, output, _ = run(*arguments, "--margin=safety=0.3", "--conservative")
+    assert status == 0 and "meets what is asked with confidence 0.95" in output and " guard" in output
     assert "prompts            safety: margin" in output and "95% intervals; they hold" in output
+    status, output, _ = run(*arguments, "--margin=safety=-5")
+    assert status == 0 and "Asked of safety: the mean utility falls by at most 5." in output
+    assert "safety: the multiplier is 0, because the reward alone brings what is asked." in output
 
 
 def test_margin_near_the_limit_is_a_warning(run, tmp_path):
     write_table(tmp_path / "t.npz", conflict())
-    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--fraction=safety=0.97", "--resamples=200")
+    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--margin=safety=2", "--resamples=200")
     status, output, _ = run(*arguments)
-    assert status == 0 and "Warning: What is asked is 0.97 of the most that can be met" in output
+    assert status == 0 and "Warning: What is asked is 0.9668 of the most that can be met" in output
     assert "of the resamples the margins cannot be met" in output and "infinite" in output
     status, output, errors = run(*arguments, "--conservative")
     assert status == 3 and "can be met on average but not with confidence 0.95 (safety: asked" in errors
@@ -315,6 +331,154 @@ def test_infeasible_together_and_as_json(run, scales):
     assert abs(d["safety"] - d["help=full"]) / 2 < 0.1 * (d["safety"] + d["help=full"])
 
 
+# Two categories with safety scores of their own scale, and one prompt without.
+def by_category() -> ScoreTable:
+    table = conflict(41)
+    categories = ("theft",) * 16 + ("fraud",) * 24 + (None,)
+    scale = np.where(np.arange(41) < 16, 1.0, 0.4)[:, None, None]
+    return table._replace(utilities=table.utilities * scale, categories=categories)
+
+
+def test_groups_are_each_solved_alone(run, tmp_path):
+    """Categories share no prompts: the tilt of each is that of its own rows, lambda(x) = lambda_c / p_c."""
+    table = by_category()
+    path, preview = str(tmp_path / "t.jsonl"), tmp_path / "p.jsonl"
+    write_table(path, table)
+    options = (f"--scores={path}", "--beta=0.5", "--resamples=0", "--json")
+    status, output, errors = run(*options, "--groups=safety=theft:0.5,fraud:0.2", f"--preview={preview}")
+    found = json.loads(output)
+    assert (status, errors) == (0, "") and found["names"] == ["safety[theft]", "safety[fraud]"]
+    assert found["units"]["safety[fraud]"]["share"] == pytest.approx(24 / 41)
+    for category, rows, margin in (("theft", slice(0, 16), 0.5), ("fraud", slice(16, 40), 0.2)):
+        name, share = f"safety[{category}]", (rows.stop - rows.start) / 41
+        alone = dual.solve(table.rewards[rows], table.utilities[rows], beta=0.5, margins=np.array([margin]))
+        assert found["lam"][name] / share == pytest.approx(float(alone.lam[0]), rel=1e-6)
+        assert found["forecast"]["draw_k"]["margins"][name]["mean"] == pytest.approx(margin, rel=1e-6)
+    assert found["warnings"][0] == "safety: 1 of 41 prompts have no category; nothing is asked of them."
+    rows = [json.loads(line) for line in preview.read_text().splitlines()]
+    assert {tuple(row["utilities"]) for row in rows} == {("safety",)}  # the table's own scores
+    status, output, _ = run(*options, "--group_level=safety=0.1")
+    found = json.loads(output)
+    assert status == 0 and found["names"] == ["safety[fraud]", "safety[theft]"]
+    assert found["asked"]["safety[theft]"]["level"] == 0.1
+    assert found["forecast"]["draw_k"]["utilities"]["safety[theft]"]["mean"] == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--groups=safety=murder:1", "no prompt has the category 'murder'; the prompts have fraud, theft"),
+        ("--groups=tact=1", "--groups=tact=1: "),
+        ("--rate=safety=0.9", "the utilities of 'safety' are no probabilities, they go from "),
+        ("--group_rate=safety=theft:0.9", "give the --calibration of a run whose pairs say which responses"),
+    ],
+)
+def test_groups_and_rates_that_cannot_be_asked(run, tmp_path, flag, message):
+    write_table(tmp_path / "t.npz", by_category())
+    status, output, errors = run(f"--scores={tmp_path}/t.npz", "--beta=0.5", flag)
+    assert (status, output, errors.count("\n")) == (2, "", 1) and message in errors
+
+
+def test_groups_need_categories(run, coin):
+    status, _, errors = run(f"--scores={coin}", "--beta=1", "--groups=safety=0.1")
+    assert status == 2 and errors.startswith(f"--groups=safety=0.1: {coin} has no categories; add")
+
+
+def calibration(**changes: Any) -> CalibrationRecord:
+    """Safety's coefficient is 2 with standard deviation 0.2, the reward's is known."""
+    record = CalibrationRecord(
+        kind="joint",
+        dimensions=("reward", "safety"),
+        matrix=np.array([[1.0, 0.0], [0.0, 2.0]]),
+        covariances=np.stack([np.zeros((2, 2)), np.diag([0.0, 0.04])]),
+        unexplained=None,
+        slopes={},
+        num_held_out={},
+        findings=(),
+        stops=(),
+        reliability={},
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def test_a_rate_of_a_calibration(run, tmp_path):
+    """P(safe) = sigma(0.8 s - 0.5), whose intercept is known to 0.3: so is the logit of the rate reached."""
+    table, rate = conflict(), Rate(0.8, -0.5, np.diag([0.0, 0.09]))
+    write_table(tmp_path / "t.npz", table)
+    write_record(tmp_path / "calibration.json", calibration(rates={"safety": rate}))
+    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--rate=safety=0.5", "--resamples=400")
+    known = f"--calibration={tmp_path}/calibration.json"
+    status, output, errors = run(*arguments, known, "--json")
+    found = json.loads(output)
+    assert (status, errors) == (0, "")
+    p = expit(0.8 * table.utilities - 0.5)
+    weights = np.asarray(dual.tilt(np.array([found["lam"]["safety"]]), table.rewards, p, beta=0.5))
+    assert np.mean(np.sum(weights * p[..., 0], axis=1)) == pytest.approx(0.5, abs=1e-6)
+    assert found["units"]["safety"]["rate"]["slope"] == 0.8
+    assert found["reference"]["utilities"]["safety"] == pytest.approx(p.mean())
+    alone = json.loads(run(*arguments, known, "--population", "--json")[1])
+    shown = alone["forecast"]["draw_k"]["utilities"]["safety"]
+    # To first order the mean probability moves by E p (1 - p) times the intercept's 0.3.
+    slope = np.mean(np.sum(weights * (p * (1 - p))[..., 0], axis=1))
+    assert shown["high"] - shown["low"] == pytest.approx(2 * 1.96 * 0.3 * slope, rel=0.15)
+
+
+def test_a_tail(run, tmp_path):
+    """The worst tenth of the tilted policy costs what was asked."""
+    table = conflict()
+    write_table(tmp_path / "t.npz", table)
+    arguments = (f"--scores={tmp_path}/t.npz", "--beta=0.5", "--resamples=0", "--json")
+    status, output, errors = run(*arguments, "--tail=safety=0.1:1.8")
+    found = json.loads(output)
+    assert (status, errors) == (0, "")
+    tail = found["units"]["safety"]["tail"]
+    assert (tail["share"], tail["cost"]) == (0.1, 1.8)
+    costs = -table.utilities[..., 0]
+    u = -np.maximum(costs - tail["threshold"], 0.0) / 0.1
+    weights = np.asarray(dual.tilt(np.array([found["lam"]["safety"]]), table.rewards, u[..., None], beta=0.5))
+    order = np.argsort(-costs, axis=None)
+    taken = np.diff(np.minimum(np.cumsum(weights.ravel()[order] / 40), 0.1), prepend=0.0)
+    assert found["lam"]["safety"] > 0 and taken @ costs.ravel()[order] / 0.1 == pytest.approx(1.8, abs=0.02)
+    status, _, errors = run(*arguments, "--tail=safety=0.1:-9")
+    assert status == 3 and errors.count("\n") == 1
+
+
+def test_a_calibration_that_is_not_linear_needs_the_scores_before_it(run, tmp_path):
+    curve = Curve(np.array([0.0]), np.array([0.5, 1.5]), np.diag([0.0, 0.0, 0.0, 0.01]))
+    record = calibration(matrix=np.diag([1.0, 0.0]), covariances=np.zeros((2, 2, 2)), curves=(None, curve))
+    raw = conflict().utilities[..., 0]
+    scores = np.where(raw < 0, 0.5, 1.5) * raw
+    write_table(tmp_path / "t.npz", conflict()._replace(utilities=scores[..., None]))
+    write_record(tmp_path / "calibration.json", record)
+    known = f"--calibration={tmp_path}/calibration.json"
+    arguments = (
+        f"--scores={tmp_path}/t.npz",
+        "--beta=0.5",
+        "--margin=safety=0.3",
+        "--resamples=200",
+        "--json",
+    )
+    raws = np.stack([conflict().rewards, raw], axis=-1)
+    write_npz(tmp_path / "scores_raw.npz", scores=raws)
+    status, output, errors = run(*arguments, known, "--population")
+    assert (status, errors) == (0, "")
+    # Only the upper slope moves, by a standard deviation of 0.1.
+    found = json.loads(output)
+    weights = np.asarray(
+        dual.tilt(np.array([found["lam"]["safety"]]), conflict().rewards, scores[..., None], beta=0.5)
+    )
+    phi = np.maximum(raw, 0.0)
+    moves = np.mean(np.sum(weights * phi, axis=1)) - phi.mean()
+    shown = found["forecast"]["draw_k"]["margins"]["safety"]
+    assert shown["high"] - shown["low"] == pytest.approx(2 * 1.96 * 0.1 * moves, rel=0.15)
+    write_npz(tmp_path / "scores_raw.npz", scores=raws + 1.0)
+    status, _, errors = run(*arguments, known)
+    assert status == 2 and "scores_raw.npz: does not hold the scores of" in errors
+    (tmp_path / "scores_raw.npz").unlink()
+    status, _, errors = run(*arguments, known)
+    assert status == 2 and "scores_raw.npz: is missing" in errors and errors.count("\n") == 1
+
+
 BAD = {
     "no beta": (["--margin=safety=1"], "--beta is missing; give --beta=..."),
     "beta 0": (["--beta=0", "--margin=safety=1"], "--beta: is 0.0; must be a finite number above 0."),
@@ -338,9 +502,9 @@ BAD = {
     ),
     "no number": (
         ["--beta=1", "--margin=safety"],
-        "--margin=safety: must be a constraint's name and a number; write",
+        "--margin=safety: must be a constraint's name and what is asked; write",
     ),
-    "no name": (["--beta=1", "--margin==1"], "--margin==1: must be a constraint's name and a number"),
+    "no name": (["--beta=1", "--margin==1"], "--margin==1: must be a constraint's name and what is asked"),
     "word": (["--beta=1", "--margin=safety=high"], "--margin=safety=high: 'high' is not a number."),
     "nan": (["--beta=1", "--level=safety=nan"], "--level=safety=nan: 'nan' is not finite."),
     "confidence": (
@@ -389,13 +553,6 @@ def test_bad_files_are_one_line_and_status_2(run, tmp_path):
         path = str(tmp_path / name) if name else ""
         status, output, errors = run(f"--scores={path}", "--beta=1", "--margin=safety=1")
         assert (status, output, errors.count("\n")) == (2, "", 1) and message in errors
-
-
-def test_parse_asked():
-    asked = command.parse_asked({"margin": ["a=1", "b=c=-2e1"], "fraction": ["d=0.5"]})
-    assert asked == {"a": Asked(margin=1.0), "b=c": Asked(margin=-20.0), "d": Asked(fraction=0.5)}
-    with pytest.raises(InputError, match="--level=x: must be a constraint's name"):
-        command.parse_asked({"level": ["x"]})
 
 
 def test_as_a_program(coin):

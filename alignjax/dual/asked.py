@@ -1,4 +1,4 @@
-"""What is asked of the constraints: a margin, a level or a share of the reachable; and what cannot be met."""
+"""What is asked of the constraints: a margin, a level, a rate or a share; and what cannot be met."""
 
 from collections.abc import Sequence
 
@@ -15,44 +15,101 @@ def asked_margins(
     asked: Sequence[Asked],
     utilities: ArrayLike,
     *,
+    beta: float | None = None,
     mask: ArrayLike | None = None,
     prompt_weights: ArrayLike | None = None,
+    exposure: ArrayLike | None = None,
 ) -> np.ndarray:
     """The margin that each constraint is asked for.
 
-        b_j = margin,   level - E_ref g_j,   or   fraction (mean_i max_k g_ik - E_ref g_j)
+        b_j = margin,   level - E_ref g_j,   rate - E_ref g_j,   or   fraction (E_w g_j - E_ref g_j)
+
+    with w_ik = softmax_k(g_ikj / beta), the tilt to this constraint alone at this beta.
 
     Args:
       asked: one for each of the m constraints.
       utilities: [N, K, m] float.
+      beta: KL weight > 0, which a fraction needs; None: no fraction is asked.
       mask: [N, K] bool, True where a sample exists; None: all.
       prompt_weights: [N] float >= 0, weight of every prompt in the means; None: equal.
+      exposure: [N, m] float >= 0, how much of what is asked each prompt carries; the margin is that of the
+        prompts that carry it. None: 1.
 
     Returns:
       [m] float64; nan where nothing is asked.
 
     Raises:
-      InputError: more than one of the three asked of a constraint, a fraction outside (0, 1), or shapes.
+      InputError: more than one of the four asked of a constraint, a fraction or a rate outside (0, 1), a
+        fraction without beta, or shapes.
     """
-    most = np.asarray(reachable(utilities, mask, prompt_weights=prompt_weights))
     means = reference_means(utilities, mask, prompt_weights)
-    if len(asked) != most.size:
+    if len(asked) != means.size:
         raise InputError(
-            f"constraints: {len(asked)} are asked, the utilities have {most.size}; ask one each."
+            f"constraints: {len(asked)} are asked, the utilities have {means.size}; ask one each."
         )
-    margins = np.full(most.size, np.nan)
+    carried = shares(exposure, means.size, prompt_weights)
+    margins = np.full(means.size, np.nan)
     for j, one in enumerate(asked):
-        if sum(value is not None for value in (one.margin, one.level, one.fraction)) > 1:
+        if sum(value is not None for value in (one.margin, one.level, one.fraction, one.rate)) > 1:
             raise InputError(
-                f"constraint {j}: give one of margin, level and fraction, not several; remove the others."
+                f"constraint {j}: give one of margin, level, fraction and rate, not several; remove the "
+                "others."
             )
+        if one.rate is not None and not 0 < one.rate < 1:
+            raise InputError(f"constraint {j}: rate is {one.rate}, must lie between 0 and 1: a probability.")
         if one.margin is not None:
             margins[j] = one.margin
-        elif one.level is not None:
-            margins[j] = margin_of_level(one.level, means[j])
+        elif one.target is not None:
+            margins[j] = margin_of_level(one.target, means[j] / carried[j])
         elif one.fraction is not None:
-            margins[j] = margins_from_fraction(one.fraction, most[j])
+            if beta is None:
+                raise InputError(f"constraint {j}: a fraction is a share of a tilt's margin; give beta too.")
+            column = np.asarray(utilities)[..., j]
+            column = column if exposure is None else per_exposure(column, np.asarray(exposure)[:, j])
+            alone = safety_only(column, beta, mask)
+            gained = alone if exposure is None else alone * np.asarray(exposure)[:, j]
+            margins[j] = margins_from_fraction(
+                one.fraction, np.average(gained, weights=prompt_weights) / carried[j]
+            )
     return margins
+
+
+def safety_only(utility: np.ndarray, beta: float, mask: ArrayLike | None = None) -> np.ndarray:
+    """Each prompt's margin under the tilt to one utility alone.
+
+        sum_k w_ik g_ik - mean_k g_ik,     w_ik = softmax_k(g_ik / beta)
+
+    Args:
+      utility: [N, K] float, g.
+      beta: KL weight > 0, in the units of `utility` per nat.
+      mask: [N, K] bool, True where a sample exists; None: all.
+
+    Returns:
+      [N] float64, at least 0.
+    """
+    present = np.ones(utility.shape, bool) if mask is None else np.asarray(mask, bool)
+    values = np.where(present, np.asarray(utility, np.float64), 0.0)
+    top = np.where(present, values, -np.inf).max(axis=1, keepdims=True)
+    weights = np.where(present, np.exp(np.minimum(values - top, 0.0) / beta), 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    gained = (weights * values).sum(axis=1) - prompt_references(values, present)
+    return np.maximum(gained, 0.0)
+
+
+def shares(exposure: ArrayLike | None, size: int, prompt_weights: ArrayLike | None = None) -> np.ndarray:
+    """How much of each constraint the prompts carry on average, sum_i p_i e_ij: [m], 1 without exposure."""
+    return (
+        np.ones(size)
+        if exposure is None
+        else np.average(np.asarray(exposure), axis=0, weights=prompt_weights)
+    )
+
+
+def per_exposure(values: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Values [N, ...] of a constraint in its own units, x_i / e_i with e [N]; 0 where e is."""
+    safe = np.where(exposure > 0, exposure, 1.0).reshape(-1, *[1] * (values.ndim - 1))
+    carries = (exposure > 0).reshape(safe.shape)
+    return np.where(carries, values / safe, 0.0)
 
 
 def reference_means(

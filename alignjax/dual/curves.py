@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, on_host
 from alignjax.dual.dual_function import Derivatives
-from alignjax.dual.newton import describe, evaluate, newton, newton_step, reweighted
+from alignjax.dual.newton import describe, evaluate, newton, newton_step
 from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
-from alignjax.dual.solver import Prepared, Solution, prepare, solve_jit, solve_samples, summarise
+from alignjax.dual.solver import Solution, prepare, rebased, solve_jit, solve_samples, summarise
 from alignjax.errors import InputError
 
 SATURATED = 2.0  # effective samples; below it one response has nearly all the weight of its prompt
@@ -72,6 +72,7 @@ def frontier(
     mask: ArrayLike | None = None,
     prompt_weights: ArrayLike | None = None,
     importance: ArrayLike | None = None,
+    exposure: ArrayLike | None = None,
 ) -> Frontier:
     """What pi_lam has for each of P multipliers; for m = 2 a grid of them gives the surface.
 
@@ -85,6 +86,8 @@ def frontier(
       mask: [N, K] bool, True where a sample exists; None: all.
       prompt_weights: [N] float >= 0; None: equal.
       importance: [N, K] float >= 0, as in `objective`.
+      exposure: [N, m] float >= 0, as in `dual.answer`; margins and utilities are then those of the prompts
+        that carry a constraint. None: 1.
 
     Returns:
       P points.
@@ -94,10 +97,11 @@ def frontier(
     """
     inputs = Inputs(rewards, utilities, mask, prompt_weights, importance, {"lams": lams})
     if is_traced(inputs, beta):
-        return _frontier(floats(inputs), beta)
+        return _frontier(floats(inputs), beta, None if exposure is None else jnp.asarray(exposure).T)
     inputs, beta = checked(inputs, "dual.frontier"), check_beta(beta, "dual.frontier")
     with on_host():
-        return jax.tree.map(np.asarray, _frontier_jit(inputs, beta))
+        carried = None if exposure is None else np.asarray(exposure, np.float64).T
+        return jax.tree.map(np.asarray, _frontier_jit(inputs, beta, carried))
 
 
 def sweep(
@@ -170,7 +174,7 @@ def by_prompt(
         return jax.tree.map(np.asarray, _by_prompt_jit(inputs, beta))
 
 
-def _frontier(inputs: Inputs, beta: float | Array) -> Frontier:
+def _frontier(inputs: Inputs, beta: float | Array, exposure: Array | None) -> Frontier:
     lams = jnp.asarray(inputs.vectors["lams"])
     samples = gather(*inputs[:5], kind=lams.dtype, where="dual.frontier")
     m = samples.utilities.shape[0]
@@ -185,10 +189,13 @@ def _frontier(inputs: Inputs, beta: float | Array) -> Frontier:
         gained = columns[4:] - reference
         saturated = (columns[2] < SATURATED).astype(lams.dtype)
         columns = jnp.concatenate([columns, gained, saturated[None]])
-        return over_prompts(columns, samples), standard_errors(gained, samples)
+        return over_prompts(columns, samples), standard_errors(gained, samples, exposure)
 
     means, errors = jax.lax.map(at, lams)  # [P, 5 + 2 m], [P, m]
-    tilted, margins = means[:, 4 : 4 + m], means[:, 4 + m : 4 + 2 * m]
+    share = jnp.ones(m, lams.dtype)
+    if exposure is not None:
+        share = over_prompts(exposure.astype(lams.dtype), samples)
+    tilted, margins = means[:, 4 : 4 + m] / share[None], means[:, 4 + m : 4 + 2 * m] / share[None]
     value = kl_weight * means[:, 0]
     return Frontier(lams, margins, errors, means[:, 3], tilted, means[:, 1], value, means[:, 2], means[:, -1])
 
@@ -208,16 +215,9 @@ def _sweep(inputs: Inputs, beta: float | Array, start: Array) -> Solution:
     """`sweep` from the solution of the first margins, [m]."""
     margins = _points(inputs)
     ready = prepare(_with_margins(inputs, margins[0]), beta, "dual.sweep")
-    weights = ready.samples.prompt_weights
-
-    def asked(margins: Array) -> Prepared:
-        levels = ready.levels - ready.margins + margins
-        return ready._replace(
-            margins=margins, levels=levels, problem=reweighted(ready.problem, weights, margins)
-        )
 
     def step(last: _Last, margins: Array) -> tuple[_Last, Solution]:
-        here = asked(margins)
+        here = rebased(ready, margins)
         begin = _along_tangent(last, here.problem.margins)
         solution, found = summarise(here, newton(here.problem, begin, tau=here.problem.tau))
         # From an infeasible problem's end, far out, the next would have to come back.

@@ -1,19 +1,23 @@
 """The one engine behind `train`, `solve`, the notebooks and the report: all that the dual says of a table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from alignjax.dual.asked import asked_margins, combined_reach, prompt_references, refusal
-from alignjax.dual.curves import SATURATED
+from alignjax.dual.arguments import Inputs
+from alignjax.dual.asked import asked_margins, combined_reach, prompt_references
 from alignjax.dual.feasibility import reachable_along
+from alignjax.dual.gate import gate, smallest_beta
+from alignjax.dual.guard import Conservative, Terms, guarded, prompt_counts, quantiles
 from alignjax.dual.prediction import (
     Draws,
     Shown,
+    SolvedFor,
     Table,
+    crowding,
     finite,
     means_of,
     named,
@@ -21,23 +25,41 @@ from alignjax.dual.prediction import (
     resample,
     scores_of,
 )
+from alignjax.dual.remarks import remarks
 from alignjax.dual.solver import Solution, reachable, solve
-from alignjax.dual.uncertainty import Conservative, solve_conservative
-from alignjax.errors import InfeasibleError, InputError
+from alignjax.errors import InputError
 from alignjax.records import answer as records
-from alignjax.records.answer import Asked, DualAnswer
+from alignjax.records.answer import Asked, DualAnswer, Gate
+from alignjax.records.uncertainty import ScoreUncertainty
+from alignjax.records.units import Unit
 
-NEAR_LIMIT = 0.9  # of what can be met together; above it lambda and its interval grow fast
-_RARELY_MET = 0.95  # share of the resamples; below it the margins are near what can be met
+
+class _Question(NamedTuple):
+    """What is asked of a table, at any beta."""
+
+    table: Table
+    asked: Sequence[Asked]
+    lam: float | None
+    confidence: float
+    conservative: bool
+    covariances: np.ndarray | None
+    population: bool
+    seed: int
 
 
 class _Found(NamedTuple):
-    """What was solved: lam [m], the margins [m] that it was solved for, and the solver's words."""
+    """What was found at one beta: lam [m], the margins asked [m], what lam solves, and the solver's words."""
 
     lam: np.ndarray
     margins: np.ndarray
+    solved_for: SolvedFor | None
     solution: Solution | None
     guarded: Conservative | None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether there is a multiplier."""
+        return self.solution is None or bool(self.solution.feasible)
 
 
 def answer(
@@ -50,36 +72,45 @@ def answer(
     lam: float | None = None,
     mask: ArrayLike | None = None,
     prompt_weights: ArrayLike | None = None,
+    exposure: ArrayLike | None = None,
+    units: Mapping[str, Unit] | None = None,
     confidence: float = 0.95,
     conservative: bool = False,
     num_resamples: int = 1000,
     seed: int = 0,
-    calibration_draws: np.ndarray | None = None,
+    uncertainty: ScoreUncertainty | None = None,
     population: bool = False,
     prompt_ids: Sequence[str | int] | None = None,
 ) -> DualAnswer:
     """Solves the dual on a table of scores, and says what the multiplier brings and how surely.
 
-    The estimates are those on the table as it is. Their intervals are percentiles over resampled prompts and,
-    where `calibration_draws` are given, over calibrations: resample b has the scores s T_b^T. At the tilt to
-    lam for what is predicted; solved anew for lam itself. An interval is widened to the estimate where it
-    would not hold it.
+    Two policies are forecast, each under its name: draw-K, of which the plain estimates are exact, and the
+    tilt, an extrapolation to be believed where the gate is open. Their intervals are percentiles over
+    resampled prompts and, where `uncertainty` is given, over calibrations; at the tilt to lam for what is
+    predicted, solved anew for lam itself. Where prompts are drawn, an interval of what is predicted is at
+    least as wide as that of `statistics.skewed_ends`. An interval is widened to the estimate where it would
+    not hold it.
 
     Args:
       rewards: [N, K] float, calibrated.
       utilities: [N, K, m] float, calibrated; higher is safer.
       names: m names of the constraints.
       asked: one for each constraint; may be empty where `lam` is given.
-      beta: KL weight > 0, in the units of `rewards` per nat.
+      beta: KL weight > 0.
       lam: a fixed multiplier for every constraint, nothing is solved; None: solve.
       mask: [N, K] bool, True where a sample exists; None: all.
       prompt_weights: [N] float >= 0, weight of every prompt; None: equal.
-      confidence: of the intervals, in (0, 1), and of the margins where `conservative`, in (0.5, 1).
-      conservative: solve for the lower confidence bounds of the margins; they hold the draw of prompts alone.
+      exposure: [N, m] float >= 0, e, how much of what is asked of a constraint each prompt carries: 1 for one
+        on all prompts; 1{c_i = c} / p_c for that of a group with share p_c, whose utility on prompt i is
+        1{c_i = c} u_ik / p_c. On prompts of weights w a margin b asks for (w @ e) b. Margins and utilities
+        are stated of the prompts that carry them, (w @ x) / (w @ e): a group's size is not noise. None: 1.
+      units: what each constraint is a constraint on, for the record alone.
+      confidence: of the intervals, in (0, 1), and of the guard where `conservative`, in (0.5, 1).
+      conservative: solve with a guard, so that what is asked holds with the confidence: `solve_conservative`.
       num_resamples: R; 0: no intervals.
-      seed: of the resamples, the only randomness.
-      calibration_draws: [R, 1 + m, 1 + m], T_b, on the last axis of the scores with the reward first; None:
-        the scores are believed as they are.
+      seed: of the resamples, and of the shuffle that halves and quarters of the samples are taken from.
+      uncertainty: of the calibration of the scores: R draws for the intervals, covariances for the guard;
+        None: the scores are believed as they are.
       population: True where the prompts are all there are: none are drawn, each weighs the same in every
         resample.
       prompt_ids: N ids for `prompts`; None: the row numbers.
@@ -88,80 +119,50 @@ def answer(
       The answer, feasible or not: see `require_answer`.
 
     Raises:
-      InputError: shapes or values that cannot be used.
+      InputError: shapes or values that cannot be used; a guard of a constraint that a single prompt carries.
 
     Reference: Efron 1979 for the percentile intervals; Huang et al. 2024, arXiv 2405.19544, for the dual.
     """
-    table = _table(rewards, utilities, names, mask, prompt_weights, prompt_ids)
-    _check(table, asked, lam, confidence, conservative, num_resamples, calibration_draws)
+    features = None if uncertainty is None else uncertainty.features
+    table = _table(rewards, utilities, names, mask, prompt_weights, prompt_ids, exposure, features)
+    _check(table, asked, lam, confidence, conservative, num_resamples, uncertainty)
     wanted = list(asked) or [Asked()] * len(table.names)
-    margins = asked_margins(wanted, table.utilities, **table.given)
-    if lam is None and np.isnan(margins).any():
-        name = table.names[int(np.argmax(np.isnan(margins)))]
-        raise InputError(f"dual.answer: nothing is asked of {name!r}; give a margin, a level or a fraction.")
+    covariances = None if uncertainty is None else uncertainty.covariances
+    question = _Question(table, wanted, lam, confidence, conservative, covariances, population, seed)
+    found = _solve(question, beta)
     multiple = math.inf
-    if not np.isnan(margins).any():
-        multiple = float(reachable_along(table.utilities, margins, **table.given).multiple)
-    found = _solve(table, margins, beta, lam, confidence, conservative)
-    if population and calibration_draws is None:
-        num_resamples = 0  # nothing is drawn: every resample would be the table itself
-    # A seed sequence of its own: that of a calibration's draws is the words of a JAX key.
-    rng = np.random.default_rng([seed, 1])
-    draws = Draws(resample(table, rng, num_resamples, population), calibration_draws, confidence)
-    feasible = found.solution is None or bool(found.solution.feasible)
-    shown = Shown()
-    if feasible:
-        solved_for = None if found.solution is None else found.margins
-        shown = predict(table, found.lam, beta=beta, asked=margins, solved_for=solved_for, draws=draws)
-        shown = shown._replace(warnings=_warnings(table, shown, found, margins, multiple))
+    if not np.isnan(found.margins).any():
+        multiple = reachable_along(table.utilities, table.shares * found.margins, **table.given).multiple
+    draws = _draws(question, num_resamples, uncertainty)
+    shown, opened = Shown(), _gate(question, found, beta)
+    if found.feasible:
+        given: dict[str, Any] = {"asked": found.margins, "solved_for": found.solved_for, "seed": seed}
+        shown = predict(table, found.lam, beta=beta, draws=draws, **given)
+        said = remarks(table, shown, opened, found.margins, multiple, found.solution is not None)
+        shown = shown._replace(warnings=said)
+    most = np.asarray(reachable(table.utilities, table.mask, prompt_weights=table.weights)) / table.shares
     return DualAnswer(
         names=table.names,
         beta=float(beta),
         confidence=float(confidence),
         num_prompts=len(table.rewards),
         num_samples=int(table.rewards.size if table.mask is None else table.mask.sum()),
-        num_resamples=num_resamples,
+        num_resamples=len(draws.weights),
         holds=_holds(draws, population),
         asked={
-            name: Asked(None if math.isnan(margin) else float(margin), one.level, one.fraction)
-            for name, one, margin in zip(table.names, wanted, margins, strict=True)
+            name: Asked(None if math.isnan(margin) else float(margin), one.level, one.fraction, one.rate)
+            for name, one, margin in zip(table.names, wanted, found.margins, strict=True)
         },
         reference=_reference(table),
-        reachable=named(table, reachable(table.utilities, table.mask, prompt_weights=table.weights)),
+        reachable=named(table, most),
         multiple=finite(multiple),
         solved=found.solution is not None,
-        feasible=feasible,
-        **_solver(table, found),
+        feasible=found.feasible,
+        gate=opened,
+        units={} if units is None else dict(units),
+        **_solver(question, found),
         **shown._asdict(),
     )
-
-
-def require_answer(answer: DualAnswer) -> None:
-    """Refuses an answer whose margins are not met.
-
-    Raises:
-      InfeasibleError: the margins cannot be met on these samples, on average or with the confidence; the
-        message names the most that can.
-    """
-    if answer.feasible:
-        return
-    margins = np.array([answer.asked[name].margin for name in answer.names], np.float64)
-    most = np.array([answer.reachable[name] for name in answer.names])
-    if answer.conservative is not None and (answer.multiple is None or answer.multiple > 1):
-        guards = [answer.conservative.guard[name] for name in answer.names]
-        shown = "; ".join(
-            f"{name}: asked {b:.6g}, raised to {b + more:.6g}, the largest is {top:.6g}"
-            for name, b, more, top in zip(answer.names, margins, guards, most, strict=True)
-        )
-        raise InfeasibleError(
-            f"constraints: the margins can be met on average but not with confidence {answer.confidence:g} "
-            f"({shown}); ask for less, lower the confidence, or sample more prompts."
-        )
-    proof = answer.certificate or dict.fromkeys(answer.names, 0.0)
-    direction = np.array([proof[name] for name in answer.names])
-    multiple = answer.multiple if len(answer.names) > 1 else None
-    together = answer.certificate_reachable or 0.0
-    raise InfeasibleError(refusal(answer.names, margins, most, direction, together, multiple))
 
 
 def _table(
@@ -171,6 +172,8 @@ def _table(
     mask: ArrayLike | None,
     prompt_weights: ArrayLike | None,
     prompt_ids: Sequence[str | int] | None,
+    exposure: ArrayLike | None,
+    features: np.ndarray | None,
 ) -> Table:
     rewards, utilities = np.asarray(rewards), np.asarray(utilities)
     if utilities.ndim != 3 or utilities.shape[2] != len(names):
@@ -185,9 +188,29 @@ def _table(
     if prompt_weights is not None:
         weights = np.asarray(prompt_weights, np.float64)
         weights = weights / weights.sum() if weights.sum() > 0 else weights
-    return Table(
-        tuple(names), rewards, utilities, None if mask is None else np.asarray(mask, bool), weights, ids
+    carried = None
+    if exposure is not None:
+        carried = np.asarray(exposure, np.float64)
+        expected = (len(rewards), len(names))
+        if carried.shape != expected or not (np.isfinite(carried) & (carried >= 0)).all():
+            raise InputError(
+                f"dual.answer: exposure has shape {carried.shape}, must be {expected}, of finite numbers of "
+                "at least 0."
+            )
+    table = Table(
+        tuple(names),
+        rewards,
+        utilities,
+        None if mask is None else np.asarray(mask, bool),
+        weights,
+        ids,
+        carried,
+        features,
     )
+    if carried is not None and not (table.shares > 0).all():
+        name = table.names[int(np.argmin(table.shares))]
+        raise InputError(f"dual.answer: no prompt carries {name}; leave the constraint out, or add prompts.")
+    return table
 
 
 def _check(
@@ -197,44 +220,97 @@ def _check(
     confidence: float,
     conservative: bool,
     num_resamples: int,
-    calibration_draws: np.ndarray | None,
+    uncertainty: ScoreUncertainty | None,
 ) -> None:
     size = 1 + len(table.names)
     if num_resamples < 0:
         raise InputError(f"dual.answer: num_resamples is {num_resamples}, must be at least 0.")
-    if not 0 < confidence < 1:
-        raise InputError(f"dual.answer: confidence is {confidence}, must lie between 0 and 1.")
+    least = 0.5 if conservative else 0.0
+    if not least < confidence < 1:
+        raise InputError(f"dual.answer: confidence is {confidence}, must lie between {least:g} and 1.")
     if lam is None and not asked:
         raise InputError("dual.answer: nothing is asked; give `asked`, or fix the multiplier with `lam`.")
     if lam is not None and not 0 <= lam < math.inf:
         raise InputError(f"dual.answer: lam is {lam}, must be a finite number of at least 0.")
     if lam is not None and conservative:
         raise InputError("dual.answer: a fixed lam is not solved for; leave out lam or conservative.")
-    expected = (num_resamples, size, size)
-    if calibration_draws is not None and calibration_draws.shape != expected:
+    if uncertainty is None:
+        return
+    columns = size + (uncertainty.features.shape[-1] if uncertainty.features.ndim == 3 else 0)
+    expected = {
+        "features": (*table.rewards.shape, columns - size),
+        "draws": (num_resamples, size, columns),
+        "covariances": (size, columns, columns),
+    }
+    for name, shape in expected.items():
+        given = getattr(uncertainty, name).shape
+        if given != shape:
+            raise InputError(f"dual.answer: uncertainty.{name} has shape {given}, must be {shape}.")
+
+
+def _draws(question: _Question, num_resamples: int, uncertainty: ScoreUncertainty | None) -> Draws:
+    """The resamples of the prompts, and the draws of the calibration beside them."""
+    population = question.population
+    if population and uncertainty is None:
+        num_resamples = 0  # nothing is drawn: every resample would be the table itself
+    # A seed sequence of its own: that of a calibration's draws is the words of a JAX key.
+    rng = np.random.default_rng([question.seed, 1])
+    weights = resample(question.table, rng, num_resamples, population)
+    matrices = None if uncertainty is None else uncertainty.draws
+    return Draws(weights, matrices, question.confidence, population)
+
+
+def _solve(question: _Question, beta: float) -> _Found:
+    """What is asked, and the multiplier, at one beta."""
+    table = question.table
+    asks = asked_margins(question.asked, table.utilities, beta=beta, exposure=table.exposure, **table.given)
+    if question.lam is not None:
+        return _Found(np.full(len(table.names), float(question.lam)), asks, None, None, None)
+    if np.isnan(asks).any():
+        name = table.names[int(np.argmax(np.isnan(asks)))]
         raise InputError(
-            f"dual.answer: calibration_draws has shape {calibration_draws.shape}, must be {expected}, "
-            "one for each resample."
+            f"dual.answer: nothing is asked of {name!r}; give a margin, a level, a rate or a fraction."
         )
-
-
-def _solve(
-    table: Table, margins: np.ndarray, beta: float, lam: float | None, confidence: float, conservative: bool
-) -> _Found:
-    if lam is not None:
-        return _Found(np.full(len(table.names), float(lam)), margins, None, None)
-    given: dict[str, Any] = {"beta": beta, "margins": margins, **table.given}
-    if not conservative:
+    by_level = np.array([one.target is not None for one in question.asked])
+    given_levels = [np.nan if one.target is None else one.target for one in question.asked]
+    values = np.where(by_level, given_levels, asks)
+    if not question.conservative:
+        given: dict[str, Any] = {"beta": beta, "margins": table.shares * asks, **table.given}
         solution = solve(table.rewards, table.utilities, **given)
-        return _Found(np.asarray(solution.lam), margins, solution, None)
-    guarded = solve_conservative(table.rewards, table.utilities, confidence=confidence, **given)
-    raised = np.asarray(guarded.asked + guarded.guard)
-    return _Found(np.asarray(guarded.solution.lam), raised, guarded.solution, guarded)
+        return _Found(np.asarray(solution.lam), asks, SolvedFor(values, by_level, False), solution, None)
+    counts = prompt_counts(table.weights, table.exposure, len(table.names), len(table.rewards))
+    q = quantiles(counts, question.confidence, population=question.population, names=table.names)
+    exposure = None if table.exposure is None else table.exposure.T
+    vectors = {"margins": table.shares * asks}
+    found = guarded(
+        Inputs(table.rewards, table.utilities, table.mask, table.weights, None, vectors),
+        Terms(q, by_level, exposure, table.features, question.covariances),
+        beta=beta,
+        population=question.population,
+        seed=question.seed,
+    )
+    raised = SolvedFor(values + np.asarray(found.guard + found.bias), by_level, True)
+    return _Found(np.asarray(found.solution.lam), asks, raised, found.solution, found)
+
+
+def _gate(question: _Question, found: _Found, beta: float) -> Gate | None:
+    """The gate at the multiplier found; at that without the guard where the guard cannot be had."""
+    lam = found.lam
+    if not found.feasible:
+        if found.guarded is None or not found.guarded.plain.feasible:
+            return None
+        lam = np.asarray(found.guarded.plain.lam)
+
+    def passes(higher: float) -> bool:
+        again = _solve(question, higher)
+        return again.feasible and crowding(question.table, again.lam, higher).passes
+
+    return gate(crowding(question.table, lam, beta), lambda: smallest_beta(passes, beta))
 
 
 def _reference(table: Table) -> records.Reference:
-    reward, *utilities = means_of(table, prompt_references(scores_of(table), table.mask))
-    return records.Reference(float(reward), named(table, np.array(utilities)))
+    means = means_of(table, prompt_references(scores_of(table), table.mask))
+    return records.Reference(float(means[0]), named(table, means[1:] / table.shares))
 
 
 def _holds(draws: Draws, population: bool) -> tuple[str, ...]:
@@ -245,59 +321,38 @@ def _holds(draws: Draws, population: bool) -> tuple[str, ...]:
     return drawn if draws.matrices is None else (*drawn, "how the scores were calibrated")
 
 
-def _solver(table: Table, found: _Found) -> dict[str, Any]:
-    """The fields that say how the solver ended: solver, certificate, conservative."""
-    solution, guarded = found.solution, found.guarded
-    fields: dict[str, Any] = dict.fromkeys(
-        ("solver", "certificate", "certificate_reachable", "conservative"), None
-    )
+def _solver(question: _Question, found: _Found) -> dict[str, Any]:
+    """The fields that say how the solver ended: solver, certificate, guard."""
+    table, solution = question.table, found.solution
+    fields: dict[str, Any] = dict.fromkeys(("solver", "certificate", "certificate_reachable", "guard"), None)
     if solution is None:
         return fields
     objective = float(solution.objective) if solution.feasible else None
     fields["solver"] = records.SolverState(int(solution.iterations), finite(solution.error), objective)
     direction = np.asarray(solution.certificate)
     if direction.any():
-        fields["certificate"] = named(table, direction)
-        fields["certificate_reachable"] = combined_reach(
-            direction, table.utilities, table.mask, table.weights
-        )
-    if guarded is not None:
-        low = named(table, guarded.low) if solution.feasible else None
-        fields["conservative"] = records.Conservative(named(table, guarded.guard), low)
+        # Of margins as they are stated: a group's are those of its own prompts.
+        own = direction * table.shares
+        fields["certificate"] = named(table, own / own.sum())
+        together = combined_reach(direction, table.utilities, table.mask, table.weights)
+        fields["certificate_reachable"] = together / own.sum()
+    if found.guarded is not None and found.guarded.plain.feasible:
+        fields["guard"] = _guard(question, found.guarded)
     return fields
 
 
-def _warnings(
-    table: Table, shown: Shown, found: _Found, margins: np.ndarray, multiple: float
-) -> tuple[str, ...]:
-    """What a reader should know before believing a feasible answer, with numbers."""
-    said = []
-    if shown.predicted is None:
-        return ()
-    ess = shown.predicted.ess
-    if ess.saturated > 0:
-        said.append(
-            f"{ess.saturated:.1%} of the prompts have fewer than {SATURATED:g} effective samples (median "
-            f"{ess.median:.3g}, least {ess.least:.3g}, of {ess.num_samples}): there the prediction is "
-            "saturated; draw more samples or raise beta."
-        )
-    share = 1 / multiple if multiple > 0 else math.inf
-    if found.solution is not None and share > NEAR_LIMIT:
-        said.append(
-            f"What is asked is {share:.4g} of the most that can be met on these samples: lambda changes much "
-            "with the sample; ask for less."
-        )
-    if shown.intervals is not None and shown.intervals.feasible_share < _RARELY_MET:
-        said.append(
-            f"On {1 - shown.intervals.feasible_share:.1%} of the resamples the margins cannot be met: they "
-            "are near the most that these samples allow."
-        )
-    if found.solution is None:
-        for name, margin in zip(table.names, margins, strict=True):
-            reached = shown.predicted.margins[name].mean
-            if reached < margin:
-                said.append(
-                    f"The given multiplier reaches a margin of {reached:.4g} for {name}, {margin:.4g} is "
-                    "asked; give a larger one, or leave it out to solve for it."
-                )
-    return tuple(said)
+def _guard(question: _Question, found: Conservative) -> records.Guard:
+    table, plain = question.table, found.plain
+    return records.Guard(
+        confidence=float(question.confidence),
+        room=named(table, found.guard),
+        standard_error=named(table, found.standard_error),
+        calibration=named(table, found.calibration),
+        bias=named(table, found.bias),
+        spread=named(table, found.spread),
+        low=named(table, found.low) if found.solution.feasible else None,
+        plain=records.Plain(
+            named(table, plain.lam), named(table, plain.margins), float(plain.reward), float(plain.kl)
+        ),
+        settled=bool(found.settled),
+    )

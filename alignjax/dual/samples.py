@@ -173,14 +173,21 @@ def loaded(part: Samples, kind: DTypeLike) -> tuple[Array, list[Array], Array]:
     return scores[0], scores[1:], log_base(part, kind)
 
 
-def every(samples: Samples, first: int, step: int) -> Samples:
-    """Every `step`-th sample of each prompt from the `first` on; weights nan where a prompt has none left."""
+def shuffled(samples: Samples, key: Array) -> Samples:
+    """Each prompt's samples in random order, those that exist first.
+
+    The order in which samples were given may hold meaning: they may be sorted by utility. Every fourth of a
+    random order is a random quarter; with those that exist first, the quarters are of nearly equal size.
+    """
+    place = jax.random.uniform(key, samples.rewards.shape, jnp.float32)
     base = samples.log_base
     if base is not None:
-        base = base[:, first::step]
-        base = base - jax.nn.logsumexp(base, axis=1, keepdims=True)
+        place = jnp.where(jnp.isneginf(base), jnp.asarray(2, place.dtype), place)
+    order = jnp.argsort(place, axis=1)
     return samples._replace(
-        rewards=samples.rewards[:, first::step], utilities=samples.utilities[:, :, first::step], log_base=base
+        rewards=jnp.take_along_axis(samples.rewards, order, axis=1),
+        utilities=jnp.take_along_axis(samples.utilities, order[None], axis=2),
+        log_base=None if base is None else jnp.take_along_axis(base, order, axis=1),
     )
 
 
@@ -191,13 +198,36 @@ def over_prompts(columns: Array, samples: Samples) -> Array:
     return columns @ samples.prompt_weights.astype(columns.dtype)
 
 
-def standard_errors(columns: Array, samples: Samples) -> Array:
-    """Standard errors of the weighted means over prompts of the last axis: [..., N] -> [...]."""
-    squares = jnp.square(columns - over_prompts(columns, samples)[..., None])
-    n = squares.shape[-1]
-    if samples.prompt_weights is None:
+def standard_errors(columns: Array, samples: Samples, exposure: Array | None = None) -> Array:
+    """Standard errors over the draw of prompts of means, in which a constraint may weigh prompts on its own.
+
+        se^2 = n / (n - 1) sum_i q_i^2 (u_i - sum_i q_i u_i)^2,   q_i ~ p_i e_i,   x_i = e_i u_i
+
+    q sums to 1. n = 1 / sum_i q_i^2 is the number of prompts where all weigh the same. The size of a
+    group is not noise: its prompts alone count.
+
+    Args:
+      columns: [C, N] float, x.
+      samples: of N prompts, with their weights p.
+      exposure: [C, N] float >= 0, e; None: 1.
+
+    Returns:
+      [C] float; 0 where a single prompt counts, of which there is none.
+    """
+    p = samples.prompt_weights
+    n = columns.shape[-1]
+    if p is None and exposure is None:
+        squares = jnp.square(columns - over_prompts(columns, samples)[..., None])
         return jnp.sqrt(jnp.sum(squares, axis=-1) / (n * max(n - 1, 1)))
-    return jnp.sqrt(squares @ jnp.square(samples.prompt_weights.astype(columns.dtype)))
+    p = jnp.full(n, 1 / n, columns.dtype) if p is None else p.astype(columns.dtype)
+    e = jnp.ones_like(columns) if exposure is None else exposure.astype(columns.dtype)
+    total = e @ p
+    total = jnp.where(total > 0, total, 1)
+    left = (columns - e * (columns @ p / total)[:, None]) / total[:, None]
+    concentration = jnp.square(e) @ jnp.square(p) / jnp.square(total)  # 1 / n
+    single = concentration > 1 - 1e-6
+    factor = jnp.where(single, 0, 1 / jnp.where(single, 1, 1 - concentration))
+    return jnp.sqrt(jnp.square(left) @ jnp.square(p) * factor)
 
 
 def by_chunks(of: Callable[[Samples], Array], samples: Samples) -> Array:

@@ -16,6 +16,7 @@ from alignjax.dual.newton import (
     is_solved,
     newton,
     projected_error,
+    reweighted,
     scale,
 )
 from alignjax.dual.samples import Samples, Summary, check_vector, gather, over_prompts, summarise_prompts
@@ -150,11 +151,11 @@ def reachable(
 
 
 def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
-    """Margins asked as a share of what is reachable.
+    """Margins asked as a share of another margin.
 
     Args:
       fraction: [m] or [] float, strictly between 0 and 1.
-      most: [m] float, of `reachable`.
+      most: [m] float, the margin of the safety-only tilt: `safety_only`.
 
     Returns:
       [m] float64, fraction * most.
@@ -165,7 +166,8 @@ def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
     share = np.asarray(fraction, np.float64)
     if not ((share > 0) & (share < 1)).all():
         raise InputError(
-            f"fraction is {share.tolist()}, must lie between 0 and 1: a share of what can be reached."
+            f"fraction is {share.tolist()}, must lie between 0 and 1: a share of the margin that the "
+            "tilt to safety alone has."
         )
     return share * np.asarray(most, np.float64)
 
@@ -228,6 +230,12 @@ def prepare(inputs: Inputs, beta: float | Array, where: str) -> Prepared:
         margins, levels = margin_of_level(given, reference), given
     kl_weight = jnp.asarray(beta).astype(given.dtype)
     return Prepared(samples, summary, margins, levels, kl_weight, scale(samples, summary, margins, kl_weight))
+
+
+def rebased(ready: Prepared, margins: Array) -> Prepared:
+    """The same problem with other margins [m]."""
+    problem = reweighted(ready.problem, ready.samples.prompt_weights, margins)
+    return ready._replace(margins=margins, levels=ready.levels - ready.margins + margins, problem=problem)
 
 
 def summarise(ready: Prepared, found: Minimum) -> tuple[Solution, Minimum]:

@@ -1,6 +1,7 @@
 """Means whose intervals hold two uncertainties: which prompts were drawn, and how scores were calibrated."""
 
 import numpy as np
+from scipy.special import stdtrit
 
 from alignjax.records.figure import Figure
 
@@ -80,6 +81,45 @@ def figure_of(mean: float, draws: np.ndarray, *, confidence: float = CONFIDENCE)
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return Figure(float(mean), min(float(low), float(mean)), max(float(high), float(mean)))
+
+
+def skewed_ends(
+    values: np.ndarray, weights: np.ndarray | None = None, *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Ends of an interval of the mean that few prompts with a long tail do not make too short.
+
+        m - s max(t, H(t)),   m + s max(t, -H(-t)),   H(u) = (3 / h) (cbrt(1 + h (u - h / 6)) - 1)
+
+    On each side the wider of Student's interval and Hall's, which knows the skewness: h is that of the mean.
+    Over prompts with heavy tails percentiles of resamples cover 92 to 93% at 100 prompts where 95% is meant,
+    BCa and bootstrap-t no more, and this 94 to 96% (benchmarks/promise.py).
+
+    Args:
+      values: [N], one number a prompt.
+      weights: [N] >= 0; None: equal.
+      confidence: of the interval, in (0, 1).
+
+    Returns:
+      Both ends; infinite where fewer than two prompts have weight.
+
+    Reference: Hall 1992, On the removal of skewness by transformation.
+    """
+    p = np.full(len(values), 1.0 / len(values)) if weights is None else weights / weights.sum()
+    count = 1.0 / float(np.sum(p**2))
+    if count < 1.5:
+        return -np.inf, np.inf
+    mean = float(p @ values)
+    variance = float(p @ (values - mean) ** 2)
+    error = float(np.sqrt(variance / (count - 1.0)))
+    if variance <= 1e-24 * (mean**2 + 1e-300):
+        return mean, mean
+    h = float(p @ (values - mean) ** 3) / variance**1.5 / np.sqrt(count)
+    t = float(stdtrit(count - 1.0, (1.0 + confidence) / 2.0))
+
+    def hall(u: float) -> float:
+        return u if abs(h) < 1e-9 else float(3.0 / h * (np.cbrt(1.0 + h * (u - h / 6.0)) - 1.0))
+
+    return mean - error * max(t, hall(t)), mean + error * max(t, -hall(-t))
 
 
 def _mean(values: np.ndarray, prompt_weights: np.ndarray | None) -> np.ndarray:

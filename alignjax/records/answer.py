@@ -7,22 +7,31 @@ from typing import ClassVar
 import numpy as np
 
 from alignjax.records.figure import Figure
+from alignjax.records.units import Unit
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is asked of one constraint: exactly one of the three, or nothing.
+    """What is asked of one constraint: exactly one of the four, or nothing.
 
     Attributes:
       margin: how much the mean utility must rise above the reference's, in the units of the utility. In a
-        `DualAnswer` it is always filled in, also where a level or a fraction was asked; None: nothing asked.
+        `DualAnswer` it is always filled in, also where something else was asked; None: nothing asked.
       level: the mean utility to reach, in the same units.
-      fraction: the margin as a share, in (0, 1), of the largest that the constraint alone can reach.
+      fraction: the margin as a share, in (0, 1), of that of the safety-only tilt at this beta, whose weights
+        are softmax_k(g_ik / beta).
+      rate: a level, in (0, 1), of a utility that is a probability: the mean probability to reach.
     """
 
     margin: float | None = None
     level: float | None = None
     fraction: float | None = None
+    rate: float | None = None
+
+    @property
+    def target(self) -> float | None:
+        """The mean utility to reach, whichever of level and rate it was asked as; None: neither."""
+        return self.level if self.level is not None else self.rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class EffectiveSamples:
-    """Effective samples of a prompt, 1 / sum_k w_ik^2, over the prompts.
+    """Effective samples of a prompt, 1 / sum_k w_ik^2, over the prompts by their weights.
 
     Attributes:
       median: over prompts.
@@ -60,11 +69,11 @@ class EffectiveSamples:
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What the tilted policy pi_lam has on the samples.
+    """What a policy has, as the reference's samples say; `Forecast` names the policies.
 
     Attributes:
       reward: E r.
-      kl: KL(pi_lam || reference), nats a prompt.
+      kl: KL(policy || reference), nats a prompt.
       utilities: E g, by constraint.
       margins: E g minus the reference's.
       reward_gain: E r minus the reference's.
@@ -77,6 +86,44 @@ class Predicted:
     margins: Mapping[str, Figure]
     reward_gain: Figure
     ess: EffectiveSamples
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What two policies of one multiplier have.
+
+    Attributes:
+      draw_k: of the policy that draws K responses from the reference and keeps one of them with the weights
+        of the tilt: the plain estimates, exact in expectation at any K. Its KL is an upper bound, because
+        choosing among K draws says less about the response than the weights do.
+      tilt: of the tilted policy pi_lam itself, at which alignment aims: the estimates with the bias of
+        finitely many samples taken off, and intervals widened by the size of that bias on both sides. An
+        extrapolation, to be believed only where the gate is open.
+    """
+
+    draw_k: Predicted
+    tilt: Predicted
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """Whether the samples say anything of pi_lam: from K samples no KL above log K can be seen.
+
+    Attributes:
+      open: True where `forecast.tilt` may be believed.
+      share: share of the prompts, by weight, whose KL is too near to log K.
+      reasons: in words, with numbers; empty where it is open.
+      remedies: what would open it, in words, with numbers; empty where it is open.
+      samples: the least K that may open it; None where it is open.
+      beta: the smallest beta found at which this table passes; None where it is open, or where none passes.
+    """
+
+    open: bool
+    share: float
+    reasons: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
+    samples: int | None = None
+    beta: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +157,50 @@ class Corrected:
 
 
 @dataclasses.dataclass(frozen=True)
-class Conservative:
-    """What was asked on top, so that the margins hold with confidence.
+class Plain:
+    """What the answer without a guard has, with the bias of finitely many samples taken off.
 
     Attributes:
-      guard: added to each margin.
-      low: lower confidence bound of each margin at lam; None where the raised margins cannot be met.
+      lam: by constraint.
+      margins: by constraint.
+      reward: E r.
+      kl: nats.
     """
 
-    guard: Mapping[str, float]
+    lam: Mapping[str, float]
+    margins: Mapping[str, float]
+    reward: float
+    kl: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """What was asked on top, so that what is asked holds with confidence; each mapping is by constraint.
+
+        room = q sqrt(standard_error^2 + calibration^2) + |bias| + 0.75 spread
+
+    Attributes:
+      confidence: that all hold together, one-sided.
+      room: added to what is asked, in the units of the utility.
+      standard_error: of the margin (of the mean utility where a level is asked) over the draw of prompts.
+      calibration: standard deviation that the calibration of the scores brings.
+      bias: what finite K adds to the margin; taken off it, and its size added to the room.
+      spread: the size that the bias can have, the mean over prompts of sd_i (1 / ESS_i - 1 / K_i), where sd_i
+        is the standard deviation of the utility over the responses to prompt i.
+      low: lower confidence bound of the margin at lam; None where the guarded problem has no solution.
+      plain: the answer without the guard.
+      settled: False where the room, which depends on lam, did not come to rest: then nothing is promised.
+    """
+
+    confidence: float
+    room: Mapping[str, float]
+    standard_error: Mapping[str, float]
+    calibration: Mapping[str, float]
+    bias: Mapping[str, float]
+    spread: Mapping[str, float]
     low: Mapping[str, float] | None
+    plain: Plain
+    settled: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +276,7 @@ class DualAnswer:
     Attributes:
       names: the m constraints, in the order of arrays.
       beta: KL weight.
-      confidence: of the intervals, and of the margins where conservative.
+      confidence: of the intervals, and of the guard.
       num_prompts: N.
       num_samples: number of responses in the table.
       num_resamples: of the intervals.
@@ -206,21 +287,26 @@ class DualAnswer:
       multiple: the largest multiple of the margins that can be met together; None: infinite, or a margin is
         not asked.
       solved: False where the multiplier was given.
-      feasible: False: lam, predicted, intervals, corrected, frontier and prompts are None.
+      feasible: False: lam, predicted, forecast, intervals, corrected, frontier and prompts are None.
       certificate: weights of a combination of constraints which proves that the margins cannot be met.
       certificate_reachable: the largest margin of that combination.
-      conservative: None where not asked for.
+      guard: None where not asked for, or where what is asked cannot be met without one either.
       lam: the multipliers.
-      predicted: at lam.
+      predicted: the forecast of the tilted policy, `forecast.tilt`.
       intervals: of lam; None where not solved or without resamples.
-      corrected: None where not solved, without resamples, or with too few samples a prompt.
+      corrected: None where not solved, without resamples, with too few samples a prompt, or with a guard:
+        then lam itself is that of the estimates without the bias.
       frontier: the curve along lam.
       prompts: the margins of single prompts.
       solver: None where not solved.
-      warnings: what to know before believing the prediction.
+      warnings: what to know before believing the prediction; a closed gate is one of them.
+      gate: whether `predicted` may be believed; where nothing is feasible, that of the answer without the
+        guard, and None where there is none either.
+      forecast: both policies of lam.
+      units: what each constraint is a constraint on, as it was given; may be empty.
     """
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     names: tuple[str, ...]
     beta: float
@@ -237,7 +323,7 @@ class DualAnswer:
     feasible: bool
     certificate: Mapping[str, float] | None
     certificate_reachable: float | None
-    conservative: Conservative | None
+    guard: Guard | None
     lam: Mapping[str, float] | None
     predicted: Predicted | None
     intervals: Intervals | None
@@ -246,6 +332,9 @@ class DualAnswer:
     prompts: Mapping[str, PromptMargins] | None
     solver: SolverState | None
     warnings: tuple[str, ...]
+    gate: Gate | None = None
+    forecast: Forecast | None = None
+    units: Mapping[str, Unit] = dataclasses.field(default_factory=dict)
 
     @property
     def multipliers(self) -> np.ndarray:

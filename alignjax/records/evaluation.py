@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from alignjax.records.codec import optional
 from alignjax.records.figure import Figure
+from alignjax.records.verdict import Power, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +65,22 @@ class Contest:
 
 
 @dataclasses.dataclass(frozen=True)
+class Headline:
+    """The run in one sentence.
+
+    Attributes:
+      state: ship (every constraint is verified, the reward is not below what was asked and KL is not above),
+        kept at a cost (every constraint is verified, reward or KL are not), or do not ship.
+      sentence: what was asked and shown, and what to do next.
+    """
+
+    state: str
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was asked, what the dual predicted, and what every policy reaches.
+    """What was asked, what the dual predicted, what every policy reaches, and what is verified of the last.
 
     Attributes:
       asked: margins by constraint; None where nothing was asked.
@@ -73,35 +88,47 @@ class Evaluation:
         name.
       policies: by name, the reference first.
       contests: by dimension.
+      verdicts: of the test of the aligned policy: for every constraint, "reward" and "kl".
+      look: number of the look at these test prompts that the verdicts rest on.
+      spent: share of the test's error that all looks up to this one have spent.
+      power: by constraint, what so many test prompts show.
+      headline: of the run.
     """
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     asked: Mapping[str, float | None]
     predicted: Mapping[str, Figure | Mapping[str, Figure]]
     policies: Mapping[str, PolicyResult]
     contests: Mapping[str, Contest]
+    verdicts: Mapping[str, Verdict]
+    look: int
+    spent: float
+    power: Mapping[str, Power]
+    headline: Headline
 
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What the policy of one round reaches, and the multiplier that follows. Mappings are by constraint.
+    """What the policy of a refused round reaches, and the multiplier that follows; mappings by constraint.
 
     Attributes:
       round: number, from 1.
       lam: multipliers that its policy was aligned with.
       asked: margins.
-      achieved: margins on the prompts of the samples.
+      aim: margins that the next round aims at, so that the test is likely to accept it.
+      achieved: margins on the prompts of the reference's samples, which no test uses.
       next_lam: corrected multipliers.
       reward: mean calibrated reward.
       kl: nats a prompt.
     """
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     round: int
     lam: Mapping[str, float]
     asked: Mapping[str, float]
+    aim: Mapping[str, float]
     achieved: Mapping[str, float]
     next_lam: Mapping[str, float]
     reward: float

@@ -1,9 +1,10 @@
 """The score table: every response's reward and utilities, as `.npz` arrays or as JSON Lines.
 
 `.npz` holds rewards [N, K], utilities [N, K, m], names [m] and, if prompts have different numbers of
-responses, mask [N, K] bool. `.jsonl` (also `.jsonl.gz`) holds one response per line:
+responses, mask [N, K] bool; categories [N] where prompts have them. `.jsonl` (also `.jsonl.gz`) holds one
+response per line, "category" where its prompt has one:
 
-    {"prompt_id": "p7", "response": "...", "reward": -1.2, "utilities": {"safety": 1.3}}
+    {"prompt_id": "p7", "category": "theft", "response": "...", "reward": -1.2, "utilities": {"safety": 1.3}}
 """
 
 import gzip
@@ -12,7 +13,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from alignjax.errors import InputError
 from alignjax.runtime.files import write_bytes
 
 _ARRAYS = ("rewards", "utilities", "names")
+_OPTIONAL = ("mask", "categories")
 _SHAPES = "rewards [N, K], utilities [N, K, m], names [m]"
 # Exceptions of numpy, zipfile and zlib for a damaged archive: a wrong header, checksum, length or method.
 _DAMAGED = (
@@ -48,6 +50,7 @@ class ScoreTable(NamedTuple):
       prompt_ids: N ids, or None. `.jsonl` keeps them, `.npz` does not.
       responses: [N][K] texts, None for a response without text; None if there are no texts. `.jsonl` keeps
         them, `.npz` does not.
+      categories: of the N prompts, None for one without; None if no prompt has one.
     """
 
     rewards: np.ndarray
@@ -56,9 +59,11 @@ class ScoreTable(NamedTuple):
     mask: np.ndarray | None = None
     prompt_ids: tuple[str | int, ...] | None = None
     responses: tuple[tuple[str | None, ...], ...] | None = None
+    categories: tuple[str | None, ...] | None = None
 
 
 class _Line(NamedTuple):
+    category: str | None
     reward: float
     utilities: tuple[float, ...]
     response: str | None
@@ -86,8 +91,8 @@ def read_table(path: str | Path) -> ScoreTable:
 def write_table(path: str | Path, table: ScoreTable) -> None:
     """Writes a score table atomically: a reader sees the old file or the new one, never a part.
 
-    Equal tables give equal bytes. `.npz` holds the arrays only, without prompt ids and texts. `.jsonl` omits
-    responses that the mask excludes, and numbers the prompts if the table has no ids.
+    Equal tables give equal bytes. `.npz` holds arrays and categories, without prompt ids and texts. `.jsonl`
+    omits responses that the mask excludes, and numbers the prompts if the table has no ids.
 
     Args:
       path: `.npz`, `.jsonl` or `.jsonl.gz`; its folder is made if it is missing.
@@ -138,7 +143,31 @@ def _read_npz(path: Path) -> ScoreTable:
             'save names=np.array(["safety", ...]).'
         )
     rewards, utilities = (_floats(arrays[name], f"{path}: {name}") for name in ("rewards", "utilities"))
-    return ScoreTable(rewards, utilities, tuple(str(name) for name in names), arrays.get("mask"))
+    return ScoreTable(
+        rewards,
+        utilities,
+        tuple(str(name) for name in names),
+        arrays.get("mask"),
+        categories=_categories(arrays.get("categories"), path),
+    )
+
+
+def _categories(array: np.ndarray | None, path: Path) -> tuple[str | None, ...] | None:
+    """Categories of an archive, where an empty text stands for none."""
+    if array is None:
+        return None
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise InputError(
+            f"{path}: categories is {array.dtype} of shape {array.shape}, must be a text for each prompt; "
+            'save categories=np.array(["theft", ...]), "" for a prompt without one.'
+        )
+    return _known(str(category) or None for category in array)
+
+
+def _known(categories: Iterable[str | None]) -> tuple[str | None, ...] | None:
+    """The categories of prompts; None where no prompt has one."""
+    found = tuple(categories)
+    return found if any(category is not None for category in found) else None
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
@@ -149,7 +178,7 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
                 raise InputError(f"{path}: is not an .npz archive; save it with np.savez.")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                wanted = [name for name in (*_ARRAYS, "mask") if name in archive.files]
+                wanted = [name for name in (*_ARRAYS, *_OPTIONAL) if name in archive.files]
                 return {name: _array(lambda name=name: archive[name], path, name) for name in wanted}
     except InputError:
         raise
@@ -187,8 +216,19 @@ def _read_json_lines(path: Path) -> ScoreTable:
     for where, row in read_json_lines(path):
         if not first:
             first, names = where, _names(row, where)
-        line = _Line(_number(row, "reward", where), _utilities(row, names, where, first), _text(row, where))
-        prompts.setdefault(_prompt_id(row, where), []).append(line)
+        line = _Line(
+            _text(row, "category", where) or None,
+            _number(row, "reward", where),
+            _utilities(row, names, where, first),
+            _text(row, "response", where),
+        )
+        lines = prompts.setdefault(_prompt_id(row, where), [])
+        if lines and lines[0].category != line.category:
+            raise InputError(
+                f'{where}: "category" is {_shown(line.category)}, but {_shown(lines[0].category)} in an '
+                "earlier line of the same prompt; give all its lines the same."
+            )
+        lines.append(line)
     if not first:
         raise InputError(f"{path}: holds no lines; write one response per line.")
     longest = max(len(lines) for lines in prompts.values())
@@ -203,7 +243,13 @@ def _read_json_lines(path: Path) -> ScoreTable:
     padded = tuple(row + (None,) * (longest - len(row)) for row in texts)
     given = any(text is not None for row in texts for text in row)
     return ScoreTable(
-        rewards, utilities, names, None if mask.all() else mask, tuple(prompts), padded if given else None
+        rewards,
+        utilities,
+        names,
+        None if mask.all() else mask,
+        tuple(prompts),
+        padded if given else None,
+        _known(lines[0].category for lines in prompts.values()),
     )
 
 
@@ -249,10 +295,10 @@ def _prompt_id(row: Mapping[str, Any], where: str) -> str | int:
     return value
 
 
-def _text(row: Mapping[str, Any], where: str) -> str | None:
-    value = row.get("response")
+def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = row.get(name)
     if value is not None and not isinstance(value, str):
-        raise InputError(f'{where}: "response" is {_shown(value)}, must be a text.')
+        raise InputError(f'{where}: "{name}" is {_shown(value)}, must be a text.')
     return value
 
 
@@ -299,6 +345,10 @@ def _check(table: ScoreTable, where: str) -> None:
             raise InputError(
                 f"{where}: prompt {row} has no response, because its mask is all False; remove the prompt."
             )
+    if table.categories is not None and len(table.categories) != len(rewards):
+        raise InputError(
+            f"{where}: has {len(table.categories)} categories for {len(rewards)} prompts; give one each."
+        )
     present = np.ones(rewards.shape, bool) if mask is None else mask
     _check_finite(rewards[..., None], present, ("rewards",), where)
     _check_finite(utilities, present, tuple(f"utilities of {name!r}" for name in names), where)
@@ -322,6 +372,8 @@ def _npz_bytes(table: ScoreTable) -> bytes:
     }
     if table.mask is not None:
         arrays["mask"] = np.ascontiguousarray(table.mask)
+    if table.categories is not None:
+        arrays["categories"] = np.array([category or "" for category in table.categories], dtype=np.str_)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -335,6 +387,8 @@ def _json_lines(table: ScoreTable) -> str:
             if table.mask is not None and not table.mask[i, k]:
                 continue
             row: dict[str, Any] = {"prompt_id": i if table.prompt_ids is None else table.prompt_ids[i]}
+            if table.categories is not None and table.categories[i]:
+                row["category"] = table.categories[i]
             if table.responses is not None and table.responses[i][k] is not None:
                 row["response"] = table.responses[i][k]
             row["reward"] = float(table.rewards[i, k])

@@ -1,9 +1,11 @@
-"""Margins asked in three ways, and the words in which an infeasible problem is refused."""
+"""Margins asked in four ways, and the words in which an infeasible problem is refused."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from alignjax.dual import Asked, asked_margins, reachable, reference_means, require_feasible, solve
+from alignjax.dual import Asked, asked_margins, frontier, reachable, reference_means, require_feasible, solve
 from alignjax.errors import InfeasibleError, InputError
 
 # Prompt 0 has g = 0, 4 and a padded sample: mean 2, largest 4. Prompt 1 has 1, 2, 6: mean 3, largest 6.
@@ -17,7 +19,7 @@ MASK = np.array([[True, True, False], [True, True, True]])
     [
         (Asked(margin=-0.5), -0.5),
         (Asked(level=3.0), 0.5),
-        (Asked(fraction=0.2), 0.5),
+        (Asked(rate=0.75), -1.75),
         (Asked(margin=0.0), 0.0),
     ],
 )
@@ -27,8 +29,33 @@ def test_margins_by_hand(asked, margin):
 
 def test_nothing_asked_is_nan_and_constraints_do_not_mix():
     both = np.concatenate([G, 10 * G], axis=2)
-    margins = asked_margins([Asked(), Asked(fraction=0.2)], both, mask=MASK)
-    np.testing.assert_allclose(margins, [np.nan, 5.0])
+    margins = asked_margins([Asked(), Asked(level=26.0)], both, mask=MASK)
+    np.testing.assert_allclose(margins, [np.nan, 1.0])
+
+
+def test_a_fraction_is_of_the_safety_only_tilt_at_this_beta():
+    """beta 2, g = 0, 2 log 3: weights 1/4 and 3/4, mean 3/2 log 3, margin 1/2 log 3."""
+    g = np.array([[[0.0], [2 * np.log(3)], [np.nan]]])
+    mask = np.array([[True, True, False]])
+    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], g, beta=2.0, mask=mask), [np.log(3) / 4])
+    most = reachable(g, mask)
+    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], g, beta=1e-3, mask=mask), most / 2)
+    # It is the margin that the solver's tilt has.
+    rewards, utilities = np.zeros((5, 7)), np.random.default_rng(0).normal(size=(5, 7, 1))
+    half = asked_margins([Asked(fraction=0.5)], utilities, beta=0.4)
+    tilted = frontier(rewards, utilities, beta=0.4, lams=np.ones((1, 1)))
+    np.testing.assert_allclose(2 * half, tilted.margins[0])
+
+
+def test_a_group_is_asked_in_its_own_units():
+    """Half of the prompts are in it, with u = 0, 2: level 1.5 is a margin of 0.5 for them."""
+    u = np.array([[0.0, 2.0], [5.0, 7.0]])
+    exposure = np.array([[2.0], [0.0]])
+    given: dict[str, Any] = {"exposure": exposure, "beta": 0.5}
+    group = (exposure * u)[..., None]
+    np.testing.assert_allclose(asked_margins([Asked(level=1.5)], group, **given), [0.5])
+    alone = asked_margins([Asked(fraction=0.5)], u[:1, :, None], beta=0.5)
+    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], group, **given), alone)
 
 
 def test_reference_means_by_hand():
@@ -38,12 +65,16 @@ def test_reference_means_by_hand():
 
 
 def test_errors():
-    with pytest.raises(InputError, match="constraint 0: give one of margin, level and fraction, not several"):
+    with pytest.raises(InputError, match="constraint 0: give one of margin, level, fraction and rate, not"):
         asked_margins([Asked(margin=1.0, level=1.0)], G, mask=MASK)
     with pytest.raises(InputError, match="constraints: 2 are asked, the utilities have 1"):
         asked_margins([Asked(), Asked()], G, mask=MASK)
     with pytest.raises(InputError, match="fraction is 1.0, must lie between 0 and 1"):
-        asked_margins([Asked(fraction=1.0)], G, mask=MASK)
+        asked_margins([Asked(fraction=1.0)], G, mask=MASK, beta=1.0)
+    with pytest.raises(InputError, match="constraint 0: a fraction is a share of a tilt's margin; give beta"):
+        asked_margins([Asked(fraction=0.5)], G, mask=MASK)
+    with pytest.raises(InputError, match="constraint 0: rate is 95.0, must lie between 0 and 1"):
+        asked_margins([Asked(rate=95.0)], G, mask=MASK)
 
 
 def refusal(utilities, margins, names, mask=None):
@@ -86,10 +117,13 @@ UNEQUAL = np.array([[[0.0], [1.0]], [[0.0], [10.0]]])
 
 
 def test_weights_of_the_prompts_reach_what_is_asked_and_the_refusal():
-    given = {"prompt_weights": np.array([1.0, 0.0])}
-    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], UNEQUAL, **given), [0.25])
+    given: dict[str, Any] = {"prompt_weights": np.array([1.0, 0.0])}
     np.testing.assert_allclose(asked_margins([Asked(level=0.75)], UNEQUAL, **given), [0.25])
-    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], UNEQUAL), [1.375])
+    np.testing.assert_allclose(asked_margins([Asked(level=3.0)], UNEQUAL), [0.25])
+    np.testing.assert_allclose(
+        asked_margins([Asked(fraction=0.5)], UNEQUAL, beta=1e-3, prompt_weights=np.array([1.0, 0.0])), [0.25]
+    )
+    np.testing.assert_allclose(asked_margins([Asked(fraction=0.5)], UNEQUAL, beta=1e-3), [1.375])
     asked = np.array([2.0])
     solution = solve(np.zeros((2, 2)), UNEQUAL, beta=1.0, margins=asked, **given)
     with pytest.raises(InfeasibleError, match="the largest margin that can be met alone is 0.5"):

@@ -1,5 +1,6 @@
 """What sums are made of: units and centres, prompts' summaries, standard errors, chunks."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from alignjax.dual.samples import (
     gather,
     loaded,
     over_prompts,
+    shuffled,
     standard_errors,
     summarise_prompts,
 )
@@ -55,10 +57,35 @@ def test_standard_errors(x64, weights):
     samples = gather(R, R[..., None], MASK, weights)
     columns = jnp.array([[1.0, 5.0], [2.0, 2.0]])
     expected = np.std([1.0, 5.0], ddof=1) / np.sqrt(2)  # 2
-    if weights is not None:  # mean 4: sqrt((3/4)^2 + (1/4 * 3)^2)
-        expected = np.sqrt(2) * 0.75
+    if weights is not None:  # mean 4: sqrt((1/4 * 3)^2 + (3/4)^2), by n / (n - 1) with n = 1 / (1/16 + 9/16)
+        expected = np.sqrt(2) * 0.75 * np.sqrt(1.6 / 0.6)
         np.testing.assert_allclose(over_prompts(columns, samples), [4.0, 2.0])
     np.testing.assert_allclose(standard_errors(columns, samples), [expected, 0.0])
+
+
+def test_standard_errors_of_a_group_are_those_of_its_prompts_alone(x64):
+    """Three of five prompts with share 3/5; and of one prompt there is none."""
+    own = np.array([1.0, 5.0, 9.0])
+    exposure = jnp.array([[5 / 3, 0.0, 5 / 3, 5 / 3, 0.0], [0.0, 5.0, 0.0, 0.0, 0.0]])
+    columns = jnp.array([[5 / 3, 0.0, 25 / 3, 15.0, 0.0], [0.0, 35.0, 0.0, 0.0, 0.0]])
+    samples = gather(np.zeros((5, 2)), np.zeros((5, 2, 2)))
+    expected = [own.std(ddof=1) / np.sqrt(3), 0.0]
+    np.testing.assert_allclose(standard_errors(columns, samples, exposure), expected, rtol=1e-12)
+    weighted = gather(np.zeros((5, 2)), np.zeros((5, 2, 2)), None, np.full(5, 3.0))
+    np.testing.assert_allclose(standard_errors(columns, weighted, exposure), expected, rtol=1e-12)
+
+
+def test_shuffled_puts_samples_that_exist_first_and_keeps_them_together(x64):
+    rewards = np.arange(40.0).reshape(4, 10)
+    mask = rewards % 3 > 0
+    found = shuffled(gather(rewards, 10 * rewards[..., None], mask), jax.random.key(1))
+    there = np.isfinite(np.asarray(found.log_base))
+    for i in range(4):
+        count = mask[i].sum()
+        assert there[i, :count].all() and not there[i, count:].any()
+        assert sorted(np.asarray(found.rewards)[i, :count]) == sorted(rewards[i, mask[i]])
+        assert list(np.asarray(found.rewards)[i, :count]) != list(rewards[i, mask[i]])
+    np.testing.assert_allclose(found.utilities[0], 10 * found.rewards)
 
 
 def test_chunks_equal_the_whole(x64, make_problem, monkeypatch):

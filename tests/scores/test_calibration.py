@@ -9,7 +9,22 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from alignjax.errors import InputError
-from alignjax.scores.calibration import KINDS, Calibration, apply, draws, findings, fit, slopes
+from alignjax.records.calibration import Curve
+from alignjax.scores.calibration import (
+    KINDS,
+    Calibration,
+    apply,
+    bend,
+    calibrated,
+    coefficients,
+    column_draws,
+    columns,
+    draws,
+    findings,
+    fit,
+    relative_draws,
+    slopes,
+)
 
 # 400 pairs of score difference 1, 300 of them labelled first: sigma(slope) = 3/4, slope = log 3. Information:
 # n p q = 75; the squared scores sum to 75 too, times 400 / 399: variance 400 / 399 / 75. The prior, 1e-3,
@@ -172,14 +187,101 @@ def test_scatter_flattens_the_fit_and_the_draws_reach_the_truth():
     found = fit([x], [y])
     np.testing.assert_allclose(found.matrix[0, 0], 1.5 / np.sqrt(1 + 0.34584 * 1.2), rtol=0.02)
     assert found.unexplained is not None
-    # The scores' own variance, (1.26 * 1.2)^2; that of single labels, about 1 / E p(1 - p), is larger.
-    np.testing.assert_allclose(found.unexplained, np.mean((x @ found.matrix.T) ** 2), rtol=1e-9)
+    # E = (1.26 * 1.2)^2 = 2.3 of fitted logits, un-flattened, is above 9; what single labels can scatter at
+    # all, E (y - p)^2 / E (p (1 - p))^2, is less.
+    p = expit(x @ found.matrix.T)[:, 0]
+    np.testing.assert_allclose(
+        found.unexplained, np.mean((y - p) ** 2) / np.mean((p * (1 - p)) ** 2), rtol=1e-9
+    )
     drawn = draws(jax.random.key(0), found, 4000)[:, 0, 0]
     assert np.quantile(drawn, 0.025) < 1.5 < np.quantile(drawn, 0.975)
     # Half of them about the fit, half about the whole bound; the fit's own error is some 0.005.
     most = found.matrix[0, 0] * np.sqrt(1 + 0.34584 * found.unexplained[0])
     low, high = np.abs(drawn - found.matrix[0, 0]) < 0.05, np.abs(drawn - most) < 0.05
     assert (low | high).all() and 1800 < low.sum() < 2200
+
+
+def test_the_bound_on_scatter_is_unflattened():
+    """1,000 pairs of difference 1, a share p labelled first: E is the square of log(p / (1 - p)).
+
+    p = 0.6: E = 0.1644, v = E / (1 - 0.34584 E) = 0.1743; labels could scatter by 1 / (p (1 - p)) = 4.2.
+    p = 0.9: E = 4.83 is above 1 / 0.34584, and only the labels bound v: by 1 / 0.09 = 11.1.
+    """
+    for share, most in ((0.6, 0.1743), (0.9, 1 / 0.09)):
+        found = fit([np.ones((1000, 1))], [(np.arange(1000) < 1000 * share).astype(float)])
+        assert found.unexplained is not None
+        np.testing.assert_allclose(found.unexplained, [most], rtol=1e-3)
+
+
+def bent_fit():
+    """One constraint with a curve: slopes 2 below 0, 1 up to 1, 0 above; 0.5 of the reward."""
+    root = np.random.default_rng(0).normal(size=(5, 5)) * 0.1
+    covariance = root @ root.T
+    covariance[1] = covariance[:, 1] = 0.0  # its own score has no coefficient beside the curve
+    curve = Curve(np.array([0.0, 1.0]), np.array([2.0, 1.0, 0.0]), covariance)
+    linear = fit(*simulate(6)[:2])
+    return bend(linear, 1, np.array([0.5, 0.0]), curve, np.zeros(4), np.full(4, 0.5)), linear, curve
+
+
+def test_a_bent_dimension_leaves_the_others_alone():
+    found, linear, curve = bent_fit()
+    np.testing.assert_array_equal(found.matrix, [linear.matrix[0], [0.5, 0.0]])
+    assert found.curves == (None, curve) and linear.curves is None
+    np.testing.assert_array_equal(found.covariances[0], linear.covariances[0])
+    np.testing.assert_array_equal(found.covariances[1], curve.covariance[:2, :2])
+    # Labels that are their probabilities leave nothing unexplained.
+    assert found.unexplained is not None and linear.unexplained is not None
+    np.testing.assert_array_equal(found.unexplained, [linear.unexplained[0], 0.0])
+    raw = np.array([[2.0, -3.0], [2.0, 0.25], [-2.0, 7.0]])
+    np.testing.assert_allclose(calibrated(found, raw)[:, 1], [1 - 6, 1 + 0.25, -1 + 1])
+    np.testing.assert_allclose(calibrated(found, raw)[:, 0], raw @ linear.matrix[0])
+    np.testing.assert_array_equal(apply(found, raw[:, 0], raw[:, 1:])[1][:, 0], calibrated(found, raw)[:, 1])
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_columns_and_coefficients_give_the_calibrated_score(bent):
+    curved, linear, _ = bent_fit()
+    found = curved if bent else linear
+    raw = np.random.default_rng(1).normal(size=(4, 3, 2)) * 2
+    ours = np.stack(
+        [phi @ one for (phi, _), one in zip(columns(found, raw), coefficients(found), strict=True)], axis=-1
+    )
+    np.testing.assert_allclose(ours, calibrated(found, raw))
+    widths = [phi.shape[-1] for phi, _ in columns(found, raw)]
+    assert widths == [2, 5 if bent else 2] == [len(c) for _, c in columns(found, raw)]
+    np.testing.assert_array_equal(columns(found, raw)[0][1], found.covariances[0])
+
+
+def test_column_draws_have_the_fits_mean_and_covariance():
+    """Of 4,000 draws: means to 5 standard errors, covariances to 10%."""
+    found, _, curve = bent_fit()
+    first, second = column_draws(jax.random.key(0), found._replace(unexplained=None), 4000)
+    assert first.shape == (4000, 2) and second.shape == (4000, 5)
+    deviation = np.sqrt(np.diag(curve.covariance))
+    assert (np.abs(second.mean(axis=0) - [0.5, 0, 2, 1, 0]) <= 5 * deviation / np.sqrt(4000) + 1e-12).all()
+    error = np.abs(np.cov(second.T) - curve.covariance)
+    assert (error <= 0.1 * np.outer(deviation, deviation) + 1e-12).all()
+    # Scatter scales every coefficient of a dimension alike, in half of the draws.
+    scattered = column_draws(jax.random.key(0), found._replace(unexplained=np.array([0.0, 3.0])), 4000)[1]
+    ratios = scattered[:, 2] / second[:, 2]
+    far = np.abs(ratios - np.sqrt(1 + 0.34584 * 3)) < 1e-4
+    assert (far | (np.abs(ratios - 1) < 1e-12)).all() and 1800 < far.sum() < 2200
+
+
+def test_a_curve_has_no_matrices():
+    found = bent_fit()[0]
+    for draw in (draws, relative_draws):
+        with pytest.raises(InputError, match="calibration: a score has a curve, which no matrix gives"):
+            draw(jax.random.key(0), found, 3)
+
+
+def test_relative_draws_undo_the_matrix():
+    """Calibrated scores s = x M^T under a draw D are x D^T."""
+    found, raw = fit(*simulate(6)[:2]), np.random.default_rng(1).normal(size=(7, 2))
+    drawn, relative = (draw(jax.random.key(0), found, 3) for draw in (draws, relative_draws))
+    np.testing.assert_allclose(calibrated(found, raw) @ relative[1].T, raw @ drawn[1].T)
+    with pytest.raises(InputError, match="is singular"):
+        relative_draws(jax.random.key(0), found._replace(matrix=np.ones((2, 2))), 3)
 
 
 def test_probabilities_as_labels_tell_the_scatter():
@@ -218,6 +320,15 @@ def test_findings(slope, deviation, message, stop):
         assert found == []
     else:
         assert len(found) == 1 and found[0].message.startswith(message) and found[0].stop is stop
+
+
+def test_raw_scores_of_another_number():
+    found = fit(*simulate(6)[:2])
+    for use in (calibrated, columns):
+        with pytest.raises(
+            InputError, match=r"is of 2 scores, raw scores have shape \(4, 3\); give \[..., 2\]"
+        ):
+            use(found, np.zeros((4, 3)))
 
 
 def test_errors():

@@ -123,6 +123,31 @@ def test_json_lines_there_and_back(tmp_path, name):
     assert found.prompt_ids == ("x", 2) and found.responses == texts
 
 
+@pytest.mark.parametrize("name", ["scores.npz", "scores.jsonl", "scores.jsonl.gz"])
+def test_categories_there_and_back(tmp_path, name):
+    path = tmp_path / name
+    write_table(path, ScoreTable(R, G, NAMES, categories=("theft", None)))
+    assert read_table(path).categories == ("theft", None)
+    write_table(path, ScoreTable(R, G, NAMES, categories=(None, None)))
+    assert read_table(path).categories is None
+    with pytest.raises(InputError, match="has 1 categories for 2 prompts; give one each"):
+        write_table(path, ScoreTable(R, G, NAMES, categories=("theft",)))
+
+
+def test_a_category_belongs_to_all_lines_of_its_prompt(tmp_path):
+    theft = LINE | {"category": "theft"}
+    found = read_table(lines(tmp_path, theft, LINE | {"prompt_id": 7, "category": None}, theft))
+    assert found.categories == ("theft", None)
+    for other, shown in (({}, "null"), ({"category": "fraud"}, '"fraud"')):
+        path = lines(tmp_path, theft, LINE | other)
+        with pytest.raises(InputError) as caught:
+            read_table(path)
+        assert str(caught.value) == (
+            f'{path}:2: "category" is {shown}, but "theft" in an earlier line of the same prompt; give all '
+            "its lines the same."
+        )
+
+
 def test_json_lines_number_the_prompts_of_a_table_without_ids(tmp_path):
     path = tmp_path / "scores.jsonl"
     write_table(path, ScoreTable(R, G, NAMES))
@@ -186,6 +211,12 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
         "mask is int64 of shape (2, 3), must be bool of rewards' shape (2, 3)",
     ),
     "mask shape": ({"mask": MASK[:1]}, "mask is bool of shape (1, 3), must be bool"),
+    "categories kind": (
+        {"categories": np.array([1, 2])},
+        "categories is int64 of shape (2,), must be a text for each prompt; save categories=np.array([",
+    ),
+    "categories shape": ({"categories": np.array("a")}, "categories is <U1 of shape (), must be a text for"),
+    "categories count": ({"categories": np.array(["a"])}, "has 1 categories for 2 prompts; give one each"),
     "masked": (
         {"mask": MASK & [[True], [False]]},
         "prompt 1 has no response, because its mask is all False",
@@ -238,6 +269,7 @@ BAD_LINES: dict[str, tuple[tuple[Any, ...], str]] = {
         (LINE | {"response": ["a" * 99]},),
         ':1: "response" is ["' + "a" * 35 + "..., must be a text",
     ),
+    "category": ((LINE | {"category": 3},), ':1: "category" is 3, must be a text'),
     "no name": ((LINE | {"utilities": {"": 1}},), ": name '' is empty or given twice"),
 }
 
