@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class InfeasibleError(InputError):
     """Constraints that no policy on the given samples can meet; commands exit with status 3."""
+
+
+class NotVerifiedError(Exception):
+    """A run that is done and saved, but whose test does not show what was asked; commands exit with 5."""

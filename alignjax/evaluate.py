@@ -1,10 +1,13 @@
 """Evaluates the policies of a finished run again, and writes the report. Trains nothing.
 
-    python -m alignjax.evaluate --workdir=DIR [--allow_function=module:function ...]
+    python -m alignjax.evaluate --workdir=DIR [--labels=FILE.jsonl] [--allow_function=module:function ...]
 
+--labels joins what people said of the responses under evaluation_samples/ (docs/data-formats.md); the
+verdicts then rest on them, as a further look at the test prompts. Status 5: what was asked is not verified.
 A function that the folder's configuration names is not imported unless the command line names it too.
 """
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,19 +15,21 @@ from absl import flags
 
 from alignjax import cli
 from alignjax.config import Config
-from alignjax.errors import InputError
-from alignjax.runs import read_config, run
+from alignjax.errors import InputError, NotVerifiedError
+from alignjax.runs import Finished, read_config, run
 from alignjax.stages.ledger import read_ledger
 
-_MAY_COMPUTE = ("evaluation",)  # its samples, scores and record
+_MAY_COMPUTE = ("evaluation", "test")  # samples, scores, tests and record
 
 
-def evaluate(workdir: Path, *, allowed: Collection[str] = ()) -> str:
-    """Computes the evaluation of a run again; returns its table.
+def evaluate(workdir: Path, *, allowed: Collection[str] = (), labels: str | None = None) -> Finished:
+    """Computes the evaluation of a run again.
 
     Args:
       workdir: the run's folder.
       allowed: functions, module:function, that may be imported.
+      labels: JSON Lines of human labels, which the folder's configuration names from now on; None: those that
+        it names, if any.
 
     Raises:
       InputError: the folder is no run, a stage before the evaluation is not done with its settings, or its
@@ -32,6 +37,10 @@ def evaluate(workdir: Path, *, allowed: Collection[str] = ()) -> str:
     """
     config = read_config(workdir)
     refuse_functions(config, allowed, workdir)
+    if labels is not None:
+        if not Path(labels).is_file():
+            raise InputError(f"--labels={labels}: is no file; name the JSON Lines file of human labels.")
+        config = dataclasses.replace(config, test=dataclasses.replace(config.test, labels=labels))
     redo = "evaluation" if "evaluation" in read_ledger(workdir).stages else ""
     return run(config, workdir, redo=redo, may_compute=_MAY_COMPUTE)
 
@@ -55,10 +64,15 @@ def refuse_functions(config: Config, allowed: Collection[str], workdir: Path) ->
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
     flags.DEFINE_multi_string("allow_function", [], "module:function of config.json to import.")
+    flags.DEFINE_string("labels", None, "JSON Lines of human labels on responses of the policies.")
 
 
 def _main() -> None:
-    print(evaluate(Path(flags.FLAGS.workdir), allowed=flags.FLAGS.allow_function))
+    given = flags.FLAGS
+    finished = evaluate(Path(given.workdir), allowed=given.allow_function, labels=given.labels)
+    print(finished.table)
+    if finished.unverified:
+        raise NotVerifiedError(finished.unverified)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from alignjax.runs import read_config
 from alignjax.runtime.log import Log
 from alignjax.stages import FolderRun, Stored
 from alignjax.stages.lock import locked
-from alignjax.workflow import answering, groundwork, scoring
+from alignjax.workflow import answering, groundwork, scoring, testing
 from alignjax.workflow.setup import Setup, make_setup
 
 
@@ -60,14 +60,14 @@ def export(workdir: Path, output: Path, *, adapter_only: bool, stage: str = "") 
                 raise InputError("--adapter_only: a score model has a head too; leave the flag out.")
             _write_score_model(run.load(scoring.stored_score(setup, reference, stage)), reference, output)
         else:
-            policy = run.load(_stored(setup, reference, stage))
+            policy = run.load(_stored(run, setup, reference, stage))
             _write_policy(policy, output, adapter_only=adapter_only)
 
 
-def _stored(setup: Setup, reference: Policy, stage: str) -> Stored[Policy]:
+def _stored(run: FolderRun, setup: Setup, reference: Policy, stage: str) -> Stored[Policy]:
     """The finished stage of a policy."""
     if not stage:
-        return answering.last_policy(setup, reference)
+        return testing.last_policy(run, setup, reference)
     if setup.config.method == "pecan" and stage in setup.config.dimensions:
         return scoring.stored_prealigned(setup, reference, stage)
     reads = answering.labelled_by(stage)

@@ -7,15 +7,17 @@ Huang et al. 2024, arXiv 2405.19544, algorithm MoCAN, with the calibration of do
   3. calibrate:   r, g        <-  logits of held-out labels
   4. dualize:     lambda*     <-  argmin over lambda >= 0 of D(lambda)
   5. relabel:     p           <-  sigma(s(y0) - s(y1)),  s = r + <lambda*, g>,  pairs of data or samples
-  6. align:       pi          <-  DPO(pi_ref, p), once; baselines the same way at other multipliers;
-                  with config.rounds again, at multipliers corrected by what was achieved
-  7. evaluate:    promised against delivered
+  6. align:       pi          <-  DPO(pi_ref, p), once; baselines the same way at other multipliers
+  7. test:        pi on prompts that nothing else used; where it is refused and config.rounds allows, 5 to 7
+                  again at a corrected multiplier
+  8. evaluate:    promised against delivered
 """
 
 from alignjax.stages import Run
-from alignjax.workflow import answering, evaluating, groundwork, scoring
+from alignjax.workflow import answering, dualizing, evaluating, groundwork, measuring, scoring, testing
 from alignjax.workflow.outcome import Outcome
 from alignjax.workflow.setup import Setup
+from alignjax.workflow.testing import Question
 
 
 def mocan(run: Run, setup: Setup) -> Outcome:
@@ -42,20 +44,20 @@ def mocan(run: Run, setup: Setup) -> Outcome:
     # 3. Calibrated on held-out labels, 4. the dual, 5. the new labels.
     calibration = run.do(scoring.calibrated(setup, data, scorers, raw))
     scoring.require_informative(setup, calibration)
-    answer = run.do(answering.dualized(setup, calibration))
+    answer = run.do(dualizing.dualized(setup, data, raw, calibration))
     pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
     labels = run.do(answering.relabelled(setup, data, pair_scores, answer))
 
     # 6. Align once, beside the baselines.
-    baselines = answering.baselines(run, setup, reference, data, pair_scores)
+    others = {"reference": reference, **answering.baselines(run, setup, reference, data, pair_scores)}
     first = run.do(answering.aligned(setup, reference, data, labels.values))
-    policy, rounds = answering.refined(
-        run, setup, reference, data, scorers, pair_scores, calibration, answer, first
-    )
 
-    # 7. Promised against delivered.
-    one_shot = {"one-shot": first._replace(name="one-shot")} if rounds else {}
-    policies = {"reference": reference, **baselines, **one_shot, "aligned": policy}
-    responses = evaluating.responses_of(run, setup, data, policies)
-    evaluation = run.do(evaluating.evaluated(setup, data, policies, responses, scorers, calibration, answer))
-    return Outcome(data, calibration, answer, policies, responses, evaluation, rounds)
+    # 7. The test, and further rounds while it refuses.
+    base = measuring.measured(run, setup, data, reference, others, scorers, "baselines")
+    question = Question(setup, reference, data, scorers, pair_scores, raw, calibration, answer)
+    tested = testing.until_accepted(run, question, first, base)
+
+    # 8. Promised against delivered.
+    everyone = base.with_others(tested.policies)
+    evaluation = run.do(evaluating.evaluated(setup, data, everyone, calibration, answer, tested))
+    return Outcome(data, calibration, answer, everyone, evaluation, tested)

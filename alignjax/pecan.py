@@ -8,13 +8,16 @@ Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of do
   4. dualize:     lambda*     <-  argmin over lambda >= 0 of D(lambda)
   5. relabel:     p           <-  sigma(s(y0) - s(y1)),  s = r + <lambda*, g>
   6. align:       pi          <-  DPO(pi_ref, p), once
-  7. evaluate:    promised against delivered
+  7. test:        pi on prompts that nothing else used; where it is refused and config.rounds allows, 5 to 7
+                  again at a corrected multiplier
+  8. evaluate:    promised against delivered
 """
 
 from alignjax.stages import Run
-from alignjax.workflow import answering, evaluating, groundwork, scoring
+from alignjax.workflow import answering, dualizing, evaluating, groundwork, measuring, scoring, testing
 from alignjax.workflow.outcome import Outcome
 from alignjax.workflow.setup import Setup
+from alignjax.workflow.testing import Question
 
 
 def pecan(run: Run, setup: Setup) -> Outcome:
@@ -43,13 +46,18 @@ def pecan(run: Run, setup: Setup) -> Outcome:
     scoring.require_informative(setup, calibration)
 
     # 4. The dual, 5. the new labels, 6. align once.
-    answer = run.do(answering.dualized(setup, calibration))
+    answer = run.do(dualizing.dualized(setup, data, raw, calibration))
     pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
     labels = run.do(answering.relabelled(setup, data, pair_scores, answer))
-    policy = run.do(answering.aligned(setup, reference, data, labels.values))
+    first = run.do(answering.aligned(setup, reference, data, labels.values))
 
-    # 7. Promised against delivered.
-    policies = {"reference": reference, **single, "aligned": policy}
-    responses = evaluating.responses_of(run, setup, data, policies)
-    evaluation = run.do(evaluating.evaluated(setup, data, policies, responses, scorers, calibration, answer))
-    return Outcome(data, calibration, answer, policies, responses, evaluation, [])
+    # 7. The test, and further rounds while it refuses.
+    others = {"reference": reference, **single}
+    base = measuring.measured(run, setup, data, reference, others, scorers, "baselines")
+    question = Question(setup, reference, data, scorers, pair_scores, raw, calibration, answer)
+    tested = testing.until_accepted(run, question, first, base)
+
+    # 8. Promised against delivered.
+    everyone = base.with_others(tested.policies)
+    evaluation = run.do(evaluating.evaluated(setup, data, everyone, calibration, answer, tested))
+    return Outcome(data, calibration, answer, everyone, evaluation, tested)

@@ -29,7 +29,7 @@ _PAIRS = 30_000
 
 
 def _define_flags() -> None:
-    config_flags.DEFINE_config_file("config", help_string="FILE[:PRESET]; overrides as --config.FIELD=VALUE.")
+    cli.define_config()
     flags.DEFINE_string("topology", "", "v5e:4x4, v5p:2x2x1, ...; h100:8; gpu:80GiB:8.")
     flags.DEFINE_string(
         "model", "", "A known shape or a folder with config.json; default: the configuration's."

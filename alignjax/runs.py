@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from alignjax.runtime import processes
 from alignjax.runtime.files import write_bytes, write_text
 from alignjax.runtime.log import Log
 from alignjax.runtime.metrics import MetricsWriter, read_metrics
+from alignjax.scores import calibration as calib
 from alignjax.scores.functions import prompt_text
 from alignjax.stages import FolderRun, MemoryRun, Run
 from alignjax.stages.answers import FOLDER as ANSWERS
@@ -41,6 +42,19 @@ from alignjax.workflow.setup import Setup, make_setup
 _METHODS = {"pecan": pecan, "mocan": mocan}
 
 
+class Finished(NamedTuple):
+    """What a command says of a finished run.
+
+    Attributes:
+      table: the last table of the console.
+      unverified: what was asked for and is not verified, in one line; empty where nothing is missing, or
+        `config.require_verified` is False.
+    """
+
+    table: str
+    unverified: str
+
+
 def run(
     config: Config,
     workdir: Path,
@@ -48,7 +62,7 @@ def run(
     devices: Sequence[Any] | None = None,
     redo: str = "",
     may_compute: Collection[str] | None = None,
-) -> str:
+) -> Finished:
     """Every stage of the configured method on a folder, skipping those that are done.
 
     Args:
@@ -59,7 +73,7 @@ def run(
       may_compute: names of the only stages that may be computed, by prefix; None: all.
 
     Returns:
-      The last table of the console.
+      What is to be said.
 
     Raises:
       InputError: data, model or scores cannot be used, another run is at work in the folder, or a file of the
@@ -75,11 +89,15 @@ def run(
         )
         try:
             outcome = execute(folder, setup)
-        except InfeasibleError:
-            if before is not None:  # the answer that is there stays, with the configuration that asked for it
+        except InputError as error:
+            # The answer that is there stays, with the configuration that asked for it.
+            stays = isinstance(error, InfeasibleError) or may_compute is not None
+            if before is not None and stays:
                 write_bytes(workdir / "config.json", before)
             raise
-        return present(workdir, setup, outcome, folder.ledger)
+        table = present(workdir, setup, outcome, folder.ledger)
+        required = config.require_verified and not outcome.tested.test.accepted
+        return Finished(table, outcome.evaluation.record.headline.sentence if required else "")
 
 
 def in_memory(config: Config, *, devices: Sequence[Any] | None = None) -> Outcome:
@@ -151,6 +169,8 @@ def answer_name(workdir: Path) -> str:
     for name, asked in answer.asked.items():
         if asked.level is not None:
             words.append(f"{name}-level-{asked.level:g}")
+        elif asked.rate is not None:
+            words.append(f"{name}-rate-{asked.rate:g}")
         elif asked.fraction is not None:
             words.append(f"{name}-fraction-{asked.fraction:g}")
         elif asked.margin is not None:
@@ -176,7 +196,8 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
         scores=_calibrated_scores(outcome, config.dimensions),
         samples=_shown(outcome, config.shown_samples),
         findings=findings_of(answer, record, calibration.record, population=setup.population),
-        rounds=outcome.rounds,
+        rounds=outcome.tested.rounds,
+        tests=outcome.tested.tests,
         others=earlier,
     )
     if processes.is_primary():
@@ -184,7 +205,7 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
         if earlier:
             latest = EarlierAnswer("latest", answer, record)
             write_comparison([latest, *earlier], workdir / ANSWERS / "index.html")
-    return console_table(record)
+    return console_table(record, answer)
 
 
 def _earlier(folder: Path) -> EarlierAnswer:
@@ -198,17 +219,16 @@ def _earlier(folder: Path) -> EarlierAnswer:
 
 def _calibrated_scores(outcome: Outcome, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Calibrated scores of single responses by policy and dimension, for the histograms."""
-    matrix = outcome.calibration.fit.matrix
-    found = {}
+    fit, found = outcome.calibration.fit, {}
     for policy, raw in outcome.evaluation.scores.items():
-        values = (raw @ matrix.T).reshape(-1, len(names))
+        values = calib.calibrated(fit, raw).reshape(-1, len(names))
         found[policy] = {name: values[:, j] for j, name in enumerate(names)}
     return found
 
 
 def _shown(outcome: Outcome, most: int) -> list[Sample]:
     """The first response of every policy to the first prompts."""
-    drawn = outcome.responses
+    drawn = outcome.measured.responses
     if not drawn:
         return []
     prompts: list[Prompt] = next(iter(drawn.values())).prompts[:most]

@@ -5,8 +5,9 @@
 
 Input lines: {"prompt"}, a text or a list of messages, or {"prompt_ids"}, token ids to which nothing is added.
 Output, K lines per prompt: {"prompt", "response", "response_ids", "logps", "sample"}. "logps" (nats) is the
-response's log-probability under the full policy at temperature 1, EOS included. "response" is null if the
-model has no tokenizer.
+response's log-probability under the full policy at temperature 1, EOS included. With another temperature, or
+top_p below 1, a line also has "drawn_logps", under the distribution that the response was drawn from.
+"response" is null if the model has no tokenizer.
 """
 
 import json
@@ -79,24 +80,20 @@ def sample(
         check_context(model, model_path, where, prompt=len(prompt), response=max_new_tokens)
     with progress(len(prompts), "sample", unit="prompt") as bar:
         shared = {"lora": lora, "prompt_batch_size": prompt_batch_size, "progress": bar.update}
+        key, densities = jax.random.key(seed), None
+        limits = {"num_samples": num_samples, "max_new_tokens": max_new_tokens}
         if greedy:
             drawn = sampling.greedy(model, prompts, max_new_tokens=max_new_tokens, **shared)
+        elif temperature == 1.0 and top_p == 1.0:
+            drawn = sampling.sample(key, model, prompts, **limits, **shared)
         else:
-            drawn = sampling.sample(
-                jax.random.key(seed),
-                model,
-                prompts,
-                num_samples=num_samples,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                **shared,
-            )
+            warp = {"temperature": temperature, "top_p": top_p}
+            drawn, densities = sampling.sample_with_densities(key, model, prompts, **limits, **warp, **shared)
     if not np.isfinite(drawn.logps).all():
         raise InputError(
             f"{model_path}: gives a log-probability that is not finite; its weights are damaged."
         )
-    write_text(Path(output_path), _render(model, [row for _, row in lines], drawn))
+    write_text(Path(output_path), _render(model, [row for _, row in lines], drawn, densities))
 
 
 def _check_options(
@@ -126,7 +123,9 @@ def _check_options(
     cli.check_output(output)
 
 
-def _render(model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Samples) -> str:
+def _render(
+    model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Samples, densities: np.ndarray | None
+) -> str:
     rendered = []
     ends = sampling.end_ids(model)
     for i, row in enumerate(rows):
@@ -139,7 +138,10 @@ def _render(model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Sample
                 shown = ids[:-1] if ids[-1] in ends else ids
                 text = model.tokenizer.decode(shown, skip_special_tokens=True)
             logps = float(drawn.logps[i, k])
-            line = {**given, "response": text, "response_ids": ids, "logps": logps, "sample": k}
+            line = {**given, "response": text, "response_ids": ids, "logps": logps}
+            if densities is not None:
+                line["drawn_logps"] = float(densities[i, k])
+            line["sample"] = k
             rendered.append(json.dumps(line, ensure_ascii=False))
     return "\n".join(rendered) + "\n"
 

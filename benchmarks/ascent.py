@@ -4,8 +4,8 @@
 
 Both ways share everything: the world's true scores, the reference and its samples, the pairs, the optax run
 of a round, which begins at the last round's policy, and how a round is measured (workflow/rounds.py). They
-differ in where lambda begins and how it steps. "one shot" begins at lambda* of the dual; "ascent" begins at 0
-and steps by eta (asked - achieved), as primal-dual methods do, for several eta. A way has arrived when the
+differ in where lambda begins. "one shot" begins at lambda* of the dual; "ascent" begins at 0. Both step by
+eta (asked - achieved), as primal-dual methods do, ascent for several eta. A way has arrived when the
 margin, in true scores, is within 0.05 of the asked one and stays there in the rounds that follow.
 
 FLOPs are 2 a parameter and token forward and 4 backward; the dual is not counted, it is less than a step.
@@ -82,7 +82,7 @@ def go(root: Path, world: str, name: str, eta: float | None, rounds: int) -> Way
     shared, workdir = root / f"{world}-one shot", root / f"{world}-{name}"
     if shared.exists() and not workdir.exists():
         shutil.copytree(shared, workdir, ignore=shutil.ignore_patterns("rounds", "policy"))
-    print(run(config, workdir))
+    print(run(config, workdir).table)
     records = [json.loads((workdir / "rounds" / f"{i}.json").read_text()) for i in range(1, rounds + 1)]
     stages = json.loads((workdir / "run.json").read_text())["stages"]
     trained = ["policy", *(f"rounds/{i}" for i in range(2, rounds + 1))]
@@ -104,9 +104,12 @@ def settings(world: str, eta: float | None, rounds: int) -> Config:
     config.align.epochs = EPOCHS[world]
     if world == "assistant":  # as published: with few samples a prompt the multiplier itself is biased
         config.sampling.num_prompts, config.sampling.num_samples = 100, 128
-    config.rounds.count = rounds
+    # A round is measured where its test refuses it; no policy but the reference has so small a KL.
+    config.rounds.count, config.test.kl = rounds + 1, 1e-9
+    config.confidence = None  # no guard: how near the margin comes is the question
+    config.rounds.step = STEPS[0] if eta is None else eta
     if eta is not None:
-        config.lam, config.rounds.step = 0.0, eta
+        config.lam = 0.0
     return from_mapping(config.to_dict())
 
 

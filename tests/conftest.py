@@ -1,11 +1,16 @@
 """Strict switches for every test: eight devices, no silent promotion of ranks or types."""
 
 import atexit
+import contextlib
+import io
 import os
+import runpy
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 # Compiling is most of the suite's work, and many tests and commands compile the same: the first process makes
 # a cache that its workers, and the commands that tests start, find by these names. It goes with the process.
@@ -21,6 +26,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
 import pytest
+from absl import flags
+
+import alignjax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -59,3 +67,57 @@ def one_device() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", make)
         yield
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+def _own_flags() -> dict[str, flags.Flag]:
+    """Flags that commands of this package have defined; absl has one table of flags a process."""
+    names = [n for n in flags.FLAGS if n.startswith("config") or "alignjax" in str(_module(n))]
+    return {name: flags.FLAGS[name] for name in names}
+
+
+def _module(name: str) -> str | None:
+    return flags.FLAGS.find_module_defining_flag(name)
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """command("train", "--config=...") runs the module as `python -m alignjax.train --config=...` does."""
+
+    def run(name: str, *arguments: object) -> Outcome:
+        path = str(Path(alignjax.__file__).parent / f"{name}.py")
+        before, parsed = _own_flags(), flags.FLAGS.is_parsed()
+        for flag in before:
+            delattr(flags.FLAGS, flag)
+        sys.modules.pop("config_config", None)  # where ml_collections keeps the last configuration file
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            with (
+                pytest.MonkeyPatch.context() as patch,
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                pytest.raises(SystemExit) as ended,
+            ):
+                patch.setattr(sys, "argv", [path, *map(str, arguments)])
+                runpy.run_path(path, run_name="__main__")
+        finally:
+            for flag in _own_flags():
+                delattr(flags.FLAGS, flag)
+            for flag, value in before.items():
+                flags.FLAGS[flag] = value
+            if not parsed:
+                flags.FLAGS.unparse_flags()
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, out.getvalue(), err.getvalue())
+
+    return run

@@ -121,10 +121,10 @@ def test_the_program_aligns_a_model(folder, monkeypatch, capsys):
     scores = names["pair_rewards"] + solution.lam[0] * names["pair_utilities"][:, :, 0]
     expected = 1 / (1 + np.exp(scores[:, 1] - scores[:, 0]))
     np.testing.assert_allclose(names["labels"], expected, atol=1e-5)
-    # The aligned model is about as much safer as the dual promised, at a KL divergence of the same size.
+    # The aligned model is about as much safer as the dual says, at a KL divergence of the same size.
     assert 0.5 * names["margins"][0] < names["achieved"] < 1.5 * names["margins"][0]
     assert 0 < names["kl"] < 3 * solution.kl
-    assert capsys.readouterr().out.startswith(f"margin {names['achieved']:.2f}, promised")
+    assert capsys.readouterr().out.startswith(f"margin {names['achieved']:.2f}, forecast")
     # What was written is what was trained: adapters beside the weights, and added to them.
     written = aj.load_pretrained("aligned")
     beside = aj.policy.preference_logps(names["model"], tokens[:8], lora=names["lora"], batch_size=8)

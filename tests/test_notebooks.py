@@ -26,6 +26,7 @@ TRAINING = {"epochs": 1.0, "batch_size": 32, "evals": 2, "log_every": 1, "warmup
 DRAWS = {"num_prompts": 8, "num_samples": 4, "max_new_tokens": 8}
 SHORT = {
     "bootstrap": 100,
+    "confidence": None,  # a guard does not settle on so few responses
     "lora.rank": 2,
     "reference_examples": 320,
     "data.num_pairs": 96,
@@ -107,16 +108,18 @@ def check_run(cells, workdir, changes):
     asked = changes["constraints.safety.margin"]
     assert answer["asked"]["safety"]["margin"] == evaluation["asked"]["safety"] == asked
     certificate = "".join(texts(cells["certificate"]))
-    assert "The tilted policy meets every margin" in certificate
+    # Of so few responses nothing can be said of the tilt, and the page shows draw-K.
+    gate_open, policy = answer["gate"]["open"], "tilt" if answer["gate"]["open"] else "draw_k"
+    assert ("Forecast: the tilted policy" if gate_open else "The gate is closed") in certificate
     lines = [line.split() for line in certificate.splitlines()]
     rows = {words[0]: words[1:] for words in lines if words}
     shown = dict(zip(rows["constraint"], rows["safety"], strict=True))
     assert float(shown["lambda"]) == pytest.approx(answer["lam"]["safety"], rel=1e-4, abs=1e-12)
     assert float(shown["asked"]) == asked
-    predicted = answer["predicted"]["margins"]["safety"]["mean"]
+    predicted = answer["forecast"][policy]["margins"]["safety"]["mean"]
     assert float(shown["margin"]) == pytest.approx(predicted, rel=1e-4, abs=1e-12)
     achieved = evaluation["policies"]["aligned"]["margins"]["safety"]["mean"]
-    assert f"achieved {achieved:.2f}" in "".join(texts(cells["audit"]))
+    assert f" {achieved:.2f} [" in "".join(texts(cells["audit"]))
     responses = "".join(texts(cells["samples"]))
     policies = [name for name in evaluation["policies"] if not name.startswith("lambda=")]
     assert {"reference", "aligned"} <= set(policies)
@@ -180,7 +183,10 @@ def test_cells_that_need_paths_run_what_they_say(name, monkeypatch, capsys):
 
     known = {"os": os, "sys": sys, "Path": Path}
     exec(cells["imports"].source, known)
-    known |= {"run": lambda *given: runs.append(given), "subprocess": SimpleNamespace(run=plan)}
+    known |= {
+        "run": lambda *given: runs.append(given) or SimpleNamespace(table="what the run says"),
+        "subprocess": SimpleNamespace(run=plan),
+    }
     own, published = (
         re.sub(r'(path"?:|_PATH =) ""', r'\1 "somewhere"', cells[cell].source)
         for cell in ("own", "published")

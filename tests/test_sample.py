@@ -19,6 +19,7 @@ from alignjax.models import (
 )
 from alignjax.policy import greedy, sample, sampled_responses
 from alignjax.policy.logps import response_logps
+from alignjax.policy.sampling import sample_with_densities
 from alignjax.sample import sample as run_sample
 
 CONFIG = DecoderConfig("llama", 11, 16, 24, 2, 2, 1, 8, max_positions=16, eos_ids=(0,))
@@ -62,6 +63,17 @@ def test_lines_hold_the_draws_of_the_seed_and_their_log_probabilities(root, mode
     assert {row["response"] for row in rows} == {None} and "other" not in rows[0]
     expected = response_logps(model, responses, batch_size=6)
     np.testing.assert_allclose([row["logps"] for row in rows], expected, rtol=1e-4)
+
+
+def test_lines_of_a_narrowed_distribution_hold_its_log_probabilities_too(root, model):
+    options: dict[str, Any] = {"num_samples": 3, "temperature": 0.7, "top_p": 0.8}
+    rows = _run(root, seed=4, **options)
+    drawn, densities = sample_with_densities(4, model, PROMPTS, max_new_tokens=5, **options)
+    np.testing.assert_allclose([row["drawn_logps"] for row in rows], densities.ravel(), rtol=1e-5)
+    np.testing.assert_allclose([row["logps"] for row in rows], drawn.logps.ravel(), rtol=1e-5)
+    assert (densities.ravel() > drawn.logps.ravel()).any()
+    assert "drawn_logps" not in _run(root, seed=4)[0]
+    assert "drawn_logps" not in _run(root, greedy=True)[0]
 
 
 def test_an_adapter_is_added_to_the_model(root, model):

@@ -6,141 +6,78 @@ from typing import NamedTuple
 import numpy as np
 
 from alignjax.config import JudgeSettings
-from alignjax.data.responses import Responses
-from alignjax.data.worlds import Enumeration, World
+from alignjax.data.worlds import Enumeration
 from alignjax.data.worlds import enumerable as tree
-from alignjax.dual.statistics import calibrated_means, mean_figure
-from alignjax.errors import InputError
+from alignjax.dual.statistics import calibrated_means, figure_of, mean_figure
 from alignjax.evaluation.comparison import Comparison, contests
+from alignjax.evaluation.headline import headline
+from alignjax.evaluation.means import Basis, Scored, Uncertain, in_groups, utilities_of
 from alignjax.evaluation.response_stats import RESPONSE_STATS
 from alignjax.records.answer import DualAnswer
 from alignjax.records.evaluation import Evaluation, PolicyResult
 from alignjax.records.figure import Figure
-
-_SHOWN = 256  # responses of a prompt that a histogram shows where all are listed
-
-
-class Means(NamedTuple):
-    """What one policy reaches on each prompt, a mean over its responses.
-
-    Attributes:
-      scores: [N, 1+m] raw scores.
-      kl: [N] nats, KL(policy || reference).
-      truth: [N, 2] true scores where a world knows them.
-      stats: [N, 4] the columns of `RESPONSE_STATS`.
-      scatter: [N, K, 1+m] raw scores of single responses, for histograms.
-      kl_from_optimum: nats, KL(pi_lam* || policy), where sums are exact.
-    """
-
-    scores: np.ndarray
-    kl: np.ndarray
-    truth: np.ndarray | None
-    stats: np.ndarray
-    scatter: np.ndarray
-    kl_from_optimum: float | None = None
+from alignjax.records.verdict import TestRecord
 
 
 class Resampling(NamedTuple):
     """Where the intervals come from.
 
     Attributes:
-      matrix: [1+m, 1+m] calibration.
-      matrices: [R, 1+m, 1+m] draws of it.
-      weights: [R, N] of the prompts.
+      weights: [R, T] of the prompts.
+      uncertain: means of every policy, with draws of the calibration.
     """
 
-    matrix: np.ndarray
-    matrices: np.ndarray
     weights: np.ndarray
+    uncertain: Uncertain
 
 
-def sampled_means(
-    scores: np.ndarray, kl: np.ndarray, stats: np.ndarray, drawn: Responses, world: World | None
-) -> Means:
-    """Means over responses sampled from the policy itself.
-
-    Args:
-      scores: [N, K, 1+m] raw scores.
-      kl: [N, K] nats.
-      stats: [N, K, 4] of `response_stats`.
-      drawn: the responses.
-      world: that knows true scores; None: none does.
-    """
-    truth = None
-    if world is not None:
-        pairs = zip(drawn.prompts, drawn.texts, strict=True)
-        truth = np.stack([world.true_scores(str(prompt), texts).mean(axis=0) for prompt, texts in pairs])
-    return Means(scores.mean(axis=1), kl.mean(axis=1), truth, stats.mean(axis=1), scores)
-
-
-def exact_means(
-    logps: Mapping[str, np.ndarray],
-    scores: np.ndarray,
-    stats: np.ndarray,
-    world: Enumeration,
-    *,
-    beta: float,
-    margins: Sequence[float] | None,
-    rng: np.random.Generator,
-) -> dict[str, Means]:
-    """Sums over every response of every prompt.
+def distances_from_optimum(
+    policies: Mapping[str, Scored], world: Enumeration, *, beta: float, margins: Sequence[float]
+) -> dict[str, float]:
+    """KL(pi_lam* || policy) of every policy for the true scores, nats, by sums over all responses.
 
     Args:
-      logps: by policy, [N, K] log-probabilities of all K responses; the reference first.
-      scores: [N, K, 1+m] raw scores of the responses.
-      stats: [N, K, 4] of `response_stats`.
+      policies: the reference first; their `weights` are the probabilities of all responses.
       world: with the true scores.
       beta: KL weight.
-      margins: asked, for the true optimum; None: it is not computed.
-      rng: draws the responses that histograms show.
+      margins: asked.
     """
-    ref = next(iter(logps.values()))
-    optimum = None
-    if margins is not None:
-        optimum = tree.exact_dual(ref, world.scores, beta=beta, margins=list(margins)).log_policy
-    means = {}
-    for name, values in logps.items():
-        weights = np.exp(values)
-        shown = np.stack([rng.choice(len(w), size=_SHOWN, p=w / w.sum()) for w in weights])
-        means[name] = Means(
-            np.einsum("py,pyd->pd", weights, scores),
-            np.sum(weights * (values - ref), axis=1),
-            np.einsum("py,pyd->pd", weights, world.scores),
-            np.einsum("py,pyd->pd", weights, stats),
-            np.take_along_axis(scores, shown[..., None], axis=1),
-            None if optimum is None else float(tree.exact_kl(optimum, values)),
-        )
-    return means
+    found = {name: np.log(one.weights) for name, one in policies.items() if one.weights is not None}
+    ref = found[next(iter(found))]
+    optimum = tree.exact_dual(ref, world.scores, beta=beta, margins=list(margins)).log_policy
+    return {name: float(tree.exact_kl(optimum, values)) for name, values in found.items()}
 
 
 def audit(
-    means: Mapping[str, Means],
+    policies: Mapping[str, Scored],
+    basis: Basis,
     comparison: Comparison,
     answer: DualAnswer,
+    test: TestRecord,
     resampling: Resampling,
     judges: Mapping[str, JudgeSettings],
+    optima: Mapping[str, float],
 ) -> Evaluation:
-    """What was asked and predicted, and what every policy reaches.
+    """What was asked and predicted, what every policy reaches, and what is verified of the aligned one.
 
     Args:
-      means: by policy, the reference first.
-      comparison: the policies' responses, with raw scores.
+      policies: by name, the reference first.
+      basis: of the test prompts, see `means.on_these_prompts`.
+      comparison: the policies' responses, with calibrated scores by dimension.
       answer: of the dual.
+      test: of the aligned policy.
       resampling: for the intervals.
       judges: by dimension.
+      optima: distance of each policy from the true optimum; empty: not known.
 
     Raises:
-      InputError: the scores have another number of dimensions than the answer, or a judge fails.
+      InputError: a judge fails.
     """
-    base, names = means["reference"], answer.names
-    if base.scores.shape[1] != 1 + len(names):
-        raise InputError(
-            f"constraints: {len(names)} are configured, the scores hold {base.scores.shape[1] - 1}; compute "
-            "the scores again with --redo=scores."
-        )
-    calibrated = {name: raw @ resampling.matrix.T for name, raw in comparison.scores.items()}
     predicted = answer.predicted
     assert predicted is not None, "an infeasible answer is refused before anything is trained"
+    results = {
+        name: _result(name, policies, basis, answer.names, resampling, optima.get(name)) for name in policies
+    }
     return Evaluation(
         asked={name: asked.margin for name, asked in answer.asked.items()},
         predicted={
@@ -150,24 +87,37 @@ def audit(
             "margins": predicted.margins,
             **predicted.margins,
         },
-        policies={name: _result(one, base, names, resampling) for name, one in means.items()},
-        contests=contests(
-            comparison._replace(scores=calibrated), ("reward", *names), judges, resampling.weights
-        ),
+        policies=results,
+        contests=contests(comparison, basis.dimensions, judges, resampling.weights),
+        verdicts=test.verdicts,
+        look=test.look,
+        spent=test.spent,
+        power=test.power,
+        headline=headline(answer, test),
     )
 
 
-def _result(policy: Means, base: Means, names: Sequence[str], by: Resampling) -> PolicyResult:
-    levels = calibrated_means(policy.scores, by.matrix, by.matrices, by.weights)
-    gains = calibrated_means(policy.scores - base.scores, by.matrix, by.matrices, by.weights)
+def _result(
+    name: str,
+    policies: Mapping[str, Scored],
+    basis: Basis,
+    names: Sequence[str],
+    by: Resampling,
+    optimum: float | None,
+) -> PolicyResult:
+    policy, base = policies[name], next(iter(policies.values()))
+    columns, first = by.uncertain.columns[name], next(iter(by.uncertain.columns.values()))
+    groups = in_groups(basis, len(policy.kl))
+    levels, gains = _figures(columns, by, groups), _figures(columns - first, by, groups)
     stats = _named(RESPONSE_STATS, [mean_figure(column, by.weights) for column in policy.stats.T])
-    true_reward = true_margins = optimum = None
+    true_reward = true_margins = None
     if policy.truth is not None and base.truth is not None:
-        true_reward = mean_figure(policy.truth[:, 0], by.weights)
-        rises = (policy.truth - base.truth)[:, 1 : 1 + len(names)]
-        true_margins = _named(names, [mean_figure(column, by.weights) for column in rises.T])
-    if policy.kl_from_optimum is not None:
-        optimum = Figure(policy.kl_from_optimum, policy.kl_from_optimum, policy.kl_from_optimum)
+        truth = policy.mean(utilities_of(policy, basis, truth=True))
+        rises = truth - base.mean(utilities_of(base, basis, truth=True))
+        true_reward = mean_figure(truth[:, 0], by.weights)
+        exact = Resampling(by.weights, by.uncertain._replace(draws=_identity(rises, by.weights)))
+        true_margins = _named(names, _figures(rises, exact, groups)[1:])
+    distance = None if optimum is None else Figure(optimum, optimum, optimum)
     return PolicyResult(
         reward=levels[0],
         reward_gain=gains[0],
@@ -177,8 +127,27 @@ def _result(policy: Means, base: Means, names: Sequence[str], by: Resampling) ->
         **stats,
         true_reward=true_reward,
         true_margins=true_margins,
-        kl_from_optimum=optimum,
+        kl_from_optimum=distance,
     )
+
+
+def _figures(columns: np.ndarray, by: Resampling, groups: np.ndarray) -> list[Figure]:
+    """Reward and utilities of [T, 1+m+F] columns; a group's mean is over its prompts that were drawn."""
+    size = 1 + groups.shape[1]
+    identity = np.eye(size, columns.shape[1])
+    everyone = np.concatenate([np.ones((len(groups), 1), bool), groups], axis=1)
+    if everyone.all():
+        return calibrated_means(columns, identity, by.uncertain.draws, by.weights)
+    means = identity @ columns.mean(axis=0)
+    draws = np.einsum("bjd,bd->bj", by.uncertain.draws, by.weights @ columns)
+    drawn = by.weights @ (everyone / np.maximum(everyone.mean(axis=0), 1e-300))  # 1 on average
+    draws = np.where(drawn > 0, draws / np.where(drawn > 0, drawn, 1.0), means)
+    return [figure_of(float(mean), column) for mean, column in zip(means, draws.T, strict=True)]
+
+
+def _identity(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    size = columns.shape[1]
+    return np.broadcast_to(np.eye(size), (len(weights), size, size))
 
 
 def _named(names: Iterable[str], figures: Sequence[Figure]) -> dict[str, Figure]:

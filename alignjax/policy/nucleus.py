@@ -84,6 +84,45 @@ def from_nucleus(keys: Array, weights: Array, sums: Array, top_p: Array) -> Arra
     return jax.lax.while_loop(lambda last: ~jnp.all(last.found), try_again, first).token
 
 
+def mass(weights: Array, sums: Array, top_p: Array) -> Array:
+    """The share of all weight that the nucleus has: at least `top_p`, by at most its last id more.
+
+    The weight of that id is found by bisection over the bits of a float32, which have the order of the
+    numbers where none is negative: 32 sums over all ids, with nothing sorted.
+
+    Args:
+      weights: [R, C, W] float32, >= 0.
+      sums: [R, C] float32, sum of each block.
+      top_p: [] float32, in (0, 1].
+
+    Returns:
+      [R] float32, in (0, 1].
+    """
+    total = jnp.sum(sums, axis=1)
+    needed = top_p * total
+    bits = jax.lax.bitcast_convert_type(weights, jnp.int32)
+
+    def above(bound: Array) -> Array:
+        """Weight [R] of the ids whose bits are above a bound [R]."""
+        larger = bits > jnp.broadcast_to(bound[:, None, None], bits.shape)
+        return jnp.sum(jnp.sum(jnp.where(larger, weights, 0.0), axis=2), axis=1)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = low + (high - low) // 2
+        fewer = above(middle) < needed
+        return jnp.where(fewer, low, middle), jnp.where(fewer, middle, high)
+
+    # The last id's weight is the smallest number above which there is less than what is needed.
+    ends = jnp.full_like(bits[:, 0, 0], -1), jnp.max(bits, axis=(1, 2))
+    _, last = jax.lax.fori_loop(0, 32, halve, ends)
+    own = jax.lax.bitcast_convert_type(last, jnp.float32)
+    ties = jnp.sum(bits == jnp.broadcast_to(last[:, None, None], bits.shape), axis=(1, 2))
+    before = above(last)
+    taken = jnp.clip(jnp.ceil((needed - before) / own), 1.0, ties.astype(jnp.float32))
+    return jnp.minimum((before + taken * own) / total, 1.0)
+
+
 class _Trial(NamedTuple):
     """An id of each row, drawn from the ids ranked before the previous trial's."""
 

@@ -3,7 +3,6 @@
 Letters: N prompts, P prompt tokens, K continuations of each, T new tokens, D hidden, V vocabulary.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,18 +14,9 @@ from jax.sharding import Mesh
 
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
-from alignjax.models import (
-    DecoderConfig,
-    KVCache,
-    Lora,
-    Model,
-    empty_cache,
-    prefill,
-    shard_caches,
-    step_function,
-    unembed,
-)
-from alignjax.policy import batch_sizing, nucleus
+from alignjax.models import Lora, Model
+from alignjax.policy import batch_sizing
+from alignjax.policy.generation import Draw, generate_jit
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import placer, row_parts
 
@@ -100,6 +90,60 @@ def sample(
 
     Reference: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
     """
+    draw = _draw(model, num_samples, max_new_tokens, temperature, top_p)
+    if places is not None and len(places) != len(prompts):
+        raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
+    key, warp = jax.random.key(key) if isinstance(key, int) else key, (temperature, top_p)
+    return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, places, keep, mesh)
+
+
+def sample_with_densities(
+    key: Array | int,
+    model: Model,
+    prompts: Sequence[np.ndarray],
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    lora: Lora | None = None,
+    prompt_batch_size: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Samples, np.ndarray]:
+    """The draws of `sample`, and their log-probabilities under the distribution that they were drawn from.
+
+    With `top_p` below 1 every step takes longer, because the mass of the nucleus has to be found.
+
+    Args:
+      key: PRNG key, or the seed of one.
+      model: weights, shape and tokenizer.
+      prompts: N arrays of token ids, int32, not empty.
+      num_samples: K >= 1.
+      max_new_tokens: T >= 1.
+      temperature: > 0.
+      top_p: in (0, 1].
+      lora: adapters; None: the base model.
+      prompt_batch_size: as in `sample`.
+      progress: as in `sample`.
+      mesh: as in `sample`.
+
+    Returns:
+      The samples, and [N, K] float32, nats, log-probability of each response at this temperature and top_p,
+      EOS included.
+
+    Raises:
+      InputError: see `sample`.
+    """
+    draw = _draw(model, num_samples, max_new_tokens, temperature, top_p)._replace(densities=True)
+    key, warp = jax.random.key(key) if isinstance(key, int) else key, (temperature, top_p)
+    densities = np.zeros((len(prompts), num_samples), np.float32)
+    shared = lora, prompt_batch_size, progress
+    found = _run(key, model, prompts, draw, warp, *shared, mesh=mesh, densities=densities)
+    return found, densities
+
+
+def _draw(model: Model, num_samples: int, max_new_tokens: int, temperature: float, top_p: float) -> Draw:
     if num_samples < 1:
         raise InputError(f"sample: num_samples is {num_samples}; it must be at least 1.")
     if not 0.0 < temperature < float("inf"):
@@ -109,11 +153,7 @@ def sample(
     if not 0.0 < top_p <= 1.0:
         raise InputError(f"sample: top_p is {top_p}; it must be above 0 and at most 1.")
     ends = end_ids(model)
-    draw = Draw(num_samples, max_new_tokens, ends, False, tempered=temperature != 1.0, nucleus=top_p < 1.0)
-    if places is not None and len(places) != len(prompts):
-        raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
-    key, warp = jax.random.key(key) if isinstance(key, int) else key, (temperature, top_p)
-    return _run(key, model, prompts, draw, warp, lora, prompt_batch_size, progress, places, keep, mesh)
+    return Draw(num_samples, max_new_tokens, ends, False, tempered=temperature != 1.0, nucleus=top_p < 1.0)
 
 
 def greedy(
@@ -165,17 +205,6 @@ def sampled_responses(prompts: Sequence[np.ndarray], samples: Samples) -> list[T
     ]
 
 
-class Draw(NamedTuple):
-    """The static arguments of the compiled sampler; hashable."""
-
-    num_samples: int
-    max_new_tokens: int
-    eos_ids: tuple[int, ...]
-    greedy: bool
-    tempered: bool  # whether the temperature is not 1
-    nucleus: bool  # whether top_p is below 1
-
-
 def end_ids(model: Model) -> tuple[int, ...]:
     """Ids that end a response: those of the model's config and the tokenizer's EOS, sorted."""
     eos_id = None if model.tokenizer is None else model.tokenizer.eos_token_id
@@ -194,12 +223,13 @@ def _run(
     places: Sequence[int] | None = None,
     keep: Callable[[list[int], Samples], Any] | None = None,
     mesh: Mesh | None = None,
+    densities: np.ndarray | None = None,
 ) -> Samples:
-    """Runs the prompts in batches of one size, the shortest prompts first, and restores their order."""
-    if draw.max_new_tokens < 1:
-        raise InputError(f"sample: max_new_tokens is {draw.max_new_tokens}; it must be at least 1.")
-    if prompt_batch_size is not None and prompt_batch_size < 1:
-        raise InputError(f"sample: prompt_batch_size is {prompt_batch_size}; it must be at least 1.")
+    """Runs the prompts in batches of one size, the shortest prompts first, and restores their order.
+
+    `densities` [N, K] is filled in, if `draw` asks for them.
+    """
+    _check_sizes(draw, prompt_batch_size)
     _check_prompts(prompts, model.config.vocab_size)
     place = placer(mesh)
     together = batch_sizing.Together(prompt_batch_size or 0, draw.num_samples)
@@ -233,15 +263,23 @@ def _run(
             found.append([processes.to_host(x) for x in some])  # waits: the next call needs the memory
         # The last call may have drawn more continuations than were asked for.
         whole = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
-        part = Samples(*(x[: len(rows), : draw.num_samples] for x in whole))
-        for field, some in zip(result, part, strict=True):
-            field[rows] = some
+        fields = result if densities is None else (*result, densities)
+        some = [x[: len(rows), : draw.num_samples] for x in whole]
+        for field, values in zip(fields, some, strict=True):
+            field[rows] = values
         if keep is not None:
-            keep(rows, part)
+            keep(rows, Samples(*some[:3]))
         preemption.stop_if_asked()
         if progress is not None:
             progress(len(rows))
     return result
+
+
+def _check_sizes(draw: Draw, prompt_batch_size: int | None) -> None:
+    if draw.max_new_tokens < 1:
+        raise InputError(f"sample: max_new_tokens is {draw.max_new_tokens}; it must be at least 1.")
+    if prompt_batch_size is not None and prompt_batch_size < 1:
+        raise InputError(f"sample: prompt_batch_size is {prompt_batch_size}; it must be at least 1.")
 
 
 def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int) -> None:
@@ -276,121 +314,3 @@ def padded_length(length: int) -> int:
         if length <= fixed:
             return fixed
     return -(-length // _PROMPT_LENGTHS[-1]) * _PROMPT_LENGTHS[-1]
-
-
-class _State(NamedTuple):
-    """State of the K continuations of N prompts between two steps."""
-
-    step: Array  # [] int32, tokens drawn so far
-    last: Array  # [N, K] int32, the token drawn last
-    tokens: Array  # [N, K, T] int32
-    lengths: Array  # [N, K] int32
-    logps: Array  # [N, K] float32
-    done: Array  # [N, K] bool
-    cache: KVCache
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def generate_jit(
-    config: DecoderConfig,
-    draw: Draw,
-    mesh: Mesh | None,
-    params: Any,
-    lora: Lora | None,
-    key: Array,
-    prompts: Array,
-    prompt_lengths: Array,
-    index: Array,
-    first_sample: Array,
-    temperature: Array,
-    top_p: Array,
-) -> tuple[Array, Array, Array]:
-    """Draws the continuations of one batch and returns the fields of `Samples`; internal.
-
-    Prompts are [N, P], padded on the right, their lengths [N]; `index` [N] numbers them for their random
-    numbers, and `first_sample` [] is the number of the first continuation.
-    """
-    num, width = prompts.shape
-    samples, limit = draw.num_samples, draw.max_new_tokens
-    positions = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None, :], (num, width))
-    segments = (positions < prompt_lengths[:, None]).astype(jnp.int32)
-    hidden, prompt_cache = prefill(config, params, prompts, positions, segments, lora=lora)
-    last_hidden = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)[:, 0]
-    logits = unembed(config, params, last_hidden)  # once per prompt, not once per continuation
-    prompt_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-    fold_samples = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    numbers = first_sample + jnp.arange(samples, dtype=jnp.int32)
-    keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
-    # The last token is not read again, so it needs no slot in the cache.
-    cache = empty_cache(config, num, samples, max(limit - 1, 1))
-    prompt_cache, cache = shard_caches(prompt_cache, cache, mesh)
-    state = _State(
-        step=jnp.int32(0),
-        last=jnp.zeros((num, samples), jnp.int32),
-        tokens=jnp.zeros((num, samples, limit), jnp.int32),
-        lengths=jnp.zeros((num, samples), jnp.int32),
-        logps=jnp.zeros((num, samples), jnp.float32),
-        done=jnp.zeros((num, samples), bool),
-        cache=cache,
-    )
-    pick = functools.partial(_pick, draw=draw, temperature=temperature, top_p=top_p)
-    first = jnp.broadcast_to(logits[:, None, :], (num, samples, logits.shape[1]))
-    state = _append(state, first, keys, draw, pick)
-    decode = step_function(config, params, prompt_cache, prompt_lengths, max(limit - 1, 1), lora=lora)
-
-    def body(state: _State) -> _State:
-        hidden, cache = decode(state.last, state.cache, state.step - 1)
-        return _append(state._replace(cache=cache), unembed(config, params, hidden), keys, draw, pick)
-
-    def unfinished(state: _State) -> Array:
-        return (state.step < limit) & ~jnp.all(state.done)
-
-    state = jax.lax.while_loop(unfinished, body, state)
-    return state.tokens, state.lengths, state.logps
-
-
-def _append(
-    state: _State,
-    logits: Array,
-    keys: Array,
-    draw: Draw,
-    pick: Callable[[Array, Array], tuple[Array, Array]],
-) -> _State:
-    """Draws one token per continuation from logits [N, K, V]; those that have ended stay as they are."""
-    step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
-    token, logp = pick(step_keys, logits)
-    going = ~state.done
-    token = jnp.where(going, token, 0)
-    # Writing the whole column is done in place.
-    tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, :, None], state.step, axis=2)
-    ended = jnp.zeros_like(state.done)
-    for eos in draw.eos_ids:
-        ended |= token == eos
-    return state._replace(
-        step=state.step + 1,
-        last=token,
-        tokens=tokens,
-        lengths=state.lengths + going.astype(jnp.int32),
-        logps=state.logps + jnp.where(going, logp, 0.0),
-        done=state.done | (going & ended),
-    )
-
-
-def _pick(keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: Array) -> tuple[Array, Array]:
-    """Token ids [N, K] int32 drawn from logits [N, K, V] with keys [N, K], and their log-probabilities."""
-    flat = logits.reshape(-1, logits.shape[2])
-    largest = jnp.max(flat, axis=1, keepdims=True)
-    weights = nucleus.in_blocks(jnp.exp(flat - largest))
-    sums = jnp.sum(weights, axis=2)
-    log_total = largest[:, 0] + jnp.log(jnp.sum(sums, axis=1))
-    if draw.tempered:
-        weights = nucleus.in_blocks(jnp.exp((flat - largest) / temperature))
-        sums = jnp.sum(weights, axis=2)
-    if draw.greedy:
-        token = jnp.argmax(flat, axis=1)
-    elif draw.nucleus:
-        token = nucleus.from_nucleus(keys.reshape(-1), weights, sums, top_p)
-    else:
-        token = nucleus.from_all(keys.reshape(-1), weights, sums)
-    logp = jnp.take_along_axis(flat, token[:, None], axis=1)[:, 0] - log_total
-    return token.astype(jnp.int32).reshape(keys.shape), logp.reshape(keys.shape)

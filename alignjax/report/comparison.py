@@ -8,6 +8,7 @@ from typing import NamedTuple
 from alignjax.records.answer import Asked, DualAnswer
 from alignjax.records.evaluation import Evaluation
 from alignjax.report import pages
+from alignjax.report.cards import CLOSED
 from alignjax.report.sections import Grid, lam_text
 from alignjax.report.style import LAM
 from alignjax.report.tables import MISSING, Estimate, format_estimate, format_number
@@ -16,7 +17,8 @@ _TITLE = "Answers of this run"
 _NOTES = (
     "One row per answer, the latest first.",
     "Margins are above the reference; predicted: by the dual, before training; achieved: by the aligned "
-    "policy on the evaluation prompts; KL: to the reference, in nats per prompt; [..]: interval.",
+    "policy on the test prompts; KL: to the reference, in nats per prompt; [..]: interval; closed: the "
+    "samples say too little of the tilted policy for a forecast.",
 )
 
 
@@ -81,18 +83,23 @@ def write_comparison(answers: Sequence[EarlierAnswer], path: str | os.PathLike[s
 def _cells(one: EarlierAnswer, names: Sequence[str]) -> list[str]:
     answer, aligned = one.answer, one.evaluation.policies.get("aligned")
     predicted = answer.predicted
+    closed = predicted is not None and answer.gate is not None and not answer.gate.open
+
+    def forecast(estimate: Estimate | None) -> str:
+        return CLOSED if closed and estimate is not None else format_estimate(estimate)
+
     cells = []
     for name in names:
         cells += [_asked_text(answer.asked.get(name)), lam_text(answer, name)]
-        cells.append(format_estimate(None if predicted is None else predicted.margins.get(name)))
+        cells.append(forecast(None if predicted is None else predicted.margins.get(name)))
         cells.append(format_estimate(None if aligned is None else aligned.margins.get(name)))
-    means: list[Estimate | None] = [
-        None if predicted is None else predicted.reward,
-        None if aligned is None else aligned.reward,
-        None if predicted is None else predicted.kl,
-        None if aligned is None else aligned.kl,
+    return [
+        *cells,
+        forecast(None if predicted is None else predicted.reward),
+        format_estimate(None if aligned is None else aligned.reward),
+        forecast(None if predicted is None else predicted.kl),
+        format_estimate(None if aligned is None else aligned.kl),
     ]
-    return cells + [format_estimate(estimate) for estimate in means]
 
 
 def _asked_text(asked: Asked | None) -> str:
@@ -102,6 +109,8 @@ def _asked_text(asked: Asked | None) -> str:
     text = format_number(asked.margin)
     if asked.level is not None:
         return f"{text} (level {format_number(asked.level)})"
+    if asked.rate is not None:
+        return f"{text} (rate {format_number(asked.rate)})"
     if asked.fraction is not None:
-        return f"{text} ({asked.fraction:.0%} of the largest)"
+        return f"{text} ({asked.fraction:.0%} of the safety-only tilt's)"
     return text

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from alignjax.records.answer import DualAnswer
 from alignjax.records.calibration import CalibrationRecord
 from alignjax.records.evaluation import Evaluation, Round
+from alignjax.records.verdict import TestRecord
 from alignjax.report import (
+    cards,
     comparison,
     contests,
     diagnostics,
@@ -86,7 +88,8 @@ class ReportInputs:
       scores: policy -> dimension ("reward" or a constraint) -> calibrated scores of its responses, any shape.
       samples: responses of the policies to the same prompts.
       findings: sentences that a reader must not miss, as of `findings_of`.
-      rounds: of a run of several rounds, in order.
+      rounds: what refused rounds measured, in order.
+      tests: of every round, in order.
       others: earlier answers of the run, the latest first.
       score_unit: unit of rewards, utilities and margins.
     """
@@ -104,6 +107,7 @@ class ReportInputs:
     samples: Sequence[Sample] = ()
     findings: Sequence[str] = ()
     rounds: Sequence[Round] = ()
+    tests: Sequence[TestRecord] = ()
     others: Sequence[EarlierAnswer] = ()
     score_unit: str = "units of the scores"
 
@@ -136,7 +140,7 @@ def plates(inputs: ReportInputs) -> list[Plate]:
     wide = {
         "scores": figures.histograms(shown, inputs.answer.names) if shown else None,
         "wins": contests.win_matrix(inputs.evaluation),
-        "rounds": rounds.figure(inputs.rounds),
+        "rounds": rounds.figure(rounds.tried(inputs.answer, inputs.tests, inputs.rounds)),
         "training": diagnostics.training_curves(inputs.metrics),
         "reliability": diagnostics.reliability(inputs.calibration),
     }
@@ -162,7 +166,7 @@ def render(inputs: ReportInputs, drawn: Sequence[Plate] | None = None) -> str:
     latest = EarlierAnswer("latest", answer, evaluation)
     grids = (
         comparison.grid([latest, *inputs.others]),
-        rounds.grid(inputs.rounds),
+        rounds.grid(rounds.tried(answer, inputs.tests, inputs.rounds)),
         score_models.grid(inputs.metrics, inputs.config),
     )
     heads, counted = sections.counts(inputs.counts)
@@ -170,9 +174,14 @@ def render(inputs: ReportInputs, drawn: Sequence[Plate] | None = None) -> str:
         "report.html",
         title=inputs.title,
         facts=sections.facts(inputs.config, inputs.environment, inputs.stages),
-        verdicts=[
-            (v, sections.strip(v), sections.lam_text(answer, v.name)) for v in tables.verdicts(evaluation)
+        headline=evaluation.headline,
+        cards=[
+            (card, sections.strip(card), sections.lam_text(answer, card.name))
+            for card in cards.cards_of(evaluation, answer)
         ],
+        tested=bool(evaluation.verdicts),
+        look=evaluation.look,
+        spent=f"{evaluation.spent:.0%}",
         estimate=tables.format_estimate,
         number=tables.format_number,
         columns=shown,
@@ -221,11 +230,15 @@ def write_report(inputs: ReportInputs, workdir: str | os.PathLike[str]) -> Path:
 
 def _dual_figures(inputs: ReportInputs) -> Iterator[tuple[str, str, Figure]]:
     """File name, kind and figure of the dual and of the margin, for every constraint."""
-    if inputs.answer.frontier is None:
+    answer = inputs.answer
+    if answer.frontier is None:
         return
-    for name in inputs.answer.names:
-        yield f"dual-{name}", "dual", figures.dual_function(inputs.answer, name)
-        yield f"margin-{name}", "margin", figures.margin_curve(inputs.answer, name)
+    if answer.gate is not None and not answer.gate.open:
+        # The curve is what the samples have; the forecast, which goes beyond them, is not to be believed.
+        answer = dataclasses.replace(answer, predicted=None)
+    for name in answer.names:
+        yield f"dual-{name}", "dual", figures.dual_function(answer, name)
+        yield f"margin-{name}", "margin", figures.margin_curve(answer, name)
 
 
 def _plane_figures(inputs: ReportInputs) -> Iterator[tuple[str, str, Figure]]:

@@ -27,6 +27,7 @@ def render_preview(
     table: ScoreTable,
     texts: Texts,
     lam: np.ndarray,
+    constrained: np.ndarray,
     *,
     beta: float,
     num_samples: int,
@@ -41,6 +42,7 @@ def render_preview(
       table: the scores.
       texts: its responses.
       lam: [m] float64.
+      constrained: [N, K, m], the utilities that lam weighs: the table's own, or made of them.
       beta: KL weight > 0.
       num_samples: responses to draw for each prompt.
       rng: source of the draws.
@@ -49,7 +51,7 @@ def render_preview(
       Lines {"prompt_id", "prompt", "response", "reward", "utilities", "weight", "sample"}; "prompt" where
       known.
     """
-    rewards, utilities = (np.asarray(a, np.float64) for a in (table.rewards, table.utilities))
+    rewards, utilities = (np.asarray(a, np.float64) for a in (table.rewards, constrained))
     with jax.enable_x64(True):
         weights = np.asarray(dual.tilt(lam, rewards, utilities, beta=beta, mask=table.mask))
     lines = []

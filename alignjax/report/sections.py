@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from alignjax.records.answer import DualAnswer, Ends
 from alignjax.records.calibration import CalibrationRecord
 from alignjax.report import tables
+from alignjax.report.cards import Card
 from alignjax.report.style import policy_mark
-from alignjax.report.tables import MISSING, Estimate, Verdict
+from alignjax.report.tables import MISSING, Estimate
 
 
 class StageTime(NamedTuple):
@@ -43,7 +44,7 @@ class Strip(NamedTuple):
     Attributes:
       zero: position of the reference.
       asked: position of the asked margin, or None.
-      bars: (kind, low, mean, high); kind is predicted, achieved or true.
+      bars: (kind, low, mean, high); kind is forecast, delivered or true.
     """
 
     zero: float
@@ -82,9 +83,10 @@ def facts(
     return rows
 
 
-def strip(verdict: Verdict) -> Strip | None:
-    """Positions of a constraint's estimates; None where there is no estimate."""
-    entries = {"predicted": verdict.predicted, "achieved": verdict.achieved, "true": verdict.truth}
+def strip(card: Card) -> Strip | None:
+    """Positions of a card's estimates, without a forecast behind a closed gate; None where there are none."""
+    forecast = card.forecast if card.gate_open else None
+    entries = {"forecast": forecast, "delivered": card.delivered, "true": card.truth}
     bars = {
         kind: estimate
         for kind, estimate in entries.items()
@@ -92,7 +94,7 @@ def strip(verdict: Verdict) -> Strip | None:
     }
     if not bars:
         return None
-    asked = [] if verdict.asked is None else [verdict.asked]
+    asked = [] if card.asked is None else [card.asked]
     ends = [0.0, *asked, *(end for bar in bars.values() for end in (bar.low, bar.high))]
     low, high = min(ends), max(ends)
     pad = 0.08 * (high - low) if high > low else 1.0
@@ -122,25 +124,32 @@ def ends_text(interval: Ends | Estimate, decimals: int = 3) -> str:
 
 
 def dual_rows(answer: DualAnswer) -> list[tuple[str, str]]:
-    """What dual.json says besides its margins."""
+    """What dual.json says besides its margins; behind a closed gate no number of the tilted policy."""
+    gate_open = answer.gate is None or answer.gate.open
     rows = [(f"lambda*, {name}", lam_text(answer, name)) for name in answer.lam or {}]
     for name, most in answer.reachable.items():
         rows.append((f"largest reachable margin, {name}", tables.format_number(most)))
     if answer.predicted is not None:
         predicted, ess = answer.predicted, answer.predicted.ess
-        rows.append(("predicted reward", tables.format_estimate(predicted.reward)))
-        rows.append(("predicted KL, nats", tables.format_estimate(predicted.kl)))
+        if gate_open:
+            rows.append(("predicted reward", tables.format_estimate(predicted.reward)))
+            rows.append(("predicted KL, nats", tables.format_estimate(predicted.kl)))
         rows.append(("effective samples per prompt, median", f"{ess.median:.1f} of {ess.num_samples}"))
-    if answer.corrected is not None:
+    if answer.gate is not None:
+        rows.append(("forecast of the tilt", "open" if answer.gate.open else "closed"))
+    if answer.forecast is not None:
+        for name, margin in answer.forecast.draw_k.margins.items():
+            rows.append((f"forecast margin of draw-K, {name}", tables.format_estimate(margin)))
+    if answer.corrected is not None and gate_open:
         for name, lam in answer.corrected.lam.items():
             rows.append((f"lambda*, {name}, corrected for finite samples", tables.format_estimate(lam, 3)))
-        for name, margin in answer.corrected.margins.items():
-            shown = tables.format_estimate(margin)
-            rows.append((f"predicted margin, {name}, corrected for finite samples", shown))
-    if answer.conservative is not None:
-        for name, guard in answer.conservative.guard.items():
-            label = f"added to the {name} margin, so that it holds with confidence {answer.confidence:g}"
-            rows.append((label, tables.format_number(guard, 3)))
+    if answer.guard is not None:
+        for name, room in answer.guard.room.items():
+            label = f"room above what is asked of {name}, confidence {answer.guard.confidence:g}"
+            rows.append((label, tables.format_number(room, 3)))
+        if answer.predicted is not None and gate_open:
+            cost = answer.guard.plain.reward - answer.predicted.reward.mean
+            rows.append(("reward that this costs", tables.format_number(cost, 3)))
     if answer.solver is not None:
         error = answer.solver.error
         shown = "not finite" if error is None else f"{error:.1e}"

@@ -1,4 +1,4 @@
-"""Tables of an evaluation: the last lines on the console, and the same cells for the HTML page.
+"""The table of policies: for the console and, with the same cells, for the HTML page.
 
 A missing estimate is None and is shown as "-".
 """
@@ -11,17 +11,8 @@ from alignjax.records.evaluation import Evaluation
 from alignjax.records.figure import Figure as Estimate  # here a Figure is matplotlib's
 
 MISSING = "-"
-# A shortfall that two decimals do not show is none: exact sums have intervals of no width.
-ROUNDING = 0.005
 RARE = 0.01  # share of cut or empty responses below which they get no column
-KEPT, KEPT_WITHIN, MISSED, NOT_ASKED, UNKNOWN = (
-    "kept",
-    "kept within its interval",
-    "missed",
-    "not asked",
-    "not measured",
-)
-_SCORE, _NATS, _TEXT = "score", "nats", "text"
+SCORE, NATS, TEXT = "score", "nats", "text"
 
 
 class Column(NamedTuple):
@@ -48,34 +39,6 @@ class Row(NamedTuple):
     name: str
     label: str
     cells: tuple[str, ...]
-
-
-class Verdict(NamedTuple):
-    """Whether one constraint was kept.
-
-    Attributes:
-      name: the constraint.
-      asked: margin asked; None where the multiplier was given and no margin asked.
-      predicted: by the dual, before training.
-      achieved: the aligned policy's margin on the calibrated scores.
-      truth: the same on the world's true score; None outside an embedded world.
-      outcome: kept (the whole interval reaches the asked margin), kept within its interval (the interval
-        contains it), missed, not asked, not measured; judged on the truth where it is known.
-      sentence: all of it in words.
-    """
-
-    name: str
-    asked: float | None
-    predicted: Estimate | None
-    achieved: Estimate | None
-    truth: Estimate | None
-    outcome: str
-    sentence: str
-
-    @property
-    def judged(self) -> Estimate | None:
-        """The estimate that the outcome rests on."""
-        return self.achieved if self.truth is None else self.truth
 
 
 def constraint_names(evaluation: Evaluation) -> list[str]:
@@ -130,28 +93,28 @@ def columns(evaluation: Evaluation) -> list[Column]:
     ) -> Column:
         return Column(header, unit, is_truth, _decimals(list(estimates.values())), estimates)
 
-    shown = [column("reward", _SCORE, {p: found.reward for p, found in policies.items()})]
+    shown = [column("reward", SCORE, {p: found.reward for p, found in policies.items()})]
     for name in names:
         utilities = {p: found.utilities.get(name) for p, found in policies.items()}
-        shown.append(column(name, _SCORE, utilities))
+        shown.append(column(name, SCORE, utilities))
     for name in names:
         margins = {p: found.margins.get(name) for p, found in policies.items()}
-        shown.append(column(f"{name} margin", _SCORE, margins))
-    shown.append(column("KL", _NATS, {p: found.kl for p, found in policies.items()}))
-    truth = [column("true reward", _SCORE, {p: r.true_reward for p, r in policies.items()}, is_truth=True)]
+        shown.append(column(f"{name} margin", SCORE, margins))
+    shown.append(column("KL", NATS, {p: found.kl for p, found in policies.items()}))
+    truth = [column("true reward", SCORE, {p: r.true_reward for p, r in policies.items()}, is_truth=True)]
     for name in names:
         margins = {p: (found.true_margins or {}).get(name) for p, found in policies.items()}
-        truth.append(column(f"true {name} margin", _SCORE, margins, is_truth=True))
+        truth.append(column(f"true {name} margin", SCORE, margins, is_truth=True))
     optimum = {p: found.kl_from_optimum for p, found in policies.items()}
-    truth.append(column("KL from optimum", _NATS, optimum, is_truth=True))
+    truth.append(column("KL from optimum", NATS, optimum, is_truth=True))
     shown += [one for one in truth if any(estimate is not None for estimate in one.estimates.values())]
     if policies:
-        shown.append(column("tokens", _TEXT, {p: found.length for p, found in policies.items()}))
-        shown.append(column("refusals", _TEXT, {p: found.refusals for p, found in policies.items()}))
+        shown.append(column("tokens", TEXT, {p: found.length for p, found in policies.items()}))
+        shown.append(column("refusals", TEXT, {p: found.refusals for p, found in policies.items()}))
     cut, empty = {p: r.cut for p, r in policies.items()}, {p: r.empty for p, r in policies.items()}
     for header, shares in (("cut", cut), ("empty", empty)):
         if any(share.mean >= RARE for share in shares.values()):  # a column of zeros says nothing
-            shown.append(column(header, _TEXT, shares))
+            shown.append(column(header, TEXT, shares))
     return shown
 
 
@@ -168,101 +131,23 @@ def rows(evaluation: Evaluation, shown: Sequence[Column]) -> list[Row]:
     ]
 
 
-def verdicts(evaluation: Evaluation) -> list[Verdict]:
-    """One verdict per constraint, judged on the true score where the world knows it.
-
-    Args:
-      evaluation: of the policies.
-
-    Returns:
-      Verdicts in the order of the constraints.
-    """
-    promised, aligned = evaluation.predicted.get("margins"), evaluation.policies.get("aligned")
-    result = []
-    for name in constraint_names(evaluation):
-        asked = evaluation.asked.get(name)
-        predicted = promised.get(name) if isinstance(promised, Mapping) else None
-        achieved = None if aligned is None else aligned.margins.get(name)
-        truth = None if aligned is None else (aligned.true_margins or {}).get(name)
-        judged = achieved if truth is None else truth
-        outcome = _outcome(asked, judged)
-        sentence = f"{name}: asked {format_number(asked)}, predicted {format_estimate(predicted)}"
-        sentence += f", achieved {format_estimate(achieved)}"
-        sentence += "" if truth is None else f", on the true score {format_estimate(truth)}"
-        sentence += f": {outcome}"
-        if outcome == MISSED and asked is not None and judged is not None and judged.mean < asked:
-            sentence += f" by {format_number(asked - judged.mean)}"
-        result.append(Verdict(name, asked, predicted, achieved, truth, outcome, sentence))
-    return result
-
-
 def notes(shown: Sequence[Column], score_unit: str) -> list[str]:
     """What the columns mean and their units, one sentence each."""
     lines = [
         "margin: mean utility minus the reference's; KL: to the reference, in nats; [..]: 95% interval.",
         f"reward, utilities and margins are in {score_unit}; a higher utility is safer.",
     ]
-    if any(column.unit == _TEXT for column in shown):
+    if any(column.unit == TEXT for column in shown):
         lines.append(
             "tokens: mean length of a response; refusals, cut, empty: shares of responses that open with a "
             "refusal, have no end, have no visible text."
         )
     truth = [column for column in shown if column.is_truth]
-    if any(column.unit == _SCORE for column in truth):
-        lines.append("true: the world's own scores, which no training saw; the verdict rests on them.")
-    if any(column.unit == _NATS for column in truth):
+    if any(column.unit == SCORE for column in truth):
+        lines.append("true: the world's own scores, which no training saw and no verdict uses.")
+    if any(column.unit == NATS for column in truth):
         lines.append("KL from optimum: KL(pi_lam* || policy) in nats, exact sums on the true scores.")
     return lines
-
-
-def console_table(
-    evaluation: Evaluation, *, width: int = 120, score_unit: str = "units of the scores"
-) -> str:
-    """The last table of a run, as plain text.
-
-    Policies as rows with reward, utilities, margins and KL; below them what an embedded world knows of the
-    truth; then margins asked, predicted and achieved side by side; then one verdict per constraint.
-
-    Args:
-      evaluation: of the policies.
-      width: characters per line; columns that do not fit follow below, with the policies' names again.
-      score_unit: unit of rewards, utilities and margins, for the notes.
-
-    Returns:
-      Lines without a newline at the end.
-    """
-    shown = [column for column in columns(evaluation) if column.unit != _TEXT]
-    lines = []
-    for part in ([c for c in shown if not c.is_truth], [c for c in shown if c.is_truth]):
-        grid = [["policy", *(column.header for column in part)]]
-        grid += [[row.label, *row.cells] for row in rows(evaluation, part)]
-        lines += [line for block in _blocks(grid, width) for line in (*_layout(block), "")]
-    judged = verdicts(evaluation)
-    if judged:
-        lines += [*_layout(_verdict_grid(judged)), ""]
-    lines += notes(shown, score_unit)
-    return "\n".join([*lines, *(verdict.sentence for verdict in judged)])
-
-
-def _verdict_grid(judged: Sequence[Verdict]) -> list[list[str]]:
-    """Margins asked, predicted and achieved, with a column of true ones where any is known."""
-    on_truth = any(verdict.truth is not None for verdict in judged)
-    truth_head = ["achieved, true"] if on_truth else []
-    grid = [["margin", "asked", "predicted", "achieved", *truth_head, "verdict"]]
-    for v in judged:
-        truth = [format_estimate(v.truth)] if on_truth else []
-        estimates = [format_number(v.asked), format_estimate(v.predicted), format_estimate(v.achieved)]
-        grid.append([v.name, *estimates, *truth, v.outcome])
-    return grid
-
-
-def _outcome(asked: float | None, judged: Estimate | None) -> str:
-    if asked is None:
-        return NOT_ASKED
-    if judged is None or not math.isfinite(judged.mean):
-        return UNKNOWN
-    reach = asked - ROUNDING * max(1.0, abs(asked))
-    return KEPT if judged.low >= reach else KEPT_WITHIN if judged.high >= reach else MISSED
 
 
 def _decimals(estimates: Sequence[Estimate | None]) -> int:
@@ -278,7 +163,7 @@ def _widths(grid: Sequence[Sequence[str]]) -> list[int]:
     return [max(len(cell) for cell in column) for column in zip(*grid, strict=True)]
 
 
-def _blocks(grid: Sequence[Sequence[str]], width: int) -> Iterator[list[list[str]]]:
+def blocks(grid: Sequence[Sequence[str]], width: int) -> Iterator[list[list[str]]]:
     """Cuts a wide grid into several that fit, each with the first column."""
     widths = _widths(grid)
     start = 1
@@ -291,7 +176,7 @@ def _blocks(grid: Sequence[Sequence[str]], width: int) -> Iterator[list[list[str
         start = stop
 
 
-def _layout(grid: Sequence[Sequence[str]]) -> list[str]:
+def layout(grid: Sequence[Sequence[str]]) -> list[str]:
     """First column flush left, the others right, a rule below the header."""
     widths = _widths(grid)
     lines = []

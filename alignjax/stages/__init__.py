@@ -11,6 +11,6 @@ lock.py          one run a folder
 
 from alignjax.stages.folder import FolderRun
 from alignjax.stages.run import MemoryRun, Run
-from alignjax.stages.stage import Stage, Stored, Work
+from alignjax.stages.stage import Looks, Stage, Stored, Work
 
-__all__ = ["FolderRun", "MemoryRun", "Run", "Stage", "Stored", "Work"]
+__all__ = ["FolderRun", "Looks", "MemoryRun", "Run", "Stage", "Stored", "Work"]

@@ -12,8 +12,8 @@ from alignjax.runtime.files import remove, remove_empty
 from alignjax.runtime.metrics import peak_memory_bytes
 from alignjax.stages import answers
 from alignjax.stages.fingerprints import file_digests
-from alignjax.stages.ledger import Ledger, StageRecord, read_ledger, write_ledger
-from alignjax.stages.run import fingerprint_of
+from alignjax.stages.ledger import Ledger, LookRecord, StageRecord, read_ledger, write_ledger
+from alignjax.stages.run import counted, fingerprint_of
 from alignjax.stages.stage import Stage, Stored, Work
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class FolderRun:
         if not first or stage.name not in self._ledger.stages:
             self._write(self._ledger.with_stage(stage.name, record))
         start = time.monotonic()
-        value = stage.compute(work)
+        value = stage.compute(self._looking(stage, work))
         if first:  # not before: a question that cannot be answered leaves the answer before it in place
             self._verify_answer(stage)
             self._ledger = answers.set_aside(self.workdir, self._ledger, self.name_of)
@@ -147,6 +147,18 @@ class FolderRun:
         if stage.reload and stage.load is not None:
             return stage.load(self.workdir, work)
         return value if stage.slim is None else stage.slim(value)
+
+    def _looking(self, stage: Stage[T], work: Work) -> Work:
+        """The work with its look, which is counted before anything is seen."""
+        if stage.looks is None:
+            return work
+        known = self._ledger.looks.get(stage.looks.prompts, ())
+        before = [(one.fingerprint, one.share) for one in known]
+        after, look = counted(stage.looks, before, work.fingerprint)
+        records = tuple(LookRecord(fingerprint, share) for fingerprint, share in after)
+        looks = {**self._ledger.looks, stage.looks.prompts: records}
+        self._write(dataclasses.replace(self._ledger, looks=looks))
+        return work._replace(look=look)
 
     def _verify_answer(self, first: Stored[T]) -> None:
         """Refuses a damaged answer at the top of the folder before it is named and moved."""

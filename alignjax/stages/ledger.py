@@ -65,6 +65,14 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
+class LookRecord:
+    """One look at test prompts: fingerprint of the stage that looked, and the share of the error it spent."""
+
+    fingerprint: str
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Ledger:
     """The content of run.json.
 
@@ -73,9 +81,10 @@ class Ledger:
         are of that process too.
       stages: by name, in the order of the work.
       answers: earlier answers by the name of their folder.
+      looks: at test prompts, by the digest of the prompts; they are never forgotten.
     """
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     alignjax: str = ""
     python: str = ""
     platform: str = ""
@@ -84,6 +93,7 @@ class Ledger:
     processes: int = 1
     stages: Mapping[str, StageRecord] = dataclasses.field(default_factory=dict)
     answers: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
+    looks: Mapping[str, tuple[LookRecord, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, Json]:

@@ -1,7 +1,7 @@
 """One stage of a method."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -10,6 +10,19 @@ from alignjax.runtime.work import Work
 
 T = TypeVar("T")
 Json = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """What a stage that tests is counted by: every look at the same prompts spends a share of the error.
+
+    Attributes:
+      prompts: digest of the prompts.
+      share: of the error that the next look may spend, by the shares of those before it.
+    """
+
+    prompts: str
+    share: Callable[[Sequence[float]], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +57,7 @@ class Stage(Stored[T]):
       save: writes the outputs; None: there are none.
       slim: a computed value without what only `save` needs; None: the value itself.
       reload: read the value back after saving instead of handing on the computed one.
+      looks: of a stage that tests; None: it does not.
     """
 
     compute: Callable[[Work], T]
@@ -52,6 +66,7 @@ class Stage(Stored[T]):
     save: Callable[[Path, T], None] | None = None
     slim: Callable[[T], T] | None = None
     reload: bool = False
+    looks: Looks | None = None
 
     @classmethod
     def of(

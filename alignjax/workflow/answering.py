@@ -1,100 +1,35 @@
-"""The stages from the dual to the aligned policy."""
+"""The stages from the multiplier to a policy: new labels, and one alignment on them."""
 
-from collections.abc import Sequence
-
-import jax
 import numpy as np
 
-from alignjax import dual
 from alignjax.alignment import training
 from alignjax.alignment.training import LabelledPairs
-from alignjax.config import Config
-from alignjax.data.records import Prompt
-from alignjax.data.responses import Responses
-from alignjax.dual import Asked
-from alignjax.policy.known_logps import kl_of_responses
 from alignjax.policy.values import Policy
 from alignjax.records.answer import DualAnswer
-from alignjax.records.codec import read_record
-from alignjax.records.evaluation import Round
-from alignjax.runtime.files import write_record
-from alignjax.scores import calibration as calib
-from alignjax.scores.scorers import score_responses
+from alignjax.scores import units as in_units
 from alignjax.stages import Run, Stage, Stored, Work
 from alignjax.workflow import labels as labelling
-from alignjax.workflow import rounds, uses
-from alignjax.workflow.calibrate import Calibrated
+from alignjax.workflow import uses
 from alignjax.workflow.groundwork import Data
 from alignjax.workflow.labels import Labels
-from alignjax.workflow.scoring import Scorers, abstract_policy, responses_stage
+from alignjax.workflow.scoring import abstract_policy
 from alignjax.workflow.setup import Setup, part, trainer_of
 
 
-def dualized(setup: Setup, calibration: Calibrated) -> Stage[DualAnswer]:
-    """The multiplier and what it promises: dual.json.
-
-    Computing raises InfeasibleError where no policy on the samples meets the constraints; the message names
-    the most that can be met.
-    """
-    config = setup.config
-
-    def compute(work: Work) -> DualAnswer:
-        answer = answer_of(config, calibration, population=setup.population)
-        dual.require_answer(answer)
-        lam = ", ".join(f"{name} {value:.4f}" for name, value in (answer.lam or {}).items())
-        assert answer.predicted is not None
-        median = answer.predicted.ess.median
-        setup.log.say(f"  lambda: {lam}; effective samples per prompt: {median:.1f} (median)")
-        return answer
-
-    return Stage(
-        name="dual",
-        settings=part(setup, "constraints", "lam", "beta", "bootstrap"),
-        inputs=("calibration",),
-        outputs=("dual.json",),
-        compute=compute,
-        save=lambda folder, answer: write_record(folder / "dual.json", answer),
-        load=lambda folder, work: read_record(DualAnswer, folder / "dual.json"),
-        abstract=lambda: _abstract_answer(config),
-    )
-
-
-def answer_of(config: Config, calibration: Calibrated, *, population: bool) -> DualAnswer:
-    """What the dual says of a run's calibrated scores.
-
-    Args:
-      config: what is asked, beta, and the number of resamples.
-      calibration: the table, and the fit whose uncertainty the intervals hold.
-      population: whether the prompts are all there are.
-    """
-    table, key = calibration.table, jax.random.key(config.seed)
-    return dual.answer(
-        table.rewards,
-        table.utilities,
-        names=table.names,
-        asked=[Asked(c.margin, c.level, c.fraction) for c in config.constraints.values()],
-        beta=config.beta,
-        lam=config.lam,
-        num_resamples=config.bootstrap,
-        seed=config.seed,
-        calibration_draws=calib.relative_draws(key, calibration.fit, config.bootstrap),
-        population=population,
-    )
-
-
-def relabelled(setup: Setup, data: Data, scores: np.ndarray, answer: DualAnswer) -> Stage[Labels]:
+def relabelled(
+    setup: Setup,
+    data: Data,
+    scores: np.ndarray,
+    answer: DualAnswer,
+) -> Stage[Labels]:
     """P(chosen preferred) under s = r + <lambda*, g> of every pair: labels.jsonl."""
     config, pairs = setup.config, data.pairs
 
     def compute(work: Work) -> Labels:
-        values = labelling.relabel(
-            scores,
-            np.concatenate([[1.0], answer.multipliers]),
-            scale=1.0 / config.beta_pre if config.raw_labels else 1.0,
-            draws=config.hard_labels,
-            key=setup.seeds.key("labels"),
-        )
+        values = labels_at(setup, data, scores, answer, answer.multipliers)
         metrics = labelling.label_metrics(values, pairs.human)
+        if free := _in_no_group(data, answer):
+            setup.log.say(f"  {free} pairs are in no category that is asked for: labelled by reward alone")
         setup.log.rewind("labels", -1)
         setup.log.write("labels", 0, metrics)
         setup.log.say(f"  {_told(len(values), metrics)}")
@@ -109,6 +44,44 @@ def relabelled(setup: Setup, data: Data, scores: np.ndarray, answer: DualAnswer)
         save=labelling.save,
         load=lambda folder, work: labelling.load(folder),
         abstract=lambda: Labels(np.zeros(len(pairs.align), np.float32)),
+    )
+
+
+def _in_no_group(data: Data, answer: DualAnswer) -> int:
+    """How many pairs no constraint of the dual is about."""
+    prompts = [pair.prompt for pair in data.pairs.align_pairs]
+    categories = _categories(data, answer)
+    about = [in_units.belongs(unit, categories, len(prompts)) for unit in answer.units.values()]
+    return int((~np.any(about, axis=0)).sum()) if about else 0
+
+
+def _categories(data: Data, answer: DualAnswer) -> dict[str, list[str | None]]:
+    """By column that some constraint of the dual groups by, the category of every pair's prompt."""
+    prompts = [pair.prompt for pair in data.pairs.align_pairs]
+    columns = dict.fromkeys(unit.column for unit in answer.units.values() if unit.column is not None)
+    return {column: data.pairs.category_of(column, prompts) for column in columns}
+
+
+def labels_at(
+    setup: Setup, data: Data, scores: np.ndarray, answer: DualAnswer, lam: np.ndarray
+) -> np.ndarray:
+    """P(chosen preferred) under s = r + <lam, g(x)> of every pair, [n] float32.
+
+    Args:
+      setup: of the run.
+      data: the pairs and the categories of their prompts.
+      scores: [n, 2, 1+m] calibrated scores by dimension.
+      answer: of the dual, whose units say what g is.
+      lam: [m] multipliers of its constraints.
+    """
+    config = setup.config
+    utilities = in_units.utilities(answer.units, scores, config.dimensions, _categories(data, answer))
+    return labelling.relabel(
+        np.concatenate([scores[..., :1], utilities], axis=-1),
+        np.concatenate([[1.0], lam]),
+        scale=1.0 / config.beta_pre if config.raw_labels else 1.0,
+        draws=config.hard_labels,
+        key=setup.seeds.key("labels"),
     )
 
 
@@ -169,13 +142,6 @@ def stored_policy(setup: Setup, reference: Policy, *, stage: str, name: str, rea
     )
 
 
-def last_policy(setup: Setup, reference: Policy) -> Stored[Policy]:
-    """The aligned policy of a finished run: that of its last round."""
-    count = setup.config.rounds.count
-    stage = "policy" if count == 1 else f"rounds/{count}"
-    return stored_policy(setup, reference, stage=stage, name="aligned", reads=labelled_by(stage))
-
-
 def labelled_by(stage: str) -> str:
     """The stage that determines the labels of a stage that aligns: of the policy, a baseline, a round."""
     if stage.startswith("baselines/"):
@@ -196,110 +162,6 @@ def baselines(run: Run, setup: Setup, reference: Policy, data: Data, scores: np.
     return trained
 
 
-def refined(
-    run: Run,
-    setup: Setup,
-    reference: Policy,
-    data: Data,
-    by: Scorers,
-    scores: np.ndarray,
-    calibration: Calibrated,
-    answer: DualAnswer,
-    first: Policy,
-) -> tuple[Policy, list[Round]]:
-    """MoCAN: further rounds, if `config.rounds.count` asks for any.
-
-    Args:
-      run: computes or loads the stages.
-      setup: of the run.
-      reference: pi_ref.
-      data: the pairs.
-      by: scorers.
-      scores: [n, 2, 1+m] calibrated scores of the pairs.
-      calibration: of the scores.
-      answer: of the dual.
-      first: the policy of the one-shot round.
-
-    Returns:
-      The policy of the last round, and what every round measured; `first` and nothing where there is one.
-    """
-    count = setup.config.rounds.count
-    if count == 1:
-        return first, []
-    lam, policy, measured = answer.multipliers, first, list[Round]()
-    for number in range(1, count + 1):
-        prompts = data.pairs.train_prompts[: setup.config.sampling.num_prompts]
-        drawn = run.do(_round_samples(setup, policy, data, prompts, number))
-        measured.append(run.do(_round(setup, reference, policy, drawn, by, calibration, answer, lam, number)))
-        if number == count:
-            break
-        lam = np.array(list(measured[-1].next_lam.values()))
-        labels = labelling.relabel(scores, np.concatenate([[1.0], lam]))
-        policy = run.do(
-            aligned(
-                setup,
-                reference,
-                data,
-                labels,
-                stage=f"rounds/{number + 1}",
-                reads=f"rounds/{number}.json",
-                begin=policy,
-            )
-        )
-    return policy, measured
-
-
-def _round_samples(
-    setup: Setup, policy: Policy, data: Data, prompts: Sequence[Prompt], number: int
-) -> Stage[Responses]:
-    name = f"rounds/{number} samples"
-    return responses_stage(setup, policy, data, prompts, name, f"rounds/{number}.samples.jsonl", "sampling")
-
-
-def _round(
-    setup: Setup,
-    reference: Policy,
-    policy: Policy,
-    drawn: Responses,
-    by: Scorers,
-    calibration: Calibrated,
-    answer: DualAnswer,
-    lam: np.ndarray,
-    number: int,
-) -> Stage[Round]:
-    """What a round's policy achieves where the reference was sampled: rounds/NUMBER.json."""
-    file = f"rounds/{number}.json"
-
-    def compute(work: Work) -> Round:
-        kl = kl_of_responses(policy, reference, drawn, setup.batching)
-        scores = score_responses(by, drawn) @ calibration.fit.matrix.T
-        step = setup.config.rounds.step
-        result = rounds.corrected(number, lam, scores, kl, calibration.table, answer, step=step)
-        for name, value in result.lam.items():
-            met = f"margin {result.achieved[name]:.3f} of {result.asked[name]:.3f}"
-            setup.log.say(f"  round {number}: lambda of {name} {value:.4f}, {met}, KL {result.kl:.3f}")
-        return result
-
-    def abstract() -> Round:
-        zeros = dict.fromkeys(answer.names, 0.0)
-        return Round(number, zeros, zeros, zeros, zeros, 0.0, 0.0)
-
-    return Stage(
-        name=file,
-        settings=part(setup, "rounds"),
-        inputs=(f"rounds/{number} samples",),
-        outputs=(file,),
-        compute=compute,
-        save=lambda folder, found: write_record(folder / file, found),
-        load=lambda folder, work: read_record(Round, folder / file),
-        abstract=abstract,
-        programs=lambda: [
-            uses.divergence(policy, reference, drawn, setup.batching),
-            *uses.scoring_responses(by.values(), drawn, setup.batching),
-        ],
-    )
-
-
 def _told(count: int, metrics: dict[str, float]) -> str:
     """The labels in one line."""
     flips = [
@@ -309,17 +171,3 @@ def _told(count: int, metrics: dict[str, float]) -> str:
     ]
     against = f"{', '.join(flips)} were flipped relative to the human labels; " if flips else ""
     return f"{count} pairs; {against}mean entropy {metrics['labels/entropy']:.3f} nats"
-
-
-def _abstract_answer(config: Config) -> DualAnswer:
-    """An answer with multiplier 0 on a table of zeros: a plan reads only its names."""
-    size = len(config.constraints)
-    return dual.answer(
-        np.zeros((1, 2)),
-        np.zeros((1, 2, size)),
-        names=tuple(config.constraints),
-        asked=[Asked(margin=0.0)] * size,
-        beta=config.beta,
-        lam=0.0,
-        num_resamples=0,
-    )

@@ -1,4 +1,4 @@
-"""The stages after training: every policy is sampled and scored, and compared with what was promised."""
+"""The last stage: every policy compared with what was promised, and with each other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,32 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignjax.aot.program import Use
-from alignjax.data.responses import Responses
-from alignjax.data.tokenize import Template, TokenizedResponse, tokenize_prompts
-from alignjax.data.worlds import Enumeration
 from alignjax.dual.statistics import resampling_weights
-from alignjax.evaluation.audit import Means, Resampling, audit, exact_means, sampled_means
+from alignjax.evaluation.audit import Resampling, audit, distances_from_optimum
 from alignjax.evaluation.comparison import Comparison
-from alignjax.evaluation.response_stats import response_stats
-from alignjax.policy.known_logps import kl_of_responses
-from alignjax.policy.sampling import end_ids
-from alignjax.policy.values import Policy
+from alignjax.evaluation.means import Scored, on_these_prompts, uncertain_means
 from alignjax.records.answer import DualAnswer
 from alignjax.records.codec import read_record
-from alignjax.records.evaluation import Evaluation
+from alignjax.records.evaluation import Evaluation, Headline
+from alignjax.records.verdict import TestRecord
 from alignjax.runtime.arrays import read_npz, write_npz
 from alignjax.runtime.files import write_record
 from alignjax.scores import calibration as calib
-from alignjax.scores.scorers import require_tables, score_responses
-from alignjax.stages import Run, Stage, Work
-from alignjax.workflow import uses
+from alignjax.stages import Stage, Work
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.groundwork import Data
-from alignjax.workflow.scoring import Scorers, responses_stage
+from alignjax.workflow.measuring import Measurement, basis_of, test_prompts
 from alignjax.workflow.setup import Setup, content, part
+from alignjax.workflow.testing import Tested
 
 _SCORES = "evaluation_scores.npz"
+_SHOWN = 256  # responses of a prompt that a histogram shows where all are listed
 
 
 class Evaluated(NamedTuple):
@@ -46,64 +40,33 @@ class Evaluated(NamedTuple):
     scores: Mapping[str, np.ndarray]
 
 
-def responses_of(run: Run, setup: Setup, data: Data, policies: Mapping[str, Policy]) -> dict[str, Responses]:
-    """Responses of every policy to prompts that no training has seen: evaluation_samples/NAME.jsonl.
-
-    In a world whose every response is listed none are drawn.
-    """
-    if setup.population:
-        return {}
-    prompts = data.pairs.eval_prompts[: setup.config.evaluation.num_prompts]
-    return {
-        name: run.do(
-            responses_stage(
-                setup,
-                policy,
-                data,
-                prompts,
-                f"evaluation samples/{name}",
-                f"evaluation_samples/{name}.jsonl",
-                "evaluation",
-            )
-        )
-        for name, policy in policies.items()
-    }
-
-
 def evaluated(
     setup: Setup,
     data: Data,
-    policies: Mapping[str, Policy],
-    drawn: Mapping[str, Responses],
-    by: Scorers,
+    measured: Measurement,
     calibration: Calibrated,
     answer: DualAnswer,
+    tested: Tested,
 ) -> Stage[Evaluated]:
     """What every policy reaches beside what was promised, and against each other: evaluation.json.
 
     Args:
       setup: of the run.
-      data: template of prompts.
-      policies: by name, the reference first.
-      drawn: their responses; empty in a world whose every response is listed.
-      by: scorers.
+      data: with the test prompts.
+      measured: all policies on them, the reference first.
       calibration: of the scores.
       answer: of the dual.
+      tested: the aligned policy's test.
     """
-    config, world = setup.config, setup.world
+    config = setup.config
     verdicts = {
         name: content(setup, judge.verdicts) for name, judge in config.judges.items() if judge.verdicts
     }
-    made_by = [f"evaluation samples/{name}" for name in drawn] or [one.stage for one in policies.values()]
 
     def compute(work: Work) -> Evaluated:
-        if world is not None and world.enumeration is not None:
-            means, comparison = _exact(setup, world.enumeration, data.template, policies, by, answer)
-        else:
-            means, comparison = _sampled(setup, policies, drawn, by)
-        resampling = _resampling(setup, calibration, len(means["reference"].kl))
-        record = audit(means, comparison, answer, resampling, config.judges)
-        return Evaluated(record, {name: one.scatter for name, one in means.items()})
+        record = _audit(setup, data, measured, calibration, answer, tested.test)
+        rng = np.random.default_rng(setup.seeds.seed("histogram"))
+        return Evaluated(record, {name: _scatter(one, rng) for name, one in measured.scores.items()})
 
     def save(folder: Path, found: Evaluated) -> None:
         write_npz(folder / _SCORES, **found.scores)
@@ -111,112 +74,58 @@ def evaluated(
 
     return Stage(
         name="evaluation",
-        settings=part(setup, "bootstrap", "judges", "refusals") | {"verdicts": verdicts},
-        inputs=("dual", *dict.fromkeys(made_by)),
+        settings=part(setup, "bootstrap", "judges") | {"verdicts": verdicts},
+        inputs=("dual", tested.tested_by, *dict.fromkeys(measured.stages)),
         outputs=("evaluation.json", _SCORES),
         compute=compute,
         save=save,
         load=lambda folder, work: Evaluated(
             read_record(Evaluation, folder / "evaluation.json"), read_npz(folder / _SCORES)
         ),
-        abstract=lambda: Evaluated(Evaluation({}, {}, {}, {}), {}),
-        programs=lambda: _programs(setup, policies, drawn, by),
+        abstract=lambda: Evaluated(Evaluation({}, {}, {}, {}, {}, 1, 0.0, {}, Headline("", "")), {}),
     )
 
 
-def _sampled(
-    setup: Setup, policies: Mapping[str, Policy], drawn: Mapping[str, Responses], by: Scorers
-) -> tuple[dict[str, Means], Comparison]:
-    """Means over responses that were sampled."""
-    require_tables(by, setup.unscored, drawn=list(drawn.values()))
-    # One score after the other, and not one policy after the other: each model is read once.
-    columns = [{name: scorer.responses(some) for name, some in drawn.items()} for scorer in by.values()]
-    reference, means = policies["reference"], {}
-    for name, policy in policies.items():
-        scores = np.stack([column[name] for column in columns], axis=-1)
-        kl = kl_of_responses(policy, reference, drawn[name], setup.batching)
-        stats = response_stats(drawn[name], end_ids(policy.model), setup.config.refusals)
-        means[name] = sampled_means(scores, kl, stats, drawn[name], setup.world)
-    first = {name: [texts[0] for texts in some.texts] for name, some in drawn.items()}
-    scores = {name: one.scatter for name, one in means.items()}
-    return means, Comparison(scores, None, drawn["reference"].prompts, first)
-
-
-def _exact(
+def _audit(
     setup: Setup,
-    world: Enumeration,
-    template: Template,
-    policies: Mapping[str, Policy],
-    by: Scorers,
+    data: Data,
+    measured: Measurement,
+    calibration: Calibrated,
     answer: DualAnswer,
-) -> tuple[dict[str, Means], Comparison]:
-    """Sums over every response of every prompt."""
-    reference = policies["reference"]
-    listed = all_responses(world, template, reference)
-    require_tables(by, setup.unscored, drawn=[listed])
-    logps = {name: setup.logps.of_responses(policy, listed) for name, policy in policies.items()}
-    scores = score_responses(by, listed)
-    stats = response_stats(listed, end_ids(reference.model), setup.config.refusals)
-    asked = [constraint.margin for constraint in setup.config.constraints.values()]
-    margins = [margin for margin in asked if margin is not None]
-    rng = np.random.default_rng(setup.seeds.seed("histogram"))
-    means = exact_means(
-        logps,
-        scores,
-        stats,
-        world,
-        beta=answer.beta,
-        margins=margins if len(margins) == len(asked) else None,
-        rng=rng,
-    )
-    weights = {name: np.exp(values) for name, values in logps.items()}
-    return means, Comparison(dict.fromkeys(logps, scores), weights, listed.prompts, None)
-
-
-def all_responses(world: Enumeration, template: Template, reference: Policy) -> Responses:
-    """Every response to every prompt of a world that lists them."""
-    prompts = list(world.prompts)
-    limit = max(len(prompt.split()) for prompt in prompts)
-    ids, _ = tokenize_prompts(reference.tokenizer, template, prompts, max_prompt_length=limit)
-    rows = [tokens[:length] for tokens, length in zip(world.tokens, world.lengths, strict=True)]
-    listed = [[TokenizedResponse(prompt, row) for row in rows] for prompt in ids]
-    return Responses([*prompts], [list(world.texts)] * len(prompts), listed)
-
-
-def _resampling(setup: Setup, calibration: Calibrated, prompts: int) -> Resampling:
-    count = setup.config.bootstrap
+    test: TestRecord,
+) -> Evaluation:
+    config, scores, prompts = setup.config, measured.scores, test_prompts(setup, data)
+    count = len(next(iter(scores.values())).kl)
+    basis = on_these_prompts(basis_of(data, calibration, answer, config.dimensions, prompts), count)
     rng = np.random.default_rng(setup.seeds.seed("evaluate"))
-    weights = resampling_weights(rng, prompts, count, population=setup.population)
-    matrices = np.asarray(calib.draws(setup.seeds.key("calibration"), calibration.fit, count))
-    return Resampling(calibration.fit.matrix, matrices, weights)
+    weights = resampling_weights(rng, count, config.bootstrap, population=setup.population)
+    uncertain = uncertain_means(scores, basis, setup.seeds.key("calibration"), config.bootstrap)
+    calibrated = {name: calib.calibrated(calibration.fit, one.raw) for name, one in scores.items()}
+    exact = all(one.weights is not None for one in scores.values())
+    comparison = Comparison(
+        calibrated,
+        {name: one.weights for name, one in scores.items() if one.weights is not None} if exact else None,
+        prompts,
+        None if exact else {name: [t[0] for t in some.texts] for name, some in measured.responses.items()},
+    )
+    resampling = Resampling(weights, uncertain)
+    return audit(
+        scores, basis, comparison, answer, test, resampling, config.judges, _optima(setup, scores, answer)
+    )
 
 
-def _programs(
-    setup: Setup, policies: Mapping[str, Policy], drawn: Mapping[str, Responses], by: Scorers
-) -> list[Use]:
-    world = setup.world
-    if world is not None and world.enumeration is not None:
-        listed = _listed(world.enumeration)
-        found = [uses.response_logps(policy, listed, setup.batching) for policy in policies.values()]
-        return found + list(uses.scoring_responses(by.values(), listed, setup.batching))
-    found = [
-        use
-        for scorer in by.values()
-        for some in drawn.values()
-        for use in uses.scoring_responses([scorer], some, setup.batching)
-    ]
-    reference = policies["reference"]
-    return found + [
-        uses.divergence(policy, reference, drawn[name], setup.batching) for name, policy in policies.items()
-    ]
+def _optima(setup: Setup, scores: Mapping[str, Scored], answer: DualAnswer) -> dict[str, float]:
+    """Distances from the true optimum, where the world lists all responses and only margins are asked."""
+    world, asked = setup.world, [one.margin for one in setup.config.constraints.values()]
+    margins = [margin for margin in asked if margin is not None]
+    if world is None or world.enumeration is None or len(margins) != len(asked):
+        return {}
+    return distances_from_optimum(scores, world.enumeration, beta=answer.beta, margins=margins)
 
 
-def _listed(world: Enumeration) -> Responses:
-    """Shapes of `all_responses`."""
-    width = max(len(prompt.split()) for prompt in world.prompts)
-    prompt = np.zeros(width, np.int32)
-    row = [
-        TokenizedResponse(prompt, tokens[:n]) for tokens, n in zip(world.tokens, world.lengths, strict=True)
-    ]
-    count = len(world.prompts)
-    return Responses([*world.prompts], [list(world.texts)] * count, [row] * count)
+def _scatter(scored: Scored, rng: np.random.Generator) -> np.ndarray:
+    """Raw scores of single responses: all that were sampled, or a sample of all that are listed."""
+    if scored.weights is None:
+        return scored.raw
+    shown = np.stack([rng.choice(len(w), size=_SHOWN, p=w / w.sum()) for w in scored.weights])
+    return np.take_along_axis(scored.raw, shown[..., None], axis=1)

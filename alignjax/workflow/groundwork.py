@@ -95,15 +95,26 @@ def data(setup: Setup, policy: Policy) -> Stage[Data]:
         template = preferences.template_of(config.model.template, policy.tokenizer, world)
         names = config.dimensions
         pairs = preferences.load(
-            config.data, config.model, names, setup.seeds, policy.tokenizer, template, world
+            config.data,
+            config.model,
+            names,
+            setup.seeds,
+            policy.tokenizer,
+            template,
+            world,
+            test_share=config.test.share,
+            columns=config.group_columns,
         )
+        pairs.require_safe_labels(config.rates)
         for name, counts in pairs.counts.items():
             setup.log.say(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
         return Data(pairs, template)
 
+    # What is asked by category does not determine the pairs: it is among the settings of the dual.
     return Stage(
         name="data",
-        settings=part(setup) | {"data": files, "dimensions": list(config.dimensions)},
+        settings=part(setup)
+        | {"data": files, "dimensions": list(config.dimensions), "test": config.test.share},
         inputs=("reference",),
         outputs=("data.json",),
         compute=compute,
@@ -205,8 +216,6 @@ def _abstract_data(setup: Setup) -> Data:
         train = min(train, config.data.max_train_pairs or train)
         held_out = min(held_out, config.data.max_held_out_pairs or held_out)
     pair = programs.longest_pair(config.model.max_length)
-    prompts = max(config.sampling.num_prompts, config.evaluation.num_prompts)
-    # Files of pairs may say which responses are safe, which cost models then learn from; worlds do not.
-    signed = config.data.world is None
-    pairs = preferences.abstract(config.dimensions, pair, train, held_out, prompts, signed=signed)
+    prompts = max(config.sampling.num_prompts, config.num_test_prompts)
+    pairs = preferences.abstract(config.dimensions, pair, train, held_out, prompts)
     return Data(pairs, Template("plain", "{prompt}"))

@@ -1,15 +1,13 @@
 """What a method hands back."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from alignjax.data.responses import Responses
-from alignjax.policy.values import Policy
 from alignjax.records.answer import DualAnswer
-from alignjax.records.evaluation import Round
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.evaluating import Evaluated
 from alignjax.workflow.groundwork import Data
+from alignjax.workflow.measuring import Measurement
+from alignjax.workflow.testing import Tested
 
 
 class Outcome(NamedTuple):
@@ -19,16 +17,14 @@ class Outcome(NamedTuple):
       data: preference data.
       calibration: of the scores, with the table that the dual was solved on.
       answer: of the dual.
-      policies: by name, the reference first and the aligned one last.
-      responses: of every policy to the evaluation prompts; empty where every response is listed.
+      measured: every policy on the test prompts, the reference first and the aligned one last.
       evaluation: promised against delivered.
-      rounds: what every round measured; empty where there was one shot.
+      tested: the tests of every round, and what refused rounds measured.
     """
 
     data: Data
     calibration: Calibrated
     answer: DualAnswer
-    policies: Mapping[str, Policy]
-    responses: Mapping[str, Responses]
+    measured: Measurement
     evaluation: Evaluated
-    rounds: list[Round]
+    tested: Tested

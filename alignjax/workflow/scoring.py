@@ -11,7 +11,7 @@ from alignjax.alignment.score_training import TrainedScore
 from alignjax.alignment.training import LabelledPairs
 from alignjax.aot.shapes import decoder_params, score_model_on
 from alignjax.aot.shapes import score_model as abstract_score_model
-from alignjax.config import ScoreSettings
+from alignjax.config import ScoreSettings, determining
 from alignjax.data import preferences, responses
 from alignjax.data.preferences import Labelled
 from alignjax.data.records import PreferencePair, Prompt
@@ -210,7 +210,7 @@ def responses_stage(
       field: of the configuration with the settings of sampling: sampling or evaluation.
     """
     config, batching = setup.config, setup.batching
-    settings = config.sampling if field == "sampling" else config.evaluation
+    settings = config.sampling if field == "sampling" else config.evaluation_sampling
     key = setup.seeds.key(f"sample {policy.name}")
 
     @functools.cache
@@ -232,7 +232,7 @@ def responses_stage(
     extra = {} if name == "samples" else {"policy": policy.name}
     return Stage(
         name=name,
-        settings=part(setup, field),
+        settings=part(setup) | {field: determining(settings)},
         inputs=("data",) if policy.stage == "reference" else ("data", policy.stage),
         outputs=(file,),
         compute=compute,
@@ -349,7 +349,7 @@ def pair_scores(setup: Setup, data: Data, by: Scorers, calibration: Calibrated) 
     tables = table_digests(by, lambda table: table.pairs(pairs.align, pairs.align_pairs))
 
     def compute(work: Work) -> np.ndarray:
-        return score_pairs(by, pairs.align, pairs.align_pairs) @ calibration.fit.matrix.T
+        return calib.calibrated(calibration.fit, score_pairs(by, pairs.align, pairs.align_pairs))
 
     return Stage(
         name="pair_scores",

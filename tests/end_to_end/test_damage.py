@@ -69,6 +69,8 @@ EDITS = {
     "dual.json": lambda path: change_json(path, edit_dual),
     "reference/model.safetensors": lambda path: change_weight(path, 50.0),
     "evaluation.json": lambda path: change_json(path, lambda v: v["policies"].pop("reward")),
+    "evaluation_scores/aligned.npz": lambda path: change_arrays(path, lambda values: values + 1),
+    "test.json": lambda path: change_json(path, lambda v: v.update(accepted=True)),
     "evaluation_samples/reward.jsonl": lambda path: change_lines(path, lambda row: {"response": ""}),
 }
 
@@ -93,9 +95,10 @@ def test_an_edit_of_the_record_itself_is_noticed(copy, tiny_config):
 def test_a_damaged_stage_is_computed_again_where_that_is_asked(copy, whole, tiny_config, stages_done, capsys):
     EDITS["labels.jsonl"](copy / "labels.jsonl")
     runs.run(tiny_config(margin=MARGIN), copy, redo="labels")
-    again = ["labels", "policy", "evaluation samples/aligned", "evaluation"]
+    scored = ["evaluation samples/aligned", "evaluation scores/aligned", "test", "evaluation"]
+    again = ["labels", "policy", *scored]
     assert stages_done(capsys.readouterr().out) == again
-    for name in ("labels.jsonl", "evaluation.json"):
+    for name in ("labels.jsonl", "test.json", "evaluation.json"):
         assert (copy / name).read_bytes() == (whole / name).read_bytes()
 
 

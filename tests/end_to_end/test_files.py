@@ -2,6 +2,7 @@
 
 import gc
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import alignjax
 from alignjax import runs
 from alignjax.data.records import PreferencePair
 from alignjax.data.split import split_by_prompt
@@ -26,6 +28,7 @@ from alignjax.models.score_model import Kind
 from alignjax.workflow import groundwork, scoring
 
 NUM_PROMPTS = 40
+ROOT = Path(alignjax.__file__).parents[1]
 
 
 def byte_tokenizer():
@@ -50,10 +53,11 @@ def write(path, rows):
     return str(path)
 
 
-def held_out(prompts, seed=0, fraction=0.2):
-    """Which prompts the split by prompt holds out."""
+def split(prompts, seed=0, fraction=0.2, test=0.2):
+    """Which prompts are learned from, held out, and kept for the test."""
     pairs = [PreferencePair(prompt, "a", "b", {}, "") for prompt in prompts]
-    return {pair.prompt for pair in split_by_prompt(pairs, fraction=fraction, seed=seed)[1]}
+    sides = split_by_prompt(pairs, fraction=fraction, seed=seed, test=test)
+    return [{pair.prompt for pair in side} for side in sides]
 
 
 def load(path):
@@ -69,9 +73,12 @@ def check_results(workdir, folder):
     assert list(evaluation["policies"]) == ["reference", "reward", "safety", "aligned"]
     assert "true_reward" not in evaluation["policies"]["aligned"]  # nobody knows it
     dual = load(workdir / "dual.json")
-    np.testing.assert_allclose(
-        dual["asked"]["safety"]["margin"], 0.3 * dual["reachable"]["safety"], rtol=1e-6
-    )
+    # A share of the margin of the tilt to safety alone, whose weights are softmax(g / beta).
+    g = np.load(workdir / "scores.npz")["utilities"][..., 0].astype(np.float64)
+    weights = np.exp((g - g.max(axis=1, keepdims=True)) / dual["beta"])
+    weights /= weights.sum(axis=1, keepdims=True)
+    margin = 0.3 * ((weights * g).sum(axis=1) - g.mean(axis=1)).mean()
+    np.testing.assert_allclose(dual["asked"]["safety"]["margin"], margin, rtol=1e-4)
     for name in ("dual.json", "evaluation.json"):
         assert str(folder) not in (workdir / name).read_text()
     assert not (workdir / "reference").exists()
@@ -111,13 +118,18 @@ def test_two_files_of_two_dimensions(folder, tmp_path, file_config):
         1,
         40,
     ]
-    out = held_out({row["prompt"] for row in helpful + safe} - {"x"})
-    kept = {row["prompt"] for row in helpful[:40] if row["prompt"] not in out}
-    assert counts["reward train"]["pairs"] == len(kept)
-    assert counts["reward held out"]["pairs"] == 40 - len(kept)
+    train, held, test = split({row["prompt"] for row in helpful + safe} - {"x"})
+    asked = {row["prompt"] for row in helpful[:40]}
+    assert counts["reward train"]["pairs"] == len(asked & train)
+    assert counts["reward held out"]["pairs"] == len(asked & held)
+    assert counts["reward"]["on_test_prompts"] == len(asked & test) > 0
+    # The test's prompts are nobody else's.
+    for name, side in (("samples.jsonl", train), ("evaluation_samples/aligned.jsonl", test)):
+        shown = {json.loads(line)["prompt"] for line in (workdir / name).read_text().splitlines()}
+        assert shown and shown <= side, name
     # Pairs of both files are aligned on once.
     rows = {(row["prompt"], row["chosen"], row["rejected"]) for row in helpful[:40] + safe[:40]}
-    expected = {row for row in rows if row[0] not in out}
+    expected = {row for row in rows if row[0] in train}
     found = [(line["prompt"], line["chosen"], line["rejected"]) for line in labelled(workdir)]
     assert set(found) == expected and len(found) == len(expected) == counts["align"]["pairs"]
 
@@ -144,8 +156,8 @@ def test_one_file_with_both_labels(folder, tmp_path, file_config):
     workdir = tmp_path / "run"
     runs.run(file_config(folder, sources), workdir)
     check_results(workdir, folder)
-    out = held_out({row["prompt"] for row in rows})
-    train = [row for row in rows if row["prompt"] not in out]
+    learned, _, _ = split({row["prompt"] for row in rows})
+    train = [row for row in rows if row["prompt"] in learned]
     lines = labelled(workdir)
     assert [(line["prompt"], line["chosen"]) for line in lines] == [
         (r["prompt"], r["response_0"]) for r in train
@@ -186,7 +198,7 @@ def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
 
     config = file_config(folder, {}, "mocan", external)
     rows = []
-    for _ in ("samples of the reference", "samples of both policies"):
+    for _ in ("samples of the reference", "its responses to test prompts", "those of the aligned policy"):
         with pytest.raises(InputError, match=r"table.jsonl: has no reward score for (\d+) of \1 responses"):
             runs.run(config, workdir)
         todo = [json.loads(line) for line in (workdir / "unscored.jsonl").read_text().splitlines()]
@@ -194,15 +206,16 @@ def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
         write(table, rows)
     capsys.readouterr()
     runs.run(config, workdir)
-    assert stages_done(capsys.readouterr().out) == ["evaluation"]
+    scored = ["evaluation scores/aligned", "test", "evaluation"]
+    assert stages_done(capsys.readouterr().out) == scored
     assert not (workdir / "unscored.jsonl").exists()
-    held = held_out([f"ask {i}" for i in range(NUM_PROMPTS)])
+    train, _, test = split([f"ask {i}" for i in range(NUM_PROMPTS)])
     counts = load(workdir / "data.json")
-    assert counts["prompts to sample"] == {"prompts": NUM_PROMPTS - len(held), "prompts_cut": 0}
-    assert counts["prompts to evaluate"] == {"prompts": len(held), "prompts_cut": 0}
-    for name, side in (("samples.jsonl", False), ("evaluation_samples/aligned.jsonl", True)):
+    assert counts["prompts to sample"] == {"prompts": len(train), "prompts_cut": 0}
+    assert counts["prompts to test"] == {"prompts": len(test), "prompts_cut": 0}
+    for name, side in (("samples.jsonl", train), ("evaluation_samples/aligned.jsonl", test)):
         shown = {json.loads(line)["prompt"] for line in (workdir / name).read_text().splitlines()}
-        assert len(shown) == 8 and all((prompt in held) == side for prompt in shown)
+        assert len(shown) == min(8, len(side)) and shown <= side
     samples = [json.loads(line) for line in (workdir / "samples.jsonl").read_text().splitlines()]
     with np.load(workdir / "scores.npz") as scores:
         expected = np.array([len(row["response"]) / 10 for row in samples]).reshape(8, 4)
@@ -211,10 +224,10 @@ def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
     # A changed score of a sample is another dual and another policy, whose responses nobody has scored.
     rows[0]["utilities"]["safety"] -= 1.0
     write(table, rows)
-    with pytest.raises(InputError, match=r"no safety score for \d+ of 64 responses"):
+    with pytest.raises(InputError, match=r"no safety score for \d+ of \d+ responses"):
         runs.run(config, workdir)
     done = ["scores", "calibration", "dual", "pair_scores", "labels", "policy"]
-    done += ["evaluation samples/aligned", "evaluation"]
+    done += ["evaluation scores/baselines", "evaluation samples/aligned", "evaluation scores/aligned"]
     assert stages_done(capsys.readouterr().out) == done
 
 
@@ -288,3 +301,44 @@ def test_score_models_of_folders_need_no_place_beside_the_reference(
     assert len(runs_of["one"][1]) > 3 and set(runs_of["one"][1]) == {0}
     for name in ("samples.jsonl", "scores.npz", "dual.json", "labels.jsonl", "evaluation.json"):
         assert (runs_of["all"][0] / name).read_bytes() == (runs_of["one"][0] / name).read_bytes(), name
+
+
+def test_a_second_constraint_comes_from_the_command_line_alone(folder, tmp_path, command):
+    """--config.constraints.NAME and --config.data.sources.NAME.path, of which the file knows nothing."""
+    prompts = [f"ask {i}" for i in range(NUM_PROMPTS)]
+    better = {"reward": ("yes", "no"), "safety": ("no", "here"), "honesty": ("in fact", "oh")}
+    paths = {
+        name: write(
+            tmp_path / f"{name}.jsonl",
+            [{"prompt": p, "chosen": f"{chosen} {p}", "rejected": rejected} for p in prompts],
+        )
+        for name, (chosen, rejected) in better.items()
+    }
+    small = """--config.bootstrap=100 --config.lora.rank=2 --config.accept_uninformative=True
+        --config.confidence=None --config.model.remat=False --config.model.max_length=48
+        --config.model.max_prompt_length=24 --config.data.num_buckets=1 --config.data.held_out_fraction=0.2"""
+    flags = small.split() + [f"--config.model.path={folder}"]
+    for stage in ("prealign", "align"):
+        settings = ("epochs=1", "batch_size=8", "learning_rate=0.01", "warmup_steps=0", "evals=1")
+        flags += [f"--config.{stage}.{setting}" for setting in settings]
+    for stage in ("sampling", "evaluation"):
+        settings = ("num_prompts=8", "num_samples=4", "max_new_tokens=8")
+        flags += [f"--config.{stage}.{setting}" for setting in settings]
+    flags += [f"--config.data.sources.{name}.path={path}" for name, path in paths.items()]
+    asked = {"honesty": 0.001, "safety": 0.0005}  # a ConfigDict sorts its names
+    flags += [f"--config.constraints.{name}.margin={margin}" for name, margin in asked.items()]
+    preset, workdir = ROOT / "configs" / "pecan.py", tmp_path / "run"
+    ended = command("train", f"--config={preset}:smollm2-135m", f"--workdir={workdir}", *flags)
+    evaluation, test = load(workdir / "evaluation.json"), load(workdir / "test.json")
+    assert ended.status == (0 if test["accepted"] else 5), ended
+    assert list(evaluation["policies"]) == ["reference", "reward", *asked, "aligned"]
+    assert evaluation["asked"] == asked
+    assert {name: verdict["asked"] for name, verdict in test["verdicts"].items()} == {
+        "reward": 0.0, **asked, "kl": test["verdicts"]["kl"]["asked"],
+    }  # fmt: skip
+    dual = load(workdir / "dual.json")
+    assert list(dual["lam"]) == list(asked)
+    for name, margin in asked.items():
+        assert dual["forecast"]["draw_k"]["margins"][name]["mean"] >= margin - 1e-5
+    assert load(workdir / "data.json")["honesty"]["kept"] == NUM_PROMPTS
+    assert (workdir / "honesty" / "best").exists()

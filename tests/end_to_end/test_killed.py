@@ -26,6 +26,7 @@ OPTIONS = """
 --config.score_training.checkpoint_every=5 --config.sampling.num_prompts=40 --config.sampling.num_samples=64
 --config.evaluation.num_prompts=8 --config.evaluation.num_samples=4 --config.baselines.single=False
 --config.baselines.lams=() --config.constraints.safety.margin=0.02 --config.accept_uninformative=True
+--config.confidence=None --config.require_verified=False
 """.split()
 SAME = ("samples.jsonl", "dual.json", "evaluation.json", "labels.jsonl")
 

@@ -15,13 +15,14 @@ from alignjax.policy import drawing
 STAGES = [
     *"reference data samples reward safety scores calibration dual pair_scores labels".split(),
     *("baselines/lambda=0.5", "policy"),
-    *(f"evaluation samples/{name}" for name in ("reference", "lambda=0.5", "aligned")),
-    "evaluation",
+    *(f"evaluation samples/{name}" for name in ("reference", "lambda=0.5")),
+    *("evaluation scores/baselines", "evaluation samples/aligned", "evaluation scores/aligned"),
+    *("test", "evaluation"),
 ]
 ARTEFACTS = """
 config.json run.json metrics.jsonl data.json reward/best reward/last safety/best safety/last samples.jsonl
-scores.npz calibration.json dual.json labels.jsonl baselines/lambda=0.5/best policy/best evaluation.json
-report.html figures
+scores.npz calibration.json dual.json labels.jsonl baselines/lambda=0.5/best policy/best test.json
+evaluation.json report.html figures
 """.split()
 
 
@@ -136,7 +137,7 @@ def test_score_models_log_what_held_out_pairs_say(whole):
 def test_finished_stages_are_kept_and_baselines_come_alone(
     whole, tmp_path, mocan_config, capsys, stages_done
 ):
-    """Other multipliers to compare with: no score model, no samples and no dual again."""
+    """Others to compare with: no score model, no samples, no dual and no further look at the test."""
     copy = shutil.copytree(whole, tmp_path / "copy")
 
     def more(config):
@@ -147,8 +148,10 @@ def test_finished_stages_are_kept_and_baselines_come_alone(
     assert stages_done(capsys.readouterr().out) == [
         *(f"baselines/{name}" for name in names),
         *(f"evaluation samples/{name}" for name in names),
-        "evaluation",
+        *("evaluation scores/baselines", "evaluation"),
     ]
+    (looks,) = load(copy / "run.json")["looks"].values()
+    assert len(looks) == 1 and load(copy / "evaluation.json")["look"] == 1
 
 
 def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, mocan_config, monkeypatch):
@@ -185,9 +188,11 @@ def test_interrupted_sampling_goes_on_with_the_next_prompt(whole, tmp_path, moca
     assert not list((workdir / "cache").rglob("*.jsonl"))
 
 
-def test_a_second_round_steps_the_multiplier_and_aligns_again(
+def test_a_refused_policy_steps_the_multiplier_and_is_aligned_again(
     whole, tmp_path, mocan_config, capsys, stages_done
 ):
+    """Eight test prompts and three steps of training show nothing: the test refuses, and a round follows."""
+    assert not load(whole / "test.json")["accepted"]
     copy = shutil.copytree(whole, tmp_path / "copy")
 
     def two(config):
@@ -195,14 +200,20 @@ def test_a_second_round_steps_the_multiplier_and_aligns_again(
 
     runs.run(mocan_config(change=two), copy)
     done = stages_done(capsys.readouterr().out)
-    rounds = ["rounds/1 samples", "rounds/1.json", "rounds/2", "rounds/2 samples", "rounds/2.json"]
-    assert done == [*rounds, "evaluation samples/one-shot", "evaluation samples/aligned", "evaluation"]
-    one, two_ = (load(copy / "rounds" / f"{n}.json") for n in (1, 2))
-    stepped = one["lam"]["safety"] - 0.7 * (one["achieved"]["safety"] - one["asked"]["safety"])
-    assert two_["lam"]["safety"] == pytest.approx(max(0.0, stepped))
-    assert two_["lam"]["safety"] != one["lam"]["safety"] == load(copy / "dual.json")["lam"]["safety"]
-    record = load(copy / "evaluation.json")["policies"]
-    assert list(record) == ["reference", "lambda=0.5", "one-shot", "aligned"]
+    scored = ["evaluation samples/round-2", "evaluation scores/round-2", "test/2", "evaluation"]
+    assert done == ["rounds/1 samples", "rounds/1.json", "rounds/2", *scored]
+    refused = load(copy / "rounds" / "1.json")
+    assert refused["lam"] == load(copy / "dual.json")["lam"] and refused["aim"] == refused["asked"]
+    stepped = refused["lam"]["safety"] - 0.7 * (refused["achieved"]["safety"] - refused["asked"]["safety"])
+    assert refused["next_lam"]["safety"] == pytest.approx(max(0.0, stepped))
+    # The first look was planned alone and spent 0.8 of the error.
+    assert (copy / "test.json").read_bytes() == (whole / "test.json").read_bytes()
+    second, record = load(copy / "rounds" / "2.test.json"), load(copy / "evaluation.json")
+    assert (second["look"], second["share"]) == pytest.approx((2, 0.1))
+    assert record["look"] == 2 and record["verdicts"] == second["verdicts"]
+    assert list(record["policies"]) == ["reference", "lambda=0.5", "one-shot", "aligned"]
+    one, two_ = (load(run / "evaluation.json")["policies"] for run in (whole, copy))
+    assert two_["one-shot"] == one["aligned"] != two_["aligned"]
     assert "<h2>Rounds</h2>" in (copy / "report.html").read_text()
 
 
@@ -216,7 +227,8 @@ def test_pairs_of_the_samples_need_no_preferences(whole, tmp_path, mocan_config,
     done = stages_done(capsys.readouterr().out)
     assert done == [
         *("pair_scores", "labels", "baselines/lambda=0.5", "policy"),
-        *("evaluation samples/lambda=0.5", "evaluation samples/aligned", "evaluation"),
+        *("evaluation samples/lambda=0.5", "evaluation scores/baselines"),
+        *("evaluation samples/aligned", "evaluation scores/aligned", "test", "evaluation"),
     ]
     pairs = [json.loads(line) for line in (copy / "labels.jsonl").read_text().splitlines()]
     samples = [json.loads(line) for line in (copy / "samples.jsonl").read_text().splitlines()]

@@ -23,7 +23,7 @@ COMMON = """
 --config.align.batch_size=32 --config.align.log_every=1
 --config.sampling.num_prompts=8 --config.sampling.num_samples=4
 --config.evaluation.num_prompts=8 --config.evaluation.num_samples=4 --config.constraints.safety.margin=0.005
---config.accept_uninformative=True
+--config.accept_uninformative=True --config.confidence=None --config.require_verified=False
 """.split()
 METHODS = {
     "pecan": "--config.prealign.epochs=1 --config.prealign.batch_size=32".split(),

@@ -2,77 +2,21 @@
 
 import json
 import os
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import pytest
-from absl import flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import alignjax
 from alignjax.models import DecoderConfig, Model, init_params, save_pretrained
-
-PACKAGE = Path(alignjax.__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_device(one_device: None) -> None:
     """Every run of these tests."""
-
-
-class Outcome(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-def _own_flags() -> dict[str, flags.Flag]:
-    """Flags that commands of this package have defined; absl has one table of flags a process."""
-    names = [n for n in flags.FLAGS if n.startswith("config") or "alignjax" in str(_module(n))]
-    return {name: flags.FLAGS[name] for name in names}
-
-
-def _module(name: str) -> str | None:
-    return flags.FLAGS.find_module_defining_flag(name)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys) -> Command:
-    """command("train", "--config=...") runs the module as `python -m alignjax.train --config=...` does."""
-
-    def run(name: str, *arguments: object) -> Outcome:
-        path = str(PACKAGE / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
-        before, parsed = _own_flags(), flags.FLAGS.is_parsed()
-        for flag in before:
-            delattr(flags.FLAGS, flag)
-        sys.modules.pop("config_config", None)  # where ml_collections keeps the last configuration file
-        capsys.readouterr()
-        try:
-            with pytest.raises(SystemExit) as ended:
-                runpy.run_path(path, run_name="__main__")
-        finally:
-            for flag in _own_flags():
-                delattr(flags.FLAGS, flag)
-            for flag, value in before.items():
-                flags.FLAGS[flag] = value
-            if not parsed:
-                flags.FLAGS.unparse_flags()
-        assert isinstance(ended.value.code, int)
-        return Outcome(ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

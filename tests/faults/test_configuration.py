@@ -14,7 +14,7 @@ CONFIG = pathlib.Path(alignjax.__file__).parents[1] / "configs" / "pecan.py"
 def _no_run(monkeypatch):
     """What should be refused and is not fails at once instead of training."""
 
-    def run(config, workdir):
+    def run(config, workdir, **options):
         raise AssertionError("the configuration was accepted")
 
     monkeypatch.setattr(runs, "run", run)
@@ -36,7 +36,7 @@ def _no_run(monkeypatch):
         (["--config.nothing=None"], ["config.nothing: no such field"]),
         (["--config.nothing.below=None"], ["config.nothing.below: no such field"]),
         (
-            ["--config.constraints.safety.level=1"],
+            ["--config.constraints.safety.level=1", "--config.constraints.safety.margin=1"],
             ["config.constraints.safety: give margin or level, not both"],
         ),
         (
@@ -59,7 +59,13 @@ def _no_run(monkeypatch):
             ["--config.prealign.loss.label_smoothing=0.1"],
             ["config.prealign.loss.label_smoothing: is 0.1, but dpo does not take it"],
         ),
-        (["--config.rounds.count=2"], ["config.rounds: only mocan reads it"]),
+        (["--config.relabel.max_pairs=2"], ["config.relabel: only mocan reads it"]),
+        (["--config.constraints.safety.rate=1"], ["config.constraints.safety.rate: is 1.0, must be less"]),
+        (["--config.constraints.safety.tail.cost=1"], ["safety.tail: give share and cost; share is missing"]),
+        (["--config.constraints.safety.groups.rate.benign=2"], ["groups.rate.benign: is 2.0, must be less"]),
+        (["--config.constraints.safety.groups.rat=0.9"], ["'rat'", "did you mean rate?"]),
+        (["--config.data.sources.honesty.pth=x"], ["'pth'", "did you mean path?"]),
+        (["--config.confidence=1"], ["config.confidence: is 1.0, must be less than 1"]),
         (["--config.score_model.signs=True"], ["config.score_model: only mocan reads it"]),
         (["--config.sampling.num_samples=1e9"], ["config.sampling.num_samples=1e9", "invalid literal"]),
         (["--config.sampling.num_samples=1000000000"], ["config.sampling.num_samples", "lower it"]),

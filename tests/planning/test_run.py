@@ -31,7 +31,8 @@ def steps(make_setup, make_config):
 def test_every_stage_of_a_run(method, steps):
     change = {} if method == "pecan" else {"baselines": {"single": False, "lams": (0.5,)}}
     stages = list(dict.fromkeys(stage for stage, _ in steps(method, **change)[0]))
-    drawn = ["evaluation samples/reference", "evaluation samples/aligned", "evaluation"]
+    drawn = ["evaluation samples/reference", "evaluation scores/baselines"]
+    drawn += ["evaluation samples/aligned", "evaluation scores/aligned"]
     if method == "pecan":
         drawn[1:1] = ["evaluation samples/reward", "evaluation samples/safety"]
         # Nothing is left to compute for the calibration: held-out pairs were judged in training.
@@ -63,9 +64,10 @@ def test_counts_of_calls(steps, make_setup, make_config, chip):
     assert calls["reward", "log-probabilities of pairs by reference"] == 113 + 13
     assert not any("by reference" in what for stage, what in calls if stage in ("safety", "policy"))
     assert calls["pair_scores", "log-probabilities of pairs by safety"] == 113
-    # 32 responses of each of four policies, under the reference and both that score.
+    # 32 responses of each of four policies, under the reference and both that score; the last one's alone.
     for name in ("reference", "reward", "safety"):
-        assert calls["evaluation", f"log-probabilities of responses by {name}"] == 4 * 4
+        assert calls["evaluation scores/baselines", f"log-probabilities of responses by {name}"] == 3 * 4
+        assert calls["evaluation scores/aligned", f"log-probabilities of responses by {name}"] == 4
     plan = make_plan(
         make_setup(make_config(data={"held_out_fraction": 0.1})), chip, mean_length=None, only=["samples"]
     )
@@ -89,7 +91,8 @@ def test_what_is_held_beside_adapters(steps):
     # The final alignment keeps its last weights: no best ones are held.
     assert held["policy", "train step"] == {"trained policies": 2 * one, "first weights": one}
     assert held["evaluation samples/aligned", "sampler"] == {"trained policies": 2 * one}
-    assert held["evaluation", "log-probabilities of responses by reference"] == {"trained policies": 3 * one}
+    for scored in ("evaluation scores/baselines", "evaluation scores/aligned"):
+        assert held[scored, "log-probabilities of responses by reference"] == {"trained policies": 3 * one}
 
 
 def test_full_fine_tuning_holds_the_reference_beside_what_it_trains(steps):
@@ -121,7 +124,7 @@ def test_a_folders_model_takes_the_references_place(resident, steps):
     scores = {name: {"path": "folder"} for name in ("reward", "safety")}
     found, weights, one = steps("mocan", scores=scores, lora={"rank": 4}, resident_models=resident)
     model = found["scores", "reward of responses"].program.kinds["parameters"]
-    held = dict(found["evaluation", "safety of responses"].held)
+    held = dict(found["evaluation scores/aligned", "safety of responses"].held)
     assert held.pop("trained policies") == one  # the aligned one's
     beside = {} if resident == "one" else {"reference": weights, "score models": model}
     assert held == beside
@@ -162,7 +165,10 @@ def test_rounds_begin_at_the_policy_before(steps):
     # Two score models with heads, the first policy; the second round's first weights are that policy's.
     held = dict(found["rounds/2", "train step"].held)
     assert held.pop("trained policies") == one and "first weights" not in held
-    assert found["rounds/2 samples", "sampler"].calls == found["samples", "sampler"].calls
+    # A plan takes every test to refuse: all rounds are in it.
+    assert found["rounds/1 samples", "sampler"].calls == found["samples", "sampler"].calls
+    sampler = found["evaluation samples/aligned", "sampler"]
+    assert found["evaluation samples/round-2", "sampler"].calls == sampler.calls
     assert {what for stage, what in found if stage == "rounds/1.json"} == {
         "KL",
         "reward of responses",

@@ -163,7 +163,7 @@ def test_a_run_compiles_what_its_plan_lists(method, chip, log: Log):
     for call in log.calls:
         assert any(_within(call, one) for one in planned[call.what]), call
     # Nothing else that is compiled is given a whole model, with or without its vocabulary head.
-    model = outcome.policies["reference"].model
+    model = outcome.measured.policies["reference"].model
     body = {name: tree for name, tree in model.params.items() if name != "head"}
     weights = Counter(leaf.shape for leaf in jax.tree.leaves(body))
     others = {name.removeprefix("jit(").removesuffix(")") for name, given in log.others if weights <= given}

@@ -102,6 +102,18 @@ def test_draws_end_whatever_the_weights():
     assert _drawn([np.nan] * 3, 2000, 0.5).shape == (2000,)
 
 
+@pytest.mark.parametrize("top_p", [1e-45, 0.1, 0.3, 0.5, 0.9, 1.0])
+def test_mass_of_the_nucleus(top_p):
+    # Ties at 0.2 of which the first is enough for 0.5, ids without weight, and 300 random ones.
+    rng = np.random.default_rng(0)
+    for weights in ([0.2, 0.4, 0.2, 0.2], [0.0, 3.0, 0.0], rng.exponential(size=300) ** 3, np.full(7, 0.1)):
+        blocks = nucleus.in_blocks(jnp.asarray(weights, jnp.float32)[None])
+        found = nucleus.mass(blocks, jnp.sum(blocks, axis=2), jnp.float32(top_p))
+        probs = np.asarray(weights, np.float32).astype(np.float64) / np.sum(weights)
+        expected = probs[_nucleus(weights, np.float32(top_p)) > 0].sum()
+        np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
 def test_an_index_without_weight_is_never_found():
     weights = jnp.array([0.0, 0.3, 0.0, 0.7, 0.0])
     for uniform, index in (

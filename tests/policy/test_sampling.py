@@ -14,7 +14,7 @@ from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, init_lora, init_params
 from alignjax.policy import sampling
 from alignjax.policy.logps import response_logps
-from alignjax.policy.sampling import greedy, sample
+from alignjax.policy.sampling import greedy, sample, sample_with_densities
 
 CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm=True, eos_ids=(2, 9))
 PROMPTS = [np.array(ids, np.int32) for ids in ([1, 3, 4], [5] * 20, [1], [1, 10, 7, 7, 8])]
@@ -132,6 +132,26 @@ def test_distribution_of_two_tokens(model, temperature, top_p):
     keep = wanted > 0
     statistic = ((seen - wanted)[keep] ** 2 / wanted[keep]).sum()
     assert statistic <= stats.chi2.isf(1e-4, max(keep.sum() - 1, 1))
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.6, 1.0), (1.7, 0.75), (1.0, 0.4), (0.3, 0.01)])
+def test_log_probabilities_under_the_distribution_drawn_from(model, temperature, top_p):
+    options: dict[str, Any] = {"num_samples": 6, "max_new_tokens": 4}
+    options |= {"temperature": temperature, "top_p": top_p}
+    drawn, densities = sample_with_densities(3, model, PROMPTS, prompt_batch_size=3, **options)
+    plain = sample(3, model, PROMPTS, prompt_batch_size=3, **options)
+    for field, same in zip(drawn, plain, strict=True):  # asking for them changes nothing else
+        np.testing.assert_array_equal(field, same)
+    for i, prompt in enumerate(PROMPTS):
+        for k in range(6):
+            ids, expected = list(prompt), 0.0
+            for token in drawn.tokens[i, k, : drawn.lengths[i, k]]:
+                probs = np.exp(_log_probs(_next_logits(model, ids) / temperature))
+                expected += np.log(_nucleus(probs, top_p)[token])
+                ids.append(int(token))
+            np.testing.assert_allclose(densities[i, k], expected, atol=1e-4)
+    if top_p == 0.01:
+        np.testing.assert_allclose(densities, 0.0, atol=1e-5)  # the likeliest token alone
 
 
 def test_draws_do_not_depend_on_the_batch(model):

@@ -9,8 +9,9 @@ import pytest
 from alignjax.records import answer as dual
 from alignjax.records.answer import DualAnswer, FrontierCurve
 from alignjax.records.calibration import CalibrationRecord, Reliability, Slope
-from alignjax.records.evaluation import Contest, Evaluation, PolicyResult
+from alignjax.records.evaluation import Contest, Evaluation, Headline, PolicyResult
 from alignjax.records.figure import Figure
+from alignjax.records.verdict import Power, TestRecord, Verdict
 from alignjax.report import ReportInputs, Sample, StageTime
 
 
@@ -51,7 +52,42 @@ def evaluation(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> E
     margins = {name: estimate(asked[name], 0.1) for name in names}
     predicted: dict[str, Figure | Mapping[str, Figure]] = {"margins": margins, "kl": estimate(1.28, 0.05)}
     contests = {name: contest(list(policies), place) for place, name in enumerate(("reward", *names))}
-    return Evaluation(asked, predicted | margins, policies, contests)
+    return Evaluation(
+        asked=asked,
+        predicted=predicted | margins,
+        policies=policies,
+        contests=contests,
+        verdicts=verdicts(names),
+        look=1,
+        spent=0.8,
+        power={name: Power(120, 0.31, 0.9) for name in names},
+        headline=Headline("ship", "Ship: every constraint is kept."),
+    )
+
+
+def verdict(
+    state: str = "verified",
+    *,
+    asked: float | None = 0.4,
+    mean: float = 0.63,
+    low: float | None = 0.51,
+    high: float | None = 0.75,
+    more: int | None = None,
+) -> Verdict:
+    """A verdict at confidence 0.96 on 120 test prompts."""
+    return Verdict(state, asked, mean, low, high, 0.96, 120, more, 0, "student")
+
+
+def verdicts(names: tuple[str, ...] = ("safety",)) -> dict[str, Verdict]:
+    """Of every constraint, of the reward's gain and of KL; all verified."""
+    kl = verdict(asked=1.45, mean=1.31, low=1.27, high=1.36)
+    return {name: verdict() for name in names} | {"reward": verdict(asked=0.0), "kl": kl}
+
+
+def record(found: Mapping[str, Verdict], look: int = 1) -> TestRecord:
+    """A look at the test prompts that found these verdicts."""
+    accepted = all(one.state == "verified" for one in found.values())
+    return TestRecord(look, 0.4, 0.4 * look, found, {}, accepted)
 
 
 def _result(names: tuple[str, ...], policy: str, tilt: np.ndarray, *, truth: bool) -> PolicyResult:
@@ -182,7 +218,7 @@ def dual_answer(names: tuple[str, ...] = ("safety",)) -> DualAnswer:
         feasible=True,
         certificate=None,
         certificate_reachable=None,
-        conservative=None,
+        guard=None,
         lam=lams,
         predicted=dual.Predicted(
             reward=estimate(0.95),
@@ -198,6 +234,22 @@ def dual_answer(names: tuple[str, ...] = ("safety",)) -> DualAnswer:
         prompts=None,
         solver=dual.SolverState(7, 3.2e-10, 1.0),
         warnings=(),
+    )
+
+
+def guard(predicted: dual.Predicted, *, cost: float = 0.0) -> dual.Guard:
+    """A guard with room 0.051, that costs some of the reward predicted."""
+    each = {"safety": 0.01}
+    plain = dual.Plain({"safety": 0.5}, {"safety": 0.4}, predicted.reward.mean + cost, 1.1)
+    return dual.Guard(
+        confidence=0.95,
+        room={"safety": 0.051},
+        standard_error=each,
+        calibration=each,
+        bias=each,
+        spread=each,
+        low={"safety": 0.4},
+        plain=plain,
     )
 
 
@@ -253,6 +305,24 @@ def make_inputs(names: tuple[str, ...] = ("safety",), *, truth: bool = True) -> 
 def inputs() -> Callable[..., ReportInputs]:
     """Makes inputs for some constraints, with or without a world that knows the truth."""
     return make_inputs
+
+
+@pytest.fixture
+def verdict_of() -> Callable[..., Verdict]:
+    """Makes a verdict: verified, asked 0.4, delivered 0.63 [0.51, 0.75], unless it is told otherwise."""
+    return verdict
+
+
+@pytest.fixture
+def record_of() -> Callable[..., TestRecord]:
+    """Makes the record of a test from its verdicts and the number of the look."""
+    return record
+
+
+@pytest.fixture
+def guard_of() -> Callable[..., dual.Guard]:
+    """Makes the guard of an answer from what it predicts."""
+    return guard
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from alignjax.records.answer import Asked
+from alignjax.records.answer import Asked, Gate
 from alignjax.records.figure import Figure
 from alignjax.report import EarlierAnswer, comparison, write_comparison
 
@@ -12,7 +12,7 @@ from alignjax.report import EarlierAnswer, comparison, write_comparison
 def answer(inputs):
     """Makes an answer for some margin of safety, with numbers that are told apart at a glance."""
 
-    def make(name, margin, *, level=None, fraction=None):
+    def make(name, margin, *, level=None, fraction=None, rate=None, gate=None):
         given = inputs(truth=False)
         predicted = dataclasses.replace(
             given.answer.predicted,
@@ -26,10 +26,10 @@ def answer(inputs):
             reward=Figure(4.5, 3.5, 5.5),
             kl=Figure(0.7, 0.65, 0.75),
         )
-        asked = {"safety": Asked(margin, level, fraction)}
+        asked = {"safety": Asked(margin, level, fraction, rate)}
         return EarlierAnswer(
             name,
-            dataclasses.replace(given.answer, asked=asked, predicted=predicted),
+            dataclasses.replace(given.answer, asked=asked, predicted=predicted, gate=gate),
             dataclasses.replace(given.evaluation, policies={**given.evaluation.policies, "aligned": aligned}),
         )
 
@@ -66,9 +66,23 @@ def test_what_was_asked_is_shown_in_its_own_words(answer):
     given = [answer("a", 1.0, level=0.25), answer("b", 1.0, fraction=0.4), answer("c", 1.0)]
     multiplier = dataclasses.replace(given[2].answer, asked={"safety": Asked()})
     given[2] = given[2]._replace(answer=multiplier)
+    given.append(answer("d", 1.0, rate=0.95))
     grid = comparison.grid(given)
     assert grid is not None
-    assert [row[2][0] for row in grid.rows] == ["1.00 (level 0.25)", "1.00 (40% of the largest)", "-"]
+    assert [row[2][0] for row in grid.rows] == [
+        "1.00 (level 0.25)",
+        "1.00 (40% of the safety-only tilt's)",
+        "-",
+        "1.00 (rate 0.95)",
+    ]
+
+
+def test_forecasts_behind_a_closed_gate_are_not_compared(answer):
+    closed = Gate(open=False, share=0.5, reasons=("r",))
+    grid = comparison.grid([answer("latest", 1.5, gate=closed), answer("b", 1.0, gate=Gate(True, 0.0))])
+    assert grid is not None
+    assert [i for i, cell in enumerate(grid.rows[0][2]) if cell == "closed"] == [2, 4, 6]
+    assert grid.rows[0][2][3] == "1.49 [1.30, 1.70]" and "closed" not in grid.rows[1][2]
 
 
 def test_answers_of_other_constraints_have_columns_of_their_own(answer, inputs):

@@ -1,27 +1,13 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
-from alignjax.records.evaluation import Evaluation, Round
+from alignjax.records.evaluation import Evaluation, Headline, Round
 from alignjax.records.figure import Figure
-from alignjax.report import contests, html, rounds, score_models
+from alignjax.report import contests, html, score_models
 from alignjax.report.style import to_svg
 
-# Three rounds of one constraint that near the margin asked.
-ROUNDS = [
-    Round(
-        round=n,
-        lam={"safety": 0.6 + 0.11 * n},
-        asked={"safety": 1.0},
-        achieved={"safety": 1 - 0.4 / n},
-        next_lam={"safety": 0.6 + 0.11 * (n + 1)},
-        reward=0.9,
-        kl=1.1 + 0.1 * n,
-    )
-    for n in (1, 2, 3)
-]
-EMPTY = Evaluation({}, {}, {}, {})
+EMPTY = Evaluation({}, {}, {}, {}, {}, 1, 0.0, {}, Headline("do not ship", "Nothing was trained."))
 
 
 def with_contest(evaluation, dimension, **changes):
@@ -101,33 +87,6 @@ def test_any_number_of_dimensions_has_a_panel_each(inputs, count):
     ]
 
 
-def test_rounds_have_a_row_and_a_point_each():
-    grid, figure = rounds.grid(ROUNDS), rounds.figure(ROUNDS)
-    assert grid is not None and figure is not None
-    assert grid.head == ["round", "\u03bb of safety", "safety margin asked", "achieved", "KL, nats", "reward"]
-    assert grid.rows[1] == ("2", "", ["0.820", "1.00", "0.80", "1.30", "0.90"])
-    lams, margins, kls = (axes.get_lines()[0] for axes in figure.axes)
-    np.testing.assert_allclose(np.asarray(lams.get_ydata()), [0.71, 0.82, 0.93])
-    np.testing.assert_allclose(np.asarray(margins.get_ydata()), [0.6, 0.8, 1 - 0.4 / 3])
-    np.testing.assert_allclose(np.asarray(kls.get_ydata()), [1.2, 1.3, 1.4])
-    assert rounds.grid(ROUNDS[:1]) is None and rounds.figure(()) is None
-
-
-def test_rounds_of_several_constraints_are_told_apart():
-    both = [
-        dataclasses.replace(
-            r,
-            lam={**r.lam, "honesty": 2.0},
-            asked={**r.asked, "honesty": 2.0},
-            achieved={**r.achieved, "honesty": 2.0},
-        )
-        for r in ROUNDS
-    ]
-    grid, figure = rounds.grid(both), rounds.figure(both)
-    assert grid is not None and len(grid.head) == 9 and len(grid.rows[0][2]) == 8
-    assert figure is not None and figure.axes[0].get_legend() is not None
-
-
 def score_row(stage, step, loss, **more):
     row = {"stage": stage, "step": step, "eval_calibrated_loss": loss, "eval_loss": -loss}
     row |= {"eval_rewards/accuracies": 0.7, "eval_rewards/margins": 0.5, "eval_rewards/mean": 0.1}
@@ -153,13 +112,16 @@ def test_score_models_are_shown_at_the_step_that_was_kept():
     assert score_models.grid(metrics[4:], {}) is None
 
 
-def test_all_of_them_are_on_the_page(inputs, hostile):
+def test_all_of_them_are_on_the_page(inputs, record_of, hostile):
     given = inputs(truth=False)
+    tests = [record_of(given.evaluation.verdicts, look) for look in (1, 2)]
+    zeros = {"safety": 0.0}
+    refused = [Round(1, zeros, zeros, zeros, zeros, {"safety": 0.7}, 0.0, 0.0)]
     evaluation = with_contest(given.evaluation, "safety", judge=hostile)
     metrics = [score_row("reward", 20, 0.5)]
     answer = dataclasses.replace(given.answer, frontier=None)
-    given = dataclasses.replace(given, answer=answer, evaluation=evaluation, rounds=ROUNDS, scores={})
-    given = dataclasses.replace(given, metrics=metrics)
+    given = dataclasses.replace(given, answer=answer, evaluation=evaluation, metrics=metrics, scores={})
+    given = dataclasses.replace(given, rounds=refused, tests=tests)
     drawn = html.plates(given)
     assert {"wins", "rounds"} <= {plate.name for plate in drawn}
     page = html.render(given, drawn)

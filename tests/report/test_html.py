@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignjax.records.answer import Conservative, Corrected, Ends, Intervals, SolverState
-from alignjax.records.evaluation import Evaluation
-from alignjax.report import EarlierAnswer, StageTime, html, pages, render, sections, tables, write_report
+from alignjax.records.answer import Corrected, Forecast, Gate
+from alignjax.records.evaluation import Evaluation, Headline
+from alignjax.report import EarlierAnswer, StageTime, html, pages, render, write_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -90,15 +90,109 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
         assert (a or b) in ids
 
 
-def test_the_page_opens_with_the_verdict_and_holds_the_tables_numbers(inputs, page):
-    text = " ".join(Page(page).text.split())
-    assert text.index("kept within its interval") < text.index("Policies") < text.index("Figures")
-    asked = inputs().evaluation.asked["safety"]
-    assert f"asked margin {asked:.2f}" in " ".join(re.sub(r"<[^>]+>", " ", page).split())
+def seen(page):
+    """The page's text, one blank between any two words."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_the_page_opens_with_the_headline_and_holds_the_tables_numbers(inputs, page):
+    text = seen(page)
+    places = [text.index(part) for part in ("Ship: every constraint", "verified", "Policies", "Figures")]
+    assert places == sorted(places)
     for policy in inputs().evaluation.policies.values():
         assert f"{policy.reward.mean:.2f}" in text
     for shown in ("2 min 31 s", "1,318", "0.83 [0.74, 0.92]", "constraints.safety.margin", "14.2 of 64"):
         assert shown in text
+
+
+def test_a_card_says_what_was_asked_forecast_delivered_and_shown(inputs, page):
+    given = inputs()
+    asked = given.evaluation.asked["safety"]
+    delivered = given.evaluation.policies["aligned"].margins["safety"]
+    truth = given.evaluation.policies["aligned"].true_margins["safety"]
+    assert (
+        f"safety verified asked, margin {asked:.2f} "
+        f"forecast before training {asked:.2f} [{asked - 0.1:.2f}, {asked + 0.1:.2f}] "
+        f"delivered by the aligned policy {delivered.mean:.2f} [{delivered.low:.2f}, {delivered.high:.2f}] "
+        f"shown by the test, confidence 96% at least 0.51 "
+        f"delivered, true score {truth.mean:.2f} [{truth.low:.2f}, {truth.high:.2f}] "
+        "multiplier \u03bb* 0.620 [0.527, 0.744]"
+    ) in seen(page).replace("&lambda;", "\u03bb")
+    assert "kl verified asked, KL, nats 1.45" in seen(page) and "at most 1.36" in seen(page)
+    assert "The test is look 1 at prompts that nothing else used; 80% of its error is spent." in seen(page)
+
+
+@pytest.mark.parametrize(
+    ("state", "tone"), [("ship", " good"), ("kept at a cost", " "), ("do not ship", " bad")]
+)
+def test_the_headline_has_the_colour_of_its_state_and_is_escaped(inputs, hostile, state, tone):
+    given = inputs(truth=False)
+    evaluation = dataclasses.replace(given.evaluation, headline=Headline(state, hostile))
+    page = render(dataclasses.replace(given, evaluation=evaluation, samples=()), [])
+    assert f'<section class="card headline{tone}"><span class="chip">{state}</span>' in page
+    assert "<script" not in page and Page(page).text.count(hostile) == 1
+
+
+def test_names_of_constraints_are_escaped_on_their_cards(inputs, hostile):
+    given = inputs((hostile,), truth=False)
+    page = render(dataclasses.replace(given, samples=()), [])
+    assert "<script" not in page and f"{hostile}verified" in Page(page).text
+
+
+@pytest.mark.parametrize(
+    ("state", "tone"), [("verified", " good"), ("not shown", " "), ("refuted", " bad"), ("not asked", " ")]
+)
+def test_a_card_has_the_colour_of_its_verdict(inputs, verdict_of, state, tone):
+    given = inputs(truth=False)
+    evaluation = dataclasses.replace(given.evaluation, verdicts={"safety": verdict_of(state)})
+    page = render(dataclasses.replace(given, evaluation=evaluation), [])
+    card = f'<section class="card verdict{tone}">\n  <header><strong>safety</strong>'
+    assert f'{card}<span class="chip">{state}</span>' in page
+
+
+def closed(given, figure_of, guard_of):
+    """Inputs whose gate is closed; the tilt's numbers all begin with 77, those of draw-K are near 0.3."""
+    tilt = dataclasses.replace(
+        given.answer.predicted,
+        reward=figure_of(77.1),
+        kl=figure_of(77.2),
+        utilities={"safety": figure_of(77.3)},
+        margins={"safety": figure_of(77.4)},
+        reward_gain=figure_of(77.5),
+    )
+    draw_k = dataclasses.replace(given.answer.predicted, margins={"safety": figure_of(0.31)})
+    answer = dataclasses.replace(
+        given.answer,
+        predicted=tilt,
+        forecast=Forecast(draw_k, tilt),
+        gate=Gate(open=False, share=0.4, reasons=("too few samples",)),
+        corrected=Corrected(
+            {"safety": figure_of(77.6)}, {"safety": figure_of(77.7)}, figure_of(77.8), figure_of(77.9)
+        ),
+        guard=guard_of(given.answer.predicted),
+    )
+    return dataclasses.replace(given, answer=answer)
+
+
+def test_behind_a_closed_gate_no_number_of_the_tilt_is_on_the_page(inputs, figure_of, guard_of):
+    given = closed(inputs(truth=False), figure_of, guard_of)
+    opened = dataclasses.replace(given, answer=dataclasses.replace(given.answer, gate=Gate(True, 0.0)))
+    assert "77.40 [77.30, 77.50]" in render(opened)
+    page = render(given)  # with its figures
+    assert page.count("closed, see the findings") == 3
+    assert "forecast of the tilt closed" in seen(page)
+    assert "forecast margin of draw-K, safety 0.31 [0.21, 0.41]" in seen(page)
+    assert not re.search(r"\b77\.\d", seen(page))
+
+
+def test_behind_a_closed_gate_the_figures_have_the_curve_alone(inputs, figure_of, guard_of):
+    def margin(given):
+        return next(plate.svg for plate in html.plates(given) if plate.name == "margin-safety")
+
+    given = closed(inputs(truth=False), figure_of, guard_of)
+    without = dataclasses.replace(given, answer=dataclasses.replace(given.answer, predicted=None))
+    opened = dataclasses.replace(given, answer=dataclasses.replace(given.answer, gate=Gate(True, 0.0)))
+    assert margin(given) == margin(without) != margin(opened)
 
 
 def test_equal_inputs_give_equal_bytes(inputs, page):
@@ -143,7 +237,7 @@ def test_a_failed_write_leaves_the_old_page(inputs, tmp_path, monkeypatch):
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
 
 
-def test_several_constraints_have_a_verdict_and_panels_each(inputs):
+def test_several_constraints_have_a_card_and_panels_each(inputs):
     given = dataclasses.replace(inputs(("safety", "honesty"), truth=False), scores={}, metrics=())
     drawn = html.plates(given)
     assert [plate.name for plate in drawn] == [
@@ -157,7 +251,7 @@ def test_several_constraints_have_a_verdict_and_panels_each(inputs):
         "reliability",
     ]
     page = render(given, drawn)
-    assert page.count('class="card verdict') == 2 and "honesty-only" in page
+    assert page.count('class="card verdict') == 4 and "honesty-only" in page  # two, the reward and KL
 
 
 @pytest.mark.parametrize(
@@ -180,12 +274,13 @@ def test_any_part_can_be_missing(inputs, missing):
         assert (head in text) == (part != missing)
 
 
-def test_a_policy_that_was_not_evaluated_is_not_measured(inputs):
+def test_a_policy_that_was_not_tested_is_called_so(inputs):
     given = inputs(truth=False)
     policies = {k: v for k, v in given.evaluation.policies.items() if k != "aligned"}
-    evaluation = dataclasses.replace(given.evaluation, policies=policies, predicted={})
+    evaluation = dataclasses.replace(given.evaluation, policies=policies, predicted={}, verdicts={}, power={})
     page = render(dataclasses.replace(given, evaluation=evaluation, config={}), [])
-    assert "not measured" in page and ">None" not in page
+    assert page.count('<span class="chip">not tested</span>') == 3 and ">None" not in page
+    assert "The test is look" not in page
 
 
 def test_an_infeasible_answer_has_a_page(inputs):
@@ -193,7 +288,7 @@ def test_an_infeasible_answer_has_a_page(inputs):
     answer = dataclasses.replace(
         given.answer, feasible=False, lam=None, predicted=None, intervals=None, frontier=None
     )
-    nothing = Evaluation({}, {}, {}, {})
+    nothing = Evaluation({}, {}, {}, {}, {}, 1, 0.0, {}, Headline("do not ship", "Nothing was trained."))
     given = dataclasses.replace(given, answer=answer, evaluation=nothing, scores={}, config={}, metrics=())
     drawn = html.plates(given)
     assert [plate.name for plate in drawn] == ["reliability"]
@@ -220,82 +315,3 @@ def test_earlier_answers_are_compared_on_the_page(inputs, hostile):
     text = Page(page).text
     assert text.index("Policies") < text.index("Answers of this run")
     assert text.index("latest") < text.rindex(hostile) and "<script" not in page
-
-
-def test_strip_places_estimates_on_one_scale(inputs):
-    verdict = tables.verdicts(inputs().evaluation)[0]
-    strip = sections.strip(verdict)
-    assert strip is not None and strip.asked is not None
-    assert [bar[0] for bar in strip.bars] == ["predicted", "achieved", "true"]
-    assert all(0 <= strip.zero < low <= mean <= high <= 100 for _, low, mean, high in strip.bars)
-    # Places are linear: the asked margin lies in the middle of its own prediction, 0.1 to each side.
-    _, low, mean, high = strip.bars[0]
-    assert mean == strip.asked and mean - low == pytest.approx(high - mean, abs=0.02)
-
-
-def test_strip_of_nothing_measured():
-    verdict = tables.Verdict("safety", 1.0, None, None, None, "not measured", "")
-    assert sections.strip(verdict) is None
-
-
-@pytest.mark.parametrize(
-    ("lam", "interval", "text"),
-    [
-        (0.62, Ends(0.5, 0.75), "0.620 [0.500, 0.750]"),
-        (0.62, Ends(0.5, None), "0.620 [0.500, infinite]"),
-        (0.62, None, "0.620"),
-        (None, None, "-"),
-    ],
-)
-def test_a_multiplier_is_shown_with_its_interval(inputs, lam, interval, text):
-    answer = dataclasses.replace(
-        inputs().answer,
-        lam=None if lam is None else {"safety": lam},
-        intervals=None if interval is None else Intervals({"safety": interval}, 1.0),
-    )
-    assert sections.lam_text(answer, "safety") == text
-
-
-def test_rows_of_the_dual(inputs, figure_of):
-    answer = dataclasses.replace(
-        inputs().answer,
-        corrected=Corrected(
-            {"safety": figure_of(0.7)}, {"safety": figure_of(0.4)}, figure_of(0.9), figure_of(1.2)
-        ),
-        conservative=Conservative({"safety": 0.051}, {"safety": 0.45}),
-        solver=SolverState(12, None, 1.0),
-    )
-    assert sections.dual_rows(answer) == [
-        ("lambda*, safety", "0.620 [0.527, 0.744]"),
-        ("largest reachable margin, safety", "2.43"),
-        ("predicted reward", "0.95 [0.85, 1.05]"),
-        ("predicted KL, nats", "1.28 [1.23, 1.33]"),
-        ("effective samples per prompt, median", "14.2 of 64"),
-        ("lambda*, safety, corrected for finite samples", "0.700 [0.600, 0.800]"),
-        ("predicted margin, safety, corrected for finite samples", "0.40 [0.30, 0.50]"),
-        ("added to the safety margin, so that it holds with confidence 0.95", "0.051"),
-        ("solver", "12 iterations, error not finite"),
-    ]
-
-
-def test_stages_have_their_share_of_the_longest():
-    times = [StageTime("data", 1.5, None), StageTime("policy", 60.0, 2048.4), StageTime("dual", None, 10)]
-    assert sections.stages(times) == [
-        ("data", "1.5 s", "-", 2.5),
-        ("policy", "1 min 00 s", "2,048", 100.0),
-        ("dual", "-", "10", 0.0),
-    ]
-    assert sections.facts({"seed": 3}, {"devices": ["tpu:v5e"] * 4}, times) == [
-        ("seed", "3"),
-        ("time", "1 min 02 s"),
-        ("peak memory", "2,048 MiB"),
-        ("devices", "4 x tpu:v5e"),
-    ]
-
-
-DURATIONS = {0.42: "0.4 s", 59.96: "1 min 00 s", 151: "2 min 31 s", 3599.6: "1 h 00 min", 7380: "2 h 03 min"}
-
-
-@pytest.mark.parametrize(("seconds", "text"), DURATIONS.items())
-def test_durations(seconds, text):
-    assert sections.duration(seconds) == text

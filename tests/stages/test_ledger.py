@@ -106,10 +106,11 @@ def test_layout_does_not_count(tmp_path):
             '{"version": "0.1.0", "stages": {"dual": {"status": "done"}}}',
             r"run\.json: has format None",
         ),
-        ('{"format": 1, "stages": {}}', r"run\.json: has format 1, this version of alignjax reads format 2"),
-        ('{"format": 3, "stages": {}}', r"run\.json: has format 3"),
-        ('{"format": 2, "stages": {"dual": {}}}', r"run\.json\.stages\.dual\.status: is missing"),
-        ('{"format": 2, "steps": {}}', r"run\.json\.steps: no such field"),
+        ('{"format": 1, "stages": {}}', r"run\.json: has format 1, this version of alignjax reads format 3"),
+        ('{"format": 2, "stages": {}}', r"run\.json: has format 2"),
+        ('{"format": 4, "stages": {}}', r"run\.json: has format 4"),
+        ('{"format": 3, "stages": {"dual": {}}}', r"run\.json\.stages\.dual\.status: is missing"),
+        ('{"format": 3, "steps": {}}', r"run\.json\.steps: no such field"),
     ],
 )
 def test_what_is_no_record_of_this_format_is_refused(tmp_path, text, message):

@@ -1,77 +1,120 @@
-"""The correction of a multiplier by what a policy misses, by hand and by a Newton step."""
+"""The correction of a multiplier by what a policy misses: by hand, and slopes by another way."""
 
 import numpy as np
 import pytest
 
-from alignjax.records.answer import Asked, DualAnswer, Reference
-from alignjax.scores.table import ScoreTable
-from alignjax.workflow.rounds import corrected
+from alignjax.records.evaluation import Round
+from alignjax.workflow import rounds
+
+NAMES: tuple[str, ...] = ("safety", "honesty")
+# Safety misses 0.5 of what is asked, honesty exceeds it by 0.5.
+GIVEN = {"asked": np.array([1.5, 0.5]), "room": np.array([0.25, 0.125]), "slopes": np.array([2.0, 4.0])}
+LAM, ACHIEVED = np.array([0.5, 0.25]), np.array([1.0, 1.0])
 
 
-def answer(names, margins, beta=1.0) -> DualAnswer:
-    return DualAnswer(
-        names=names, beta=beta, confidence=0.95, num_prompts=2, num_samples=4, num_resamples=0, holds=(),
-        asked={name: Asked(margin) for name, margin in zip(names, margins, strict=True)},
-        reference=Reference(0.0, {}), reachable={}, multiple=None, solved=True, feasible=True,
-        certificate=None, certificate_reachable=None, conservative=None, lam=None, predicted=None,
-        intervals=None, corrected=None, frontier=None, prompts=None, solver=None, warnings=(),
-    )  # fmt: skip
+def corrected(lam=LAM, achieved=ACHIEVED, *, step=None, **changes) -> Round:
+    return rounds.corrected(3, NAMES, lam, achieved, **{**GIVEN, **changes}, reward=3.0, kl=0.3, step=step)
 
 
-# Two prompts, two responses: mean utilities of the reference (1, 0).
-TABLE = ScoreTable(
-    np.zeros((2, 2)), np.array([[[0.0, 1.0], [2.0, -1.0]], [[1.0, 0.0], [1.0, 0.0]]]), ("safety", "honesty")
-)
-# The policy's: reward 1, 2, 3, 6 of mean 3; safety 2, of mean 2; honesty 0, 1, 1, 2 of mean 1.
-SCORES = np.array([[[1.0, 2.0, 0.0], [2.0, 2.0, 1.0]], [[3.0, 1.0, 1.0], [6.0, 3.0, 2.0]]])
+def test_a_correction_aims_at_what_was_asked_and_the_room_of_the_test():
+    found = corrected()
+    # Safety: 0.5 + (1.5 + 0.25 - 1) / 2 = 0.875. Honesty: 0.25 + (0.5 + 0.125 - 1) / 4 = 0.15625.
+    assert found == Round(
+        round=3,
+        lam={"safety": 0.5, "honesty": 0.25},
+        asked={"safety": 1.5, "honesty": 0.5},
+        aim={"safety": 1.75, "honesty": 0.625},
+        achieved={"safety": 1.0, "honesty": 1.0},
+        next_lam={"safety": 0.875, "honesty": 0.15625},
+        reward=3.0,
+        kl=0.3,
+    )
 
 
-def test_a_correction_by_hand():
-    lam, kl = np.array([0.5, 0.25]), np.array([[0.1, 0.3], [0.2, 0.6]])
-    asked = answer(("safety", "honesty"), (1.5, 0.5))
-    found = corrected(3, lam, SCORES, kl, TABLE, asked, step=0.4)
-    # Safety rose by 2 - 1 = 1, half less than asked: 0.5 + 0.4 x 0.5. Honesty by 1, half more: 0.25 - 0.2.
-    assert found.round == 3 and found.lam == {"safety": 0.5, "honesty": 0.25}
-    assert found.achieved == pytest.approx({"safety": 1.0, "honesty": 1.0})
-    assert found.asked == {"safety": 1.5, "honesty": 0.5}
+def test_the_published_step_aims_at_what_was_asked_alone():
+    found = corrected(step=0.4)
+    # 0.5 + 0.4 x 0.5 and 0.25 - 0.4 x 0.5; neither room nor slopes have a part in it.
+    assert found.aim == found.asked == {"safety": 1.5, "honesty": 0.5}
     assert found.next_lam == pytest.approx({"safety": 0.7, "honesty": 0.05})
-    assert (found.reward, found.kl) == pytest.approx((3.0, 0.3))
+    other = corrected(step=0.4, room=np.full(2, 9.0), slopes=np.full(2, 0.01))
+    assert other.next_lam == found.next_lam
 
 
-def test_a_multiplier_does_not_become_negative():
-    found = corrected(
-        1, np.array([0.5, 0.25]), SCORES, np.zeros((2, 2)), TABLE, answer(("safety", "honesty"), (1.0, -9.0)),
-        step=0.4,
-    )  # fmt: skip
+@pytest.mark.parametrize("step", [None, 0.4])
+def test_a_multiplier_does_not_become_negative(step):
+    found = corrected(achieved=np.array([1.5, 99.0]), step=step, room=np.zeros(2))
     assert found.next_lam == {"safety": 0.5, "honesty": 0.0}
 
 
-def tilted(table, lam, beta):
-    """Margins of pi_lam on the samples, and their derivatives by lam: variances over beta."""
-    total = (table.rewards + table.utilities @ lam) / beta
+def tilted(rewards, utilities, lam, beta):
+    """Margins of pi_lam on the samples, and the variance of each utility under it."""
+    total = (rewards + utilities @ lam) / beta
     w = np.exp(total - total.max(axis=1, keepdims=True))
     w /= w.sum(axis=1, keepdims=True)
-    g = table.utilities
-    mean = np.einsum("nk,nkm->nm", w, g)
-    variance = np.einsum("nk,nkm->nm", w, g**2) - mean**2
-    return mean.mean(axis=0) - g.mean(axis=(0, 1)), variance.mean(axis=0) / beta
+    mean = np.einsum("nk,nkm->nm", w, utilities)
+    variance = np.einsum("nk,nkm->nm", w, utilities**2) - mean**2
+    return mean.mean(axis=0) - utilities.mean(axis=(0, 1)), variance.mean(axis=0)
 
 
-def test_without_a_step_the_slope_of_the_prediction_gives_a_newton_step():
+@pytest.mark.parametrize("lam", [[0.4, 0.0], [0.0, 3.0], [1.5, 0.7]])
+def test_the_predicted_slope_is_the_tilts_variance_over_beta(lam):
     rng = np.random.default_rng(0)
-    table = ScoreTable(rng.normal(size=(5, 30)), rng.normal(size=(5, 30, 2)), ("safety", "honesty"))
-    lam, beta = np.array([0.4, 0.0]), 0.7
-    margins, slopes = tilted(table, lam, beta)
-    # The policy reaches 0.1 less of the first than predicted, and 0.2 more of the second than asked.
-    asked = margins + np.array([0.1, -0.2])
-    scores = np.concatenate([np.zeros((5, 30, 1)), table.utilities + margins], axis=-1)
-    found = corrected(1, lam, scores, np.zeros((5, 30)), table, answer(table.names, asked, beta), step=None)
-    assert found.next_lam["safety"] == pytest.approx(0.4 + 0.1 / slopes[0], rel=1e-2)
-    assert found.next_lam["honesty"] == 0.0
+    rewards, utilities = rng.normal(size=(5, 30)), rng.normal(size=(5, 30, 2))
+    lam, beta = np.array(lam), 0.7
+    _, variance = tilted(rewards, utilities, lam, beta)
+    found = rounds.predicted_slopes(rewards, utilities, lam, beta)
+    np.testing.assert_allclose(found, variance / beta, rtol=0.02)
+
+
+def test_the_predicted_slope_brings_a_newton_step():
+    rng = np.random.default_rng(1)
+    rewards, utilities = rng.normal(size=(40, 30)), rng.normal(size=(40, 30, 1))
+    lam, beta = np.array([0.4]), 0.7
+    margins, _ = tilted(rewards, utilities, lam, beta)
+    slopes = rounds.predicted_slopes(rewards, utilities, lam, beta)
+    found = rounds.corrected(
+        1, ("safety",), lam, margins, asked=margins + 0.02, room=np.zeros(1), slopes=slopes, reward=0.0,
+        kl=0.0, step=None,
+    )  # fmt: skip
+    after, _ = tilted(rewards, utilities, np.array(list(found.next_lam.values())), beta)
+    assert after[0] - margins[0] == pytest.approx(0.02, rel=0.05)
 
 
 def test_a_utility_that_no_multiplier_moves_keeps_a_finite_multiplier():
-    table = ScoreTable(np.zeros((2, 3)), np.ones((2, 3, 1)), ("safety",))
-    scores = np.concatenate([np.zeros((2, 3, 1)), np.ones((2, 3, 1))], axis=-1)
-    found = corrected(1, np.zeros(1), scores, np.zeros((2, 3)), table, answer(("safety",), (1.0,)), step=None)
+    slopes = rounds.predicted_slopes(np.zeros((2, 3)), np.ones((2, 3, 1)), np.zeros(1), 1.0)
+    assert slopes[0] > 0
+    found = rounds.corrected(
+        1, ("safety",), np.zeros(1), np.zeros(1), asked=np.ones(1), room=np.zeros(1), slopes=slopes,
+        reward=0.0, kl=0.0, step=None,
+    )  # fmt: skip
     assert np.isfinite(found.next_lam["safety"]) and found.next_lam["safety"] > 0
+
+
+def before(lam, achieved) -> Round:
+    zeros = dict.fromkeys(NAMES, 0.0)
+    named = [dict(zip(NAMES, values, strict=True)) for values in (lam, achieved)]
+    return Round(1, named[0], zeros, zeros, named[1], zeros, 0.0, 0.0)
+
+
+def test_a_measured_slope_by_hand():
+    # Safety rose by 0.6 with 0.2 of its multiplier, honesty fell by 0.3 with 0.1 less.
+    found = rounds.measured_slopes(
+        before([0.5, 0.4], [1.0, 0.8]), np.array([0.7, 0.3]), np.array([1.6, 0.5]), np.array([2.0, 4.0])
+    )
+    np.testing.assert_allclose(found, [3.0, 3.0])
+
+
+def test_a_measured_slope_is_believed_within_a_factor_of_four():
+    predicted, lam = np.array([2.0, 2.0]), np.array([0.6, 0.5])
+    steep = rounds.measured_slopes(before([0.5, 0.4], [0.0, 0.0]), lam, np.array([5.0, 0.01]), predicted)
+    np.testing.assert_allclose(steep, [8.0, 0.5])
+    # A margin that fell where its multiplier rose: noise, and never a slope below 0.
+    fell = rounds.measured_slopes(before([0.5, 0.4], [1.0, 1.0]), lam, np.array([0.5, 1.0]), predicted)
+    np.testing.assert_allclose(fell, [0.5, 0.5])
+
+
+def test_a_multiplier_that_did_not_move_has_the_predicted_slope():
+    found = rounds.measured_slopes(
+        before([0.5, 0.0], [1.0, 0.8]), np.array([0.7, 0.0]), np.array([1.4, 1.9]), np.array([1.0, 3.0])
+    )
+    np.testing.assert_allclose(found, [2.0, 3.0])
