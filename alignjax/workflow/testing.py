@@ -130,26 +130,39 @@ def until_accepted(run: Run, question: Question, first: Policy, baseline: Measur
 def last_policy(run: FolderRun, setup: Setup, reference: Policy) -> Stored[Policy]:
     """The aligned policy of a finished run: that of the round that the test accepted, or of the last one."""
     number, count = 1, setup.config.rounds.count
-    while number < count and f"rounds/{number + 1}" in run.ledger.stages:
+    # Not the last policy that is there: another question to the test may have accepted an earlier one.
+    while number < count and not _accepted(run, number):
         number += 1
     stage = stage_of(number)
     return stored_policy(setup, reference, stage=stage, name="aligned", reads=labelled_by(stage))
+
+
+def _accepted(run: FolderRun, number: int) -> bool:
+    """Whether the test of a round accepted its policy.
+
+    Raises:
+      InputError: the run was not tested in this round.
+    """
+    return read_record(TestRecord, run.workdir / _test_file(number)).accepted
 
 
 def _test_name(number: int) -> str:
     return "test" if number == 1 else f"test/{number}"
 
 
+def _test_file(number: int) -> str:
+    return "test.json" if number == 1 else f"rounds/{number}.test.json"
+
+
 def _test(
     question: Question, baseline: Measurement, found: Measurement, called: str, number: int
 ) -> Stage[TestRecord]:
     """What the test prompts show of a policy: test.json, of later rounds rounds/NUMBER.test.json."""
-    file = "test.json" if number == 1 else f"rounds/{number}.test.json"
     return _looking(
         question,
         lambda: _values(question, baseline, found, called),
         name=_test_name(number),
-        file=file,
+        file=_test_file(number),
         reads=_reads(baseline, found, called),
     )
 

@@ -14,9 +14,11 @@ from alignjax.models import config_from_hf
 from alignjax.pecan import pecan
 from alignjax.planning.run import setup_of
 from alignjax.records.verdict import TestRecord
-from alignjax.stages import Stage
+from alignjax.runtime.files import write_record
+from alignjax.stages import FolderRun, Stage
 from alignjax.workflow.outcome import Outcome
-from alignjax.workflow.testing import LABELLED, digest_of, stage_of
+from alignjax.workflow.setup import make_setup
+from alignjax.workflow.testing import LABELLED, digest_of, last_policy, stage_of
 
 
 class Scripted:
@@ -108,6 +110,23 @@ def test_a_refused_policy_is_aligned_again_until_a_test_accepts(play):
     assert "test" in run.stages["rounds/1.json"].inputs
     assert run.stages["rounds/2"].inputs == ("rounds/1.json",)
     assert "test/2" in run.stages["evaluation"].inputs and "test" not in run.stages["evaluation"].inputs
+
+
+@pytest.mark.parametrize(
+    ("accepted", "stage"), [([True], "policy"), ([False, True], "rounds/2"), ([False, False], "rounds/3")]
+)
+def test_the_last_policy_of_a_folder_is_that_of_the_round_that_was_accepted(
+    accepted, stage, play, config, tmp_path
+):
+    """Also where a further round lies there, of a question that refused more."""
+    _, outcome = play(True, count=3)
+    record = outcome.tested.test
+    names = ["test.json", "rounds/2.test.json"]
+    for name, value in zip(names, [*accepted, False], strict=False):
+        write_record(tmp_path / name, dataclasses.replace(record, accepted=value))
+    setup = make_setup(dataclasses.replace(config, rounds=RoundSettings(count=3)), devices=jax.devices()[:1])
+    run = FolderRun(tmp_path, lambda folder: "")
+    assert last_policy(run, setup, outcome.measured.policies["reference"]).name == stage
 
 
 def test_a_policy_that_no_test_accepts_ends_as_refused(play):
