@@ -95,7 +95,9 @@ def test_sweep_inverts_the_frontier(make_problem):
     np.testing.assert_allclose(sweep(rewards, utilities, beta=0.7, margins=margins).lam, lams, rtol=1e-8)
 
 
-@pytest.mark.parametrize("weights", [None, np.array([1.0, 0, 2, 1, 1, 1])])
+@pytest.mark.parametrize(
+    "weights", [np.array([1.0, 0, 2, 1, 1, 1]), pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_traced_equals_plain_in_float32(make_problem, weights):
     rewards, utilities = make_problem(4)
     lams, margins = np.array([[0.1, 0.9]]), np.array([[0.2, 0.2], [0.3, 0.2]])

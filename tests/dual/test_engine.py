@@ -277,6 +277,7 @@ def test_a_level_under_a_guard_is_not_a_margin_of_this_sample():
     assert ends.high is None or ends.high - ends.low > 2 * (close.high - close.low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conservative", [False, True])
 def test_groups_that_share_nothing_are_solved_as_if_alone(conservative):
     """exposure 1{c} / p_c: each group's multiplier, guard and margins are those of its own rows.

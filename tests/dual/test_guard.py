@@ -214,6 +214,7 @@ def test_weights_of_the_prompts_count_prompts(make_problem):
     np.testing.assert_allclose(one.standard_error, utilities[:8, 0, 0].std(ddof=1) / np.sqrt(8), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_levels_and_margins_hold_as_often_as_they_say():
     """Prompts with means of their own; lam = 0 suffices or not by the draw alone. 400 tables of 20 prompts.
 
@@ -234,6 +235,7 @@ def test_levels_and_margins_hold_as_often_as_they_say():
     )
 
 
+@pytest.mark.slow
 def test_traced_guard_equals_plain(x64, make_problem):
     rewards, utilities = make_problem(2, n=20, k=96)
     run = functools.partial(solve_conservative, beta=1.0, margins=np.array([0.1, 0.05]))

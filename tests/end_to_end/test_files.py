@@ -231,6 +231,7 @@ def test_a_score_table_and_a_file_of_prompts_need_no_preferences(
     assert stages_done(capsys.readouterr().out) == done
 
 
+@pytest.mark.slow
 def test_costs_learn_from_safety_signs_where_the_data_has_them(folder, tmp_path, file_config):
     rows = [
         {"prompt": f"ask {i}", "response_0": f"yes {i}", "response_1": "no", "better_response_id": 0,
@@ -256,6 +257,7 @@ def test_costs_learn_from_safety_signs_where_the_data_has_them(folder, tmp_path,
     np.testing.assert_allclose(losses[0] - losses[1], 2 * np.log(2), atol=0.3)
 
 
+@pytest.mark.slow
 def test_score_models_of_folders_need_no_place_beside_the_reference(
     folder, tmp_path, file_config, monkeypatch
 ):
@@ -303,6 +305,7 @@ def test_score_models_of_folders_need_no_place_beside_the_reference(
         assert (runs_of["all"][0] / name).read_bytes() == (runs_of["one"][0] / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_second_constraint_comes_from_the_command_line_alone(folder, tmp_path, command):
     """--config.constraints.NAME and --config.data.sources.NAME.path, of which the file knows nothing."""
     prompts = [f"ask {i}" for i in range(NUM_PROMPTS)]

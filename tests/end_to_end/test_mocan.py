@@ -295,6 +295,7 @@ def test_exact_scores_are_the_worlds_own(tmp_path, mocan_config):
         np.testing.assert_allclose(table["utilities"].ravel(), np.array(expected)[:, 1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_enumerable_world_audits_by_exact_sums(tmp_path, mocan_config):
     def exact(config):
         config.calibrate, config.baselines.lams = False, ()

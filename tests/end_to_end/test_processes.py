@@ -100,8 +100,9 @@ def agree(one, two):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.multihost
-@pytest.mark.parametrize("method", ["mocan", pytest.param("pecan", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["mocan", "pecan"])
 def test_two_processes_agree_with_one(method, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     whole(method, one, count=1)

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 import alignjax
 
@@ -24,6 +25,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_more_than_can_be_reached(command, tmp_path):
     options = [f"--config.{name}={value}" for name, value in SMALL.items()]
     workdir = tmp_path / "run"
