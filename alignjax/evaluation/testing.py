@@ -168,16 +168,12 @@ def test(
     if kl is None and answer.predicted is not None and gate_open:
         expected = answer.predicted.kl.high
         verdicts["kl"] = judging.verdict(values["kl"], expected, each, upper=True, population=population)
-    lines = {
-        name: judging.power(one, each, upper=name == "kl", population=population)
-        for name, one in values.items()
-    }
     return TestRecord(
         look=look.number,
         share=look.share,
         spent=look.spent,
         verdicts=verdicts,
-        power={name: line for name, line in lines.items() if line is not None},
+        power=judging.powers(values, verdicts, population=population),
         accepted=judging.accepted(verdicts, {**asked, **extra}),
     )
 

@@ -30,6 +30,7 @@ __all__ = [
     "look_share",
     "more_prompts",
     "power",
+    "powers",
     "verdict",
 ]
 
@@ -291,6 +292,33 @@ def accepted(verdicts: Mapping[str, Verdict], asked: Mapping[str, float | None])
     return all(verdicts[name].state == VERIFIED for name, value in asked.items() if value is not None)
 
 
+def powers(
+    measured: Mapping[str, Measured],
+    verdicts: Mapping[str, Verdict],
+    *,
+    population: bool = False,
+    method: str | None = None,
+) -> dict[str, Power]:
+    """What a test of this size shows of everything that was judged, each at the error of its verdict.
+
+    Args:
+      measured: see `judge`.
+      verdicts: of `judge`.
+      population: True where the prompts are all there are.
+      method: of the bounds, see `bound`.
+
+    Returns:
+      By constraint; what too few prompts tell nothing of is left out.
+    """
+    lines = {
+        name: power(
+            one, 1.0 - verdicts[name].confidence, upper=name == "kl", population=population, method=method
+        )
+        for name, one in measured.items()
+    }
+    return {name: line for name, line in lines.items() if line is not None}
+
+
 def look(
     measured: Mapping[str, Measured],
     asked: Mapping[str, float | None],
@@ -318,17 +346,11 @@ def look(
     share = look_share(spent, planned)
     error = (1.0 - confidence) * share
     verdicts = judge(measured, asked, error=error, population=population, method=method)
-    lines = {
-        name: power(
-            one, 1.0 - verdicts[name].confidence, upper=name == "kl", population=population, method=method
-        )
-        for name, one in measured.items()
-    }
     return TestRecord(
         look=len(spent) + 1,
         share=share,
         spent=sum(spent) + share,
         verdicts=verdicts,
-        power={name: line for name, line in lines.items() if line is not None},
+        power=powers(measured, verdicts, population=population, method=method),
         accepted=accepted(verdicts, asked),
     )

@@ -17,13 +17,12 @@ from alignjax.records.codec import read_record
 from alignjax.records.units import Unit
 from alignjax.runtime.files import write_record
 from alignjax.scores import units as in_units
-from alignjax.scores.asked import resolve
 from alignjax.stages import Stage, Work
 from alignjax.workflow.calibrate import Calibrated, tilt_findings
 from alignjax.workflow.groundwork import Data
 from alignjax.workflow.measuring import test_prompts
 from alignjax.workflow.setup import Setup, part
-from alignjax.workflow.units import dual_value
+from alignjax.workflow.units import resolved
 
 
 def dualized(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated) -> Stage[DualAnswer]:
@@ -76,13 +75,8 @@ def answer_of(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated
     scores = np.concatenate([table.rewards[..., None], table.utilities], axis=-1)
     prompts = sample_prompts(setup, data)
     categories = _categories(config, data, prompts)
-    units, asked, findings = resolve(
-        config.constraints,
-        dimensions,
-        scores,
-        categories=categories,
-        rates=calibration.record.rates,
-        value=dual_value(table.rewards, beta=config.beta),
+    units, asked, findings = resolved(
+        config.constraints, dimensions, scores, categories, calibration.record.rates, beta=config.beta
     )
     _require_test_prompts(setup, data, units)
     count = len(prompts)
