@@ -17,6 +17,10 @@ from typing import Any
 import torch  # pyright: ignore[reportMissingImports]  # runs in an environment of its own
 from safetensors.torch import save_file
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -25,10 +29,12 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
 )
 
 PROMPT, RESPONSE, GREEDY = 10, 100, 64
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -41,7 +47,7 @@ SHAPE = {
     "pad_token_id": None,
     "attn_implementation": "eager",
 }
-LLAMA3 = {
+LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
     "factor": 4.0,
@@ -50,8 +56,8 @@ LLAMA3 = {
     # Short, so that 110 positions are far beyond it and all three frequency bands occur.
     "original_max_position_embeddings": 32,
 }
-LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
-PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+LINEAR: dict[str, Any] = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
+PLAIN: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 def models() -> Iterator[tuple[str, Any, Any]]:
@@ -66,6 +72,18 @@ def models() -> Iterator[tuple[str, Any, Any]]:
     yield "mistral", MistralForCausalLM, MistralConfig(**SHAPE, rope_parameters=PLAIN, sliding_window=12)
     yield "qwen2", Qwen2ForCausalLM, Qwen2Config(**SHAPE, rope_parameters=PLAIN, tie_word_embeddings=True)
     yield "qwen3", Qwen3ForCausalLM, Qwen3Config(**SHAPE, rope_parameters=PLAIN, head_dim=8)
+    biases: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
+    yield "llama_biased", LlamaForCausalLM, LlamaConfig(**SHAPE, rope_parameters=PLAIN, **biases)
+    yield (
+        "qwen3_biased",
+        Qwen3ForCausalLM,
+        Qwen3Config(**SHAPE, rope_parameters=PLAIN, head_dim=8, attention_bias=True),
+    )
+    yield "gemma", GemmaForCausalLM, GemmaConfig(**SHAPE, rope_parameters=PLAIN, head_dim=8)
+    yield "seed_oss", SeedOssForCausalLM, SeedOssConfig(**SHAPE, rope_parameters=PLAIN, head_dim=8)
+    multipliers: dict[str, Any] = {"embedding_multiplier": 3.0, "attention_multiplier": 0.3}
+    multipliers |= {"residual_multiplier": 0.7, "logits_scaling": 0.8}
+    yield "granite", GraniteForCausalLM, GraniteConfig(**SHAPE, rope_parameters=PLAIN, **multipliers)
 
 
 def randomize(model) -> None:

@@ -5,13 +5,9 @@ import math
 from typing import Any
 
 from alignjax.errors import InputError
+from alignjax.models.families import FAMILIES, MULTIPLIERS, family_options
 
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
+ARCHITECTURES = {family.architecture: name for name, family in FAMILIES.items()}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -39,7 +35,7 @@ class DecoderConfig:
     """A decoder's shape and numerical options; hashable, so that it can be a static argument of jit.
 
     Attributes:
-      architecture: "llama", "mistral", "qwen2" or "qwen3"; written by `save_pretrained`.
+      architecture: the family, a key of `families.FAMILIES`; written by `save_pretrained`.
       vocab_size: V, rows of the embedding.
       hidden_size: D.
       intermediate_size: width of the gated feed-forward layer.
@@ -60,6 +56,14 @@ class DecoderConfig:
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
       remat: recompute each layer in the backward pass; only its input is stored.
       attention: the kernel for attention over rows: "xla", "cudnn" (NVIDIA GPUs) or "splash" (TPUs).
+      activation: of the gated feed-forward layer, "silu" or "gelu_tanh" (Gemma).
+      norm_offset: norms multiply by offset + weight (Gemma: 1).
+      o_bias: the output of attention has a bias.
+      mlp_bias: the three projections of the feed-forward layer have a bias.
+      embedding_multiplier: of the embeddings (Gemma, Granite).
+      attention_multiplier: of q k^T, > 0; None: 1 / sqrt(H) (Granite).
+      residual_multiplier: of what each sublayer adds to its input (Granite).
+      logits_divisor: logits are divided by this (Granite).
     """
 
     architecture: str
@@ -83,6 +87,14 @@ class DecoderConfig:
     dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
+    activation: str = "silu"
+    norm_offset: float = 0.0
+    o_bias: bool = False
+    mlp_bias: bool = False
+    embedding_multiplier: float = 1.0
+    attention_multiplier: float | None = None
+    residual_multiplier: float = 1.0
+    logits_divisor: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses values that the decoder does not support."""
@@ -127,7 +139,8 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
     def count(name: str, default: int | None = None) -> int:
         return _count(fields, name, default, where)
 
-    _refuse_unsupported(fields, architecture, where)
+    family = FAMILIES[architecture]
+    _refuse_unsupported(fields, where)
     hidden, heads = count("hidden_size"), count("num_attention_heads")
     theta, scaling = _rope(fields, where)
     vocab, bos = count("vocab_size"), token_ids(fields, "bos_token_id", where)
@@ -136,8 +149,8 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
     if architecture.startswith("qwen") and fields.get("use_sliding_window"):
         window = fields.get("sliding_window")
     layers = count("num_hidden_layers")
-    kv_heads, width = count("num_key_value_heads", heads), 128 if architecture == "qwen3" else hidden // heads
-    head_dim = count("head_dim", width)
+    kv_heads = count("num_key_value_heads", heads)
+    head_dim = count("head_dim", family.head_dim or hidden // heads)
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{where}: {heads} heads, {kv_heads} key/value heads and head_dim {head_dim} do not fit: the "
@@ -155,13 +168,11 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
         norm_eps=_positive(fields.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
         rope_theta=theta,
         rope_scaling=scaling,
-        tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
-        qkv_bias=architecture == "qwen2",
-        qk_norm=architecture == "qwen3",
         sliding_window=_one_window(fields, window, layers, where),
         max_positions=count("max_position_embeddings", 2048),
         bos_id=bos[0] if bos else None,
         eos_ids=_end_ids(fields, vocab, where),
+        **family_options(fields, family, where),
     )
 
 
@@ -183,8 +194,11 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 
     Returns:
       The JSON object, which transformers reads as the same model.
+
+    Raises:
+      InputError: the family does not have an option of the decoder.
     """
-    name = next(k for k, v in ARCHITECTURES.items() if v == config.architecture)
+    family = FAMILIES[config.architecture]
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     scaling = config.rope_scaling
     if scaling is not None:
@@ -196,7 +210,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
                 "original_max_position_embeddings": scaling.original_max_positions,
             }
     fields: dict[str, Any] = {
-        "architectures": [name],
+        "architectures": [family.architecture],
         "model_type": config.architecture,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -205,7 +219,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": "silu",
+        "hidden_act": family.activations[0],
         "rms_norm_eps": config.norm_eps,
         # Older readers know only the top-level field, newer ones only rope_parameters: both are written.
         "rope_theta": config.rope_theta,
@@ -218,6 +232,21 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
     if scaling is not None:
         fields["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    for field, value in (
+        (family.qkv_bias_field, config.qkv_bias),
+        (family.o_bias_field, config.o_bias),
+        (family.mlp_bias_field, config.mlp_bias),
+    ):
+        if field is not None:
+            fields[field] = value
+    if family.multipliers:
+        fields |= {name: getattr(config, ours) for ours, name in MULTIPLIERS.items()}
+    for option, value in family_options(fields, family, "model config").items():
+        if getattr(config, option) != value:
+            raise InputError(
+                f"model config: {option} is {getattr(config, option)}, but transformers reads every "
+                f"{config.architecture} as {value}; use the config of a family that has it."
+            )
     if config.architecture == "mistral":
         fields["sliding_window"] = config.sliding_window
     if config.architecture.startswith("qwen") and config.sliding_window is not None:
@@ -246,15 +275,8 @@ def _architecture(fields: dict[str, Any], where: str) -> str:
     )
 
 
-def _refuse_unsupported(fields: dict[str, Any], architecture: str, where: str) -> None:
+def _refuse_unsupported(fields: dict[str, Any], where: str) -> None:
     """Refuses settings that would change the result and that the decoder does not support."""
-    activation = fields.get("hidden_act", "silu")
-    if activation != "silu":
-        raise InputError(f'{where}: hidden_act "{activation}" is not supported; only "silu" is.')
-    for name in ("attention_bias", "mlp_bias"):
-        # Qwen2 configs may carry attention_bias for the bias that architecture always has.
-        if fields.get(name) and not (architecture == "qwen2" and name == "attention_bias"):
-            raise InputError(f"{where}: {name} is true; projections with this bias are not supported.")
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
         raise InputError(
             f"{where}: partial_rotary_factor is {fields['partial_rotary_factor']}; only 1.0 is supported."

@@ -1,4 +1,4 @@
-"""One decoder for Llama, Mistral, Qwen2 and Qwen3, which differ only in configuration.
+"""One decoder for all families of `families`, which differ only in configuration.
 
 Letters: B rows, T tokens, D hidden, V vocabulary, L layers, H head width, KV key/value heads, G query heads
 per key/value head, N prompts, P prompt tokens, K continuations of one prompt, S cache slots for their tokens.
@@ -12,10 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from alignjax.models.attention import RowIds, apply_rope, attend, attend_cached, rope_tables, visible_keys
 from alignjax.models.config import DecoderConfig
+from alignjax.models.families import FAMILIES
 from alignjax.models.lora import TARGETS, Lora
 from alignjax.models.rows import along_rows
 
@@ -25,19 +27,23 @@ LayerCache = tuple[Array, Array, Array, Array]  # k and v of prompts [N, KV, P, 
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in float32."""
+    """x / sqrt(mean(x^2) + eps) * (offset + scale) over the last axis, computed in float32."""
 
     eps: float
     axis_name: str = "embed"
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Normalises x [..., D]; the result has the dtype of x."""
-        init = _named(nn.initializers.ones_init(), (self.axis_name,))
+        init = _named(nn.initializers.constant(1.0 - self.offset), (self.axis_name,))
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * jnp.broadcast_to(scale.astype(jnp.float32), wide.shape)).astype(x.dtype)
+        factor = scale.astype(jnp.float32)
+        if self.offset:
+            factor = self.offset + factor
+        return (wide * jnp.broadcast_to(factor, wide.shape)).astype(x.dtype)
 
 
 class Linear(nn.Module):
@@ -75,17 +81,18 @@ class Block(nn.Module):
         # The two projections that write to the residual stream are initialised small, so that its variance
         # does not grow with depth.
         residual = 1.0 / (2 * c.num_layers)
-        self.attn_norm = RMSNorm(c.norm_eps)
+        norm = functools.partial(RMSNorm, c.norm_eps, offset=c.norm_offset)
+        self.attn_norm = norm()
         self.q = Linear(heads, ("embed", "heads"), c.qkv_bias)
         self.k = Linear(kv, ("embed", "kv_heads"), c.qkv_bias)
         self.v = Linear(kv, ("embed", "kv_heads"), c.qkv_bias)
-        self.o = Linear(c.hidden_size, ("heads", "embed"), init_scale=residual)
-        self.mlp_norm = RMSNorm(c.norm_eps)
-        self.gate = Linear(c.intermediate_size, ("embed", "mlp"))
-        self.up = Linear(c.intermediate_size, ("embed", "mlp"))
-        self.down = Linear(c.hidden_size, ("mlp", "embed"), init_scale=residual)
+        self.o = Linear(c.hidden_size, ("heads", "embed"), c.o_bias, residual)
+        self.mlp_norm = norm()
+        self.gate = Linear(c.intermediate_size, ("embed", "mlp"), c.mlp_bias)
+        self.up = Linear(c.intermediate_size, ("embed", "mlp"), c.mlp_bias)
+        self.down = Linear(c.hidden_size, ("mlp", "embed"), c.mlp_bias, residual)
         if c.qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(c.norm_eps, "head_dim"), RMSNorm(c.norm_eps, "head_dim")
+            self.q_norm, self.k_norm = norm("head_dim"), norm("head_dim")
 
     def __call__(self, h: Array, rope: tuple[Array, Array], visible: Array | RowIds) -> Array:
         """Training and scoring: h [B, T, D] -> [B, T, D]; `visible` is from `visible_keys`."""
@@ -160,14 +167,21 @@ class Block(nn.Module):
         v = v.reshape(*h.shape[:2], c.num_kv_heads, c.head_dim)
         if c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        return apply_rope(q, *rope), apply_rope(k, *rope), v
+        # Attention divides by sqrt(H). Another multiplier goes into the rotation of the queries, which is in
+        # float32, so that every kernel serves and nothing is rounded twice.
+        of_q = 1.0 if c.attention_multiplier is None else c.attention_multiplier * c.head_dim**0.5
+        q_rope = rope if of_q == 1.0 else (rope[0] * of_q, rope[1] * of_q)
+        return apply_rope(q, *q_rope), apply_rope(k, *rope), v
 
     def _out(self, x: Array, keep: Masks) -> Array:
-        return self._project(("o",), x.reshape(*x.shape[:2], -1), keep)[0]
+        out = self._project(("o",), x.reshape(*x.shape[:2], -1), keep)[0]
+        return _times(out, self.config.residual_multiplier)
 
     def _mlp(self, h: Array, keep: Masks) -> Array:
         gate, up = self._project(("gate", "up"), self.mlp_norm(h), keep)
-        return self._project(("down",), nn.silu(gate) * up, keep)[0]
+        act = nn.silu(gate) if self.config.activation == "silu" else nn.gelu(gate, approximate=True)
+        out = self._project(("down",), act * up, keep)[0]
+        return _times(out, self.config.residual_multiplier)
 
     def _project(self, names: tuple[str, ...], x: Array, keep: Masks) -> list[Array]:
         """Applies each named projection and its adapter to x: y = x W + scale (x A) B."""
@@ -210,7 +224,7 @@ class Decoder(nn.Module):
         shape = (c.vocab_size, c.hidden_size)
         self.embedding = self.param("embedding", _named(init, axes), shape, jnp.float32)
         self.layers = Block(c, self.lora_scale, self.lora_dropout)
-        self.final_norm = RMSNorm(c.norm_eps)
+        self.final_norm = RMSNorm(c.norm_eps, offset=c.norm_offset)
         if not c.tie_embeddings:
             self.head = self.param("head", _named(init, axes[::-1]), shape[::-1], jnp.float32)
 
@@ -245,11 +259,19 @@ class Decoder(nn.Module):
             equation, kernel = "...d,vd->...v", self.embedding
         else:
             equation, kernel = "...d,dv->...v", self.head
-        return jnp.einsum(equation, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum(equation, hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        divisor = self.config.logits_divisor
+        return logits if divisor == 1.0 else logits / divisor
 
     def embed(self, tokens: Array) -> Array:
         """[...] int32 -> [..., D] in the compute dtype."""
-        return along_rows(jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.config.dtype))
+        c = self.config
+        rows = jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(c.dtype)
+        factor = c.embedding_multiplier
+        if FAMILIES[c.architecture].sqrt_embedding:
+            # As it was in training: rounded to the compute dtype before the product.
+            factor = float(np.asarray(factor, jnp.dtype(c.dtype)))
+        return along_rows(_times(rows, factor))
 
     def normed(self, hidden: Array) -> Array:
         """Applies the final norm to [..., D]."""
@@ -342,6 +364,11 @@ def unembed(config: DecoderConfig, params: Params, hidden: Array) -> Array:
     names = ("embedding",) if config.tie_embeddings else ("embedding", "head")
     module, variables = bind(config, {name: params[name] for name in names}, None)
     return module.apply(variables, hidden, method="logits")
+
+
+def _times(x: Array, factor: float) -> Array:
+    """Returns x * factor, with the product in float32 and rounded once."""
+    return x if factor == 1.0 else (x.astype(jnp.float32) * factor).astype(x.dtype)
 
 
 def _named(init: nn.initializers.Initializer, axes: tuple[str, ...]) -> Any:

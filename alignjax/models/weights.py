@@ -88,9 +88,11 @@ def slots(config: DecoderConfig, *, gguf: bool = False) -> list[Slot]:
         names = tuple(f"{prefix}.{i}.{part_name}.{suffix}" for i in range(config.num_layers))
         result.append(Slot(("layers", part, leaf), names, shape, True, len(shape) == 2))
 
+    biased = dict.fromkeys("qkv", config.qkv_bias) | {"o": config.o_bias}
+    biased |= dict.fromkeys(("gate", "up", "down"), config.mlp_bias)
     for part, (fan_in, out) in projection_sizes(config).items():
         add(part, "kernel", "weight", (out, fan_in))
-        if config.qkv_bias and part in "qkv":
+        if biased[part]:
             add(part, "bias", "bias", (out,))
     for part in ("attn_norm", "mlp_norm"):
         add(part, "scale", "weight", (hidden,))
