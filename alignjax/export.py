@@ -1,24 +1,29 @@
 """Writes a model of a run as a Hugging Face folder. Trains nothing.
 
-    python -m alignjax.export --workdir=DIR --output=DIR [--adapter_only] [--stage=NAME]
+    python -m alignjax.export --workdir=DIR --output=DIR [--adapter_only] [--dtype=TYPE] [--stage=NAME]
 
-The adapter is merged into the weights; --adapter_only writes the adapter alone, in PEFT's layout. --stage
-names another stage that trained a model: a pre-aligned policy, a baseline, or a score model, written in
-Safe-RLHF's layout.
+The adapter is added to the weights in float32, and the sums are written as --dtype, by default the run's
+config.model.dtype; rounding them to bfloat16 loses a part of the adapter, which is printed. --adapter_only
+writes the adapter alone, in PEFT's layout, with the path of its base. --stage names another stage that
+trained a model: a pre-aligned policy, a baseline, or a score model, written in Safe-RLHF's layout.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from alignjax import cli
 from alignjax.alignment.score_training import TrainedScore
-from alignjax.config import MeshSettings
+from alignjax.config import Config, MeshSettings
 from alignjax.errors import InputError
 from alignjax.models import (
+    Lora,
     Model,
+    base_of,
     merge_lora,
     save_adapter,
     save_pretrained,
@@ -33,7 +38,9 @@ from alignjax.workflow import answering, groundwork, scoring, testing
 from alignjax.workflow.setup import Setup, make_setup
 
 
-def export(workdir: Path, output: Path, *, adapter_only: bool, stage: str = "") -> None:
+def export(
+    workdir: Path, output: Path, *, adapter_only: bool, stage: str = "", dtype: str = ""
+) -> float | None:
     """Writes the aligned policy, or what another stage trained.
 
     Args:
@@ -41,11 +48,20 @@ def export(workdir: Path, output: Path, *, adapter_only: bool, stage: str = "") 
       output: folder to write; made where missing, not overwritten.
       adapter_only: write the adapter alone.
       stage: that trained the model; empty: the aligned policy's.
+      dtype: of the weights that are written, "float32" or "bfloat16"; empty: the run's `config.model.dtype`.
+
+    Returns:
+      How much of the adapter rounding to `dtype` loses, |rounded - exact| / |adapter| over the adapted
+      weights (Frobenius norms); None: no adapter was merged.
 
     Raises:
       InputError: the folder is no run, the stage is not done or a file of it is damaged, `output` holds
-        something, or the run trained no adapter.
+        something, the run trained no adapter, an unknown dtype, or an adapter whose base is an adapter too.
     """
+    if dtype not in ("", "float32", "bfloat16"):
+        raise InputError(f"--dtype={dtype}: must be float32 or bfloat16.")
+    if dtype and adapter_only:
+        raise InputError(f"--dtype={dtype}: an adapter is written in float32; leave --dtype out.")
     # Weights are read and written by the host: one device will do, however many the run had.
     config = dataclasses.replace(read_config(workdir), mesh=MeshSettings())
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -58,10 +74,16 @@ def export(workdir: Path, output: Path, *, adapter_only: bool, stage: str = "") 
         if setup.config.method == "mocan" and stage in setup.config.dimensions:
             if adapter_only:
                 raise InputError("--adapter_only: a score model has a head too; leave the flag out.")
-            _write_score_model(run.load(scoring.stored_score(setup, reference, stage)), reference, output)
-        else:
-            policy = run.load(_stored(run, setup, reference, stage))
-            _write_policy(policy, output, adapter_only=adapter_only)
+            trained = run.load(scoring.stored_score(setup, reference, stage))
+            return _write_score_model(trained, reference, output, dtype)
+        policy = run.load(_stored(run, setup, reference, stage))
+        if adapter_only:
+            _write_adapter(policy, output, config, workdir)
+            return None
+        model = policy.model
+        params, lost = _merged(model.params, policy.lora, dtype)
+        save_pretrained(Model(params, model.config, model.tokenizer), output)
+        return lost
 
 
 def _stored(run: FolderRun, setup: Setup, reference: Policy, stage: str) -> Stored[Policy]:
@@ -74,38 +96,70 @@ def _stored(run: FolderRun, setup: Setup, reference: Policy, stage: str) -> Stor
     return answering.stored_policy(setup, reference, stage=stage, name=stage, reads=reads)
 
 
-def _write_policy(policy: Policy, output: Path, *, adapter_only: bool) -> None:
-    model = policy.model
-    if adapter_only:
-        if policy.lora is None:
-            raise InputError(
-                "--adapter_only: this run trained all weights (config.lora.rank 0); leave the flag out."
-            )
-        save_adapter(policy.lora, model.config, output)
-        return
-    params = model.params if policy.lora is None else merge_lora(model.params, policy.lora)
-    save_pretrained(Model(params, model.config, model.tokenizer), output)
+def _write_adapter(policy: Policy, output: Path, config: Config, workdir: Path) -> None:
+    """Writes the adapter alone, with the path of the weights that it was trained on."""
+    if policy.lora is None:
+        raise InputError(
+            "--adapter_only: this run trained all weights (config.lora.rank 0); leave the flag out."
+        )
+    base = Path(config.model.path or workdir / "reference")
+    below = config.model.adapter or base_of(base)[1]
+    if below:
+        raise InputError(
+            f"--adapter_only: the run began at an adapter, {below}, so that its own adapter fits no model of "
+            "a folder; leave the flag out to write the merged model."
+        )
+    save_adapter(policy.lora, policy.model.config, output, base_model=str(base.resolve()))
 
 
-def _write_score_model(trained: TrainedScore, reference: Policy, output: Path) -> None:
+def _merged(params: Any, lora: Lora | None, dtype: str) -> tuple[Any, float | None]:
+    """The weights with the adapter added in float32, as `dtype`, and what rounding loses; see `export`."""
+    stored = jnp.dtype(dtype or params["embedding"].dtype)
+    if lora is None:
+        return jax.tree.map(lambda leaf: leaf.astype(stored), params), None
+    adapted = {name: params["layers"][name]["kernel"] for name in lora.params["layers"]}
+    layers = {name: {"kernel": kernel.astype(jnp.float32)} for name, kernel in adapted.items()}
+    exact = merge_lora({"layers": layers}, lora)["layers"]
+    lost = added = 0.0
+    merged = dict(params["layers"])
+    for name in adapted:
+        total = exact[name]["kernel"]
+        rounded = total.astype(stored)
+        merged[name] = {**merged[name], "kernel": rounded}
+        lost += float(jnp.sum(jnp.square(rounded.astype(jnp.float32) - total)))
+        added += float(jnp.sum(jnp.square(total - layers[name]["kernel"])))
+    whole = jax.tree.map(lambda leaf: leaf.astype(stored), {**params, "layers": merged})
+    return whole, (lost / added) ** 0.5 if added else 0.0
+
+
+def _write_score_model(trained: TrainedScore, reference: Policy, output: Path, dtype: str) -> float | None:
     model, lora = trained.load()
-    if lora is not None:
-        merged = merge_lora(model.params["decoder"], lora)
-        model = model.replace(params={**model.params, "decoder": merged})
+    merged, lost = _merged(model.params["decoder"], lora, dtype)
+    model = model.replace(params={**model.params, "decoder": merged})
     save_score_model(model.replace(tokenizer=reference.model.tokenizer), output)
+    return lost
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", "", "Folder of a run whose policy is trained.")
     flags.DEFINE_string("output", "", "Folder to write; made where missing, not overwritten.")
     flags.DEFINE_bool("adapter_only", False, "Write the adapter alone.")
+    flags.DEFINE_string("dtype", "", "Type of the weights written, float32 or bfloat16; default: the run's.")
     flags.DEFINE_string("stage", "", "Stage that trained the model; default: that of the aligned policy.")
 
 
 def _main() -> None:
     given = flags.FLAGS
-    export(Path(given.workdir), Path(given.output), adapter_only=given.adapter_only, stage=given.stage)
+    lost = export(
+        Path(given.workdir),
+        Path(given.output),
+        adapter_only=given.adapter_only,
+        stage=given.stage,
+        dtype=given.dtype,
+    )
     print(f"written: {given.output}")
+    if lost is not None:
+        print(f"rounding the merged weights lost {lost:.2%} of the adapter (relative to its norm)")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
-from alignjax.data.files import read_json_lines
+from alignjax.data.files import read_rows
+from alignjax.data.rows import Row
 from alignjax.errors import InputError
 from alignjax.models import Model, load_adapter, load_pretrained
 from alignjax.policy import sampling
@@ -42,6 +43,7 @@ def sample(
     seed: int = 0,
     greedy: bool = False,
     template: str = "",
+    template_kwargs: str = "",
     dtype: str = "float32",
     prompt_batch_size: int | None = None,
 ) -> None:
@@ -49,7 +51,7 @@ def sample(
 
     Args:
       model_path: Hugging Face folder or .gguf file.
-      prompts_path: JSON Lines, plain or gzip.
+      prompts_path: JSON Lines, JSON, CSV, Parquet or Arrow; a file, a folder or a glob.
       output_path: JSON Lines; written at the end, in one step.
       adapter_path: folder of a LoRA adapter for the model, in PEFT's layout; empty: none.
       num_samples: K >= 1.
@@ -59,6 +61,7 @@ def sample(
       seed: of the draws.
       greedy: take the most probable token at every step instead of drawing one.
       template: text with {prompt}; empty: the tokenizer's own.
+      template_kwargs: what the chat template reads, as a JSON object.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
       prompt_batch_size: prompts computed together; None: enough for about 128 responses.
 
@@ -66,15 +69,16 @@ def sample(
       InputError: a file, a line or an option that cannot be used.
     """
     _check_options(num_samples, max_new_tokens, temperature, top_p, greedy, prompt_batch_size, output_path)
-    lines = list(read_json_lines(prompts_path))
+    lines = list(read_rows(prompts_path))
     if not lines:
         raise InputError(f"{prompts_path}: holds no lines; there is nothing to sample from.")
     for where, row in lines:
+        Row(where, row).refuse_what_is_not_kept()
         if "prompt" not in row and "prompt_ids" not in row:
             raise InputError(f'{where}: column "prompt" (or "prompt_ids") is missing; add it.')
     model = load_pretrained(model_path, dtype=dtype)
     lora = load_adapter(adapter_path, model.config) if adapter_path else None
-    encoder = make_encoder(model, model_path, template)
+    encoder = make_encoder(model, model_path, template, template_kwargs)
     prompts = [prompt_ids(encoder, row, where) for where, row in lines]
     for (where, _), prompt in zip(lines, prompts, strict=True):
         check_context(model, model_path, where, prompt=len(prompt), response=max_new_tokens)
@@ -149,7 +153,7 @@ def _render(
 def _define_flags() -> None:
     flags.DEFINE_string("model", "", "Hugging Face folder or .gguf file.")
     flags.DEFINE_string("adapter", "", "Folder of a LoRA adapter for --model, in PEFT's layout.")
-    flags.DEFINE_string("prompts", "", "JSON Lines file, plain or gzip.")
+    flags.DEFINE_string("prompts", "", "JSON Lines, JSON, CSV, Parquet or Arrow: a file, a folder or a glob.")
     flags.DEFINE_string("output", "", "JSON Lines file to write.")
     flags.DEFINE_integer("num_samples", 1, "Responses per prompt.")
     flags.DEFINE_integer("max_new_tokens", None, "Largest number of tokens of a response, EOS included.")
@@ -158,6 +162,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the draws.")
     flags.DEFINE_bool("greedy", False, "Take the most probable token at every step.")
     flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the bare prompt.")
+    flags.DEFINE_string("template_kwargs", "", "What --model's chat template reads, as a JSON object.")
     flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
     flags.DEFINE_integer("prompt_batch_size", None, "Prompts computed together; default: 128 / num_samples.")
 
@@ -177,6 +182,7 @@ def _main() -> None:
         seed=given.seed,
         greedy=given.greedy,
         template=given.template,
+        template_kwargs=given.template_kwargs,
         dtype=given.dtype,
         adapter_path=given.adapter,
         prompt_batch_size=given.prompt_batch_size,

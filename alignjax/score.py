@@ -4,8 +4,8 @@
         [--reference=PATH --beta=B | --reward_model=PATH]
 
 Input lines: {"prompt", "response"} or {"prompt", "chosen", "rejected"}; "prompt" is a text or a list of
-messages. Token ids may be given in place of any text ("prompt_ids", "response_ids", "chosen_ids",
-"rejected_ids"); nothing is added to them.
+messages; or any layout of pairs that `train` reads (docs/data-formats.md). Token ids may be given in place of
+any text ("prompt_ids", "response_ids", "chosen_ids", "rejected_ids"); nothing is added to them.
 
 Output: the same lines with "logps" (nats, the sum over the response's tokens, EOS included) and "num_tokens".
 With a reference also "ref_logps" and "reward" = beta (logps - ref_logps). With a reward model also "reward",
@@ -24,7 +24,10 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
-from alignjax.data.files import read_json_lines
+from alignjax.data.files import read_rows
+from alignjax.data.records import prompt_json, read_unlabelled
+from alignjax.data.rows import Row
+from alignjax.data.templates import Template
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import (
@@ -43,13 +46,17 @@ from alignjax.policy.encoding import (
     make_encoder,
     prompt_ids,
     response_ids,
+    texts_of,
 )
 from alignjax.policy.logps import response_logps
 from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
 from alignjax.scores.learned import learned_scores
+from alignjax.scores.reading import as_response, conversation_ids, same_tokenizer
 
 _PAIR = ("chosen", "rejected")
+# Columns by which a row is a pair of another layout.
+_LAYOUTS = ("response_0", "response_a", "response1", "human_ref_A", "completions", "answers", "rejected")
 
 
 class Line(NamedTuple):
@@ -88,6 +95,7 @@ def score(
     beta: float | None = None,
     reward_model_path: str = "",
     template: str = "",
+    template_kwargs: str = "",
     dtype: str = "float32",
     batch_size: int = 8,
 ) -> None:
@@ -95,7 +103,7 @@ def score(
 
     Args:
       model_path: Hugging Face folder or .gguf file.
-      input_path: JSON Lines, plain or gzip.
+      input_path: JSON Lines, JSON, CSV, Parquet or Arrow; a file, a folder or a glob.
       output_path: JSON Lines; written at the end, in one step.
       adapter_path: folder of a LoRA adapter for the model, in PEFT's layout; empty: none.
       reference_path: model that rewards are measured against; empty: none.
@@ -103,6 +111,7 @@ def score(
       reward_model_path: folder of a reward or cost model that gives the rewards instead; empty: none. Texts
         are read with its own tokenizer.
       template: text with {prompt}, for all models; empty: each tokenizer's own.
+      template_kwargs: what the policy's chat template reads, as a JSON object.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
       batch_size: responses computed together.
 
@@ -110,12 +119,12 @@ def score(
       InputError: a file, a line or an option that cannot be used.
     """
     _check_options(reference_path, beta, reward_model_path, output_path, batch_size)
-    lines = [Line(where, row, _columns(row, where)) for where, row in read_json_lines(input_path)]
+    lines = [line for where, row in read_rows(input_path) for line in _lines_of(where, row)]
     if not lines:
         raise InputError(f"{input_path}: holds no lines; there is nothing to score.")
     model = load_pretrained(model_path, dtype=dtype)
     lora = load_adapter(adapter_path, model.config) if adapter_path else None
-    encoder = make_encoder(model, model_path, template)
+    encoder = make_encoder(model, model_path, template, template_kwargs)
     responses = _encode(encoder, lines, model)
     logps = _logps(model, responses, batch_size, "log-probabilities", model_path, lora)
     del model, lora
@@ -128,7 +137,7 @@ def score(
         rewards = Rewards(beta * (logps.astype(np.float64) - ref_logps), ref_logps)
     if reward_model_path:
         scorer = load_score_model(reward_model_path, dtype=dtype)
-        read = _encode(make_encoder(scorer, reward_model_path, template), lines, scorer)
+        read = _as_scored(scorer, reward_model_path, template, lines, encoder)
         with progress(len(read), "rewards", unit="response") as bar:
             scores = learned_scores(scorer, read, batch_size=batch_size, progress=bar.update)
         rewards = Rewards(as_utility(scorer.kind, scores.astype(np.float64)))
@@ -153,6 +162,34 @@ def _check_options(
     if batch_size < 1:
         raise InputError(f"--batch_size: is {batch_size}; must be at least 1.")
     cli.check_output(output)
+
+
+def _lines_of(where: str, row: dict[str, Any]) -> list[Line]:
+    """A row as it is, or the pairs of a layout that `train` reads, such as dialogues and ranked lists."""
+    Row(where, row).refuse_what_is_not_kept()
+    if has_response(row, "prompt") and (has_response(row, "response") or _is_plain_pair(row)):
+        return [Line(where, row, _columns(row, where))]
+    if not any(name in row for name in _LAYOUTS):
+        return [Line(where, row, _columns(row, where))]  # says what is missing
+    names, pairs = read_unlabelled(where, row)
+    rest = {name: value for name, value in row.items() if name not in ("completions", "answers")}
+    return [
+        Line(
+            where,
+            rest | {"prompt": prompt_json(pair.prompt), names[0]: pair.chosen, names[1]: pair.rejected},
+            names,
+        )
+        for pair in pairs
+    ]
+
+
+def _is_plain_pair(row: dict[str, Any]) -> bool:
+    """Whether both responses are there as a text, one message, or token ids; or one of them is not there."""
+    here = [name for name in _PAIR if has_response(row, name)]
+    plain = [
+        name for name in here if name not in row or not isinstance(row[name], list) or len(row[name]) == 1
+    ]
+    return bool(here) and (len(here) == 1 or here == plain)
 
 
 def _columns(row: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -183,6 +220,41 @@ def _encode(encoder: Encoder, lines: Sequence[Line], model: Model | ScoreModel) 
             check_context(model, encoder.path, where, prompt=len(prompt), response=len(response))
             responses.append(TokenizedResponse(prompt, response))
     return responses
+
+
+def _as_scored(
+    scorer: ScoreModel, path: str, template: str, lines: Sequence[Line], of_model: Encoder
+) -> list[TokenizedResponse]:
+    """All responses as the reward model reads them: by its own tokenizer, never in another's ids."""
+    tokenizer = scorer.tokenizer
+    if not _same_ids(scorer, of_model):
+        lines = [line._replace(row=_texts_alone(line, path)) for line in lines]
+    if tokenizer is None or tokenizer.chat_template is None or template or scorer.reads == "response":
+        return _encode(make_encoder(scorer, path, template), lines, scorer)
+    wheres = [where for where, _, columns in lines for _ in columns]
+    texts = [texts_of(row, name, where) for where, row, columns in lines for name in columns]
+    read = conversation_ids(tokenizer, texts, template=Template("chat"), pad_id=scorer.pad_id, wheres=wheres)
+    for ids, where in zip(read, wheres, strict=True):
+        check_context(scorer, path, where, prompt=len(ids) - 1, response=1)
+    return [as_response(ids) for ids in read]
+
+
+def _texts_alone(line: Line, path: str) -> dict[str, Any]:
+    """A line without its token ids, whose texts the reward model reads instead."""
+    names = ("prompt", *line.columns)
+    if missing := [name for name in names if name not in line.row]:
+        raise InputError(
+            f'{line.where}: "{missing[0]}" is given as token ids of --model alone, and --reward_model={path} '
+            "has another vocabulary; give the text."
+        )
+    return {name: line.row[name] for name in names}
+
+
+def _same_ids(scorer: ScoreModel, of_model: Encoder) -> bool:
+    """Whether ids mean the same to the reward model; without two tokenizers, only sizes can be compared."""
+    if scorer.tokenizer is None or of_model.tokenizer is None:
+        return scorer.config.vocab_size == of_model.vocab_size
+    return same_tokenizer(scorer.tokenizer, of_model.tokenizer)
 
 
 def _check_reference(encoder: Encoder, reference: Model, path: str) -> None:
@@ -237,13 +309,14 @@ def _render(lines: Sequence[Line], logps: np.ndarray, rewards: Rewards | None, l
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", "", "Hugging Face folder or .gguf file.")
-    flags.DEFINE_string("input", "", "JSON Lines file, plain or gzip.")
+    flags.DEFINE_string("input", "", "JSON Lines, JSON, CSV, Parquet or Arrow: a file, a folder or a glob.")
     flags.DEFINE_string("output", "", "JSON Lines file to write.")
     flags.DEFINE_string("adapter", "", "Folder of a LoRA adapter for --model, in PEFT's layout.")
     flags.DEFINE_string("reference", "", "Model that rewards are measured against; needs --beta.")
     flags.DEFINE_float("beta", None, "Reward = beta (logps - ref_logps); above 0; needs --reference.")
     flags.DEFINE_string("reward_model", "", "Reward model, or cost model: then the reward is minus the cost.")
     flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the bare prompt.")
+    flags.DEFINE_string("template_kwargs", "", "What --model's chat template reads, as a JSON object.")
     flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
     flags.DEFINE_integer("batch_size", 8, "Responses computed together.")
 
@@ -259,6 +332,7 @@ def _main() -> None:
         beta=given.beta,
         reward_model_path=given.reward_model,
         template=given.template,
+        template_kwargs=given.template_kwargs,
         dtype=given.dtype,
         batch_size=given.batch_size,
     )

@@ -24,7 +24,7 @@ from alignjax.models import (
     save_score_model,
 )
 from alignjax.policy import response_logps
-from alignjax.score import score
+from alignjax.score import _lines_of, score
 from alignjax.scores.learned import learned_scores
 
 CONFIG = DecoderConfig("llama", 11, 16, 24, 2, 2, 1, 8, max_positions=16)
@@ -121,14 +121,12 @@ def test_options_refused(root, options, message):
         _run(root, **options)
 
 
-def test_a_score_model_refuses_ids_outside_its_vocabulary(root, tmp_path):
+def test_a_score_model_refuses_ids_of_another_vocabulary(root, tmp_path):
     small = DecoderConfig("llama", 8, 16, 24, 2, 2, 1, 8, max_positions=16)
     params = init_params(jax.random.key(0), small)
     scorer = init_score_model(jax.random.key(1), Model(params, small), kind="reward")
     save_score_model(scorer, tmp_path / "small")
-    with pytest.raises(
-        InputError, match=r'in.jsonl:2: "rejected_ids" has id 8; the vocabulary of .*small has 8'
-    ):
+    with pytest.raises(InputError, match=r'in.jsonl:1: "prompt" is .* ids of --model alone, and .*small has'):
         _run(root, scorer=str(tmp_path / "small"))
 
 
@@ -139,3 +137,48 @@ def test_a_model_with_nan_weights_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="broken: gives a log-probability that is not finite"):
         score(str(tmp_path / "broken"), str(root / "in.jsonl"), str(tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "prompt", "texts"),
+    [
+        # As they lie in UltraFeedback, hh-rlhf, PKU-SafeRLHF and a ranked list.
+        (
+            {
+                "prompt": "p",
+                "chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "b"}],
+            },
+            ("chosen", "rejected"),
+            "p",
+            ("a", "b"),
+        ),
+        (
+            {"chosen": "\n\nHuman: p\n\nAssistant: a", "rejected": "\n\nHuman: p\n\nAssistant: b"},
+            ("chosen", "rejected"),
+            "p",
+            ("a", "b"),
+        ),
+        (
+            {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 1},
+            ("response_0", "response_1"),
+            "p",
+            ("a", "b"),
+        ),
+        (
+            {"prompt": "p", "completions": [{"response": "b", "score": 1}, {"response": "a", "score": 2}]},
+            ("chosen", "rejected"),
+            "p",
+            ("a", "b"),
+        ),
+    ],
+)
+def test_lines_that_train_reads_are_read(row, columns, prompt, texts):
+    (line,) = _lines_of("f:1", row)
+    assert (line.columns, line.row["prompt"]) == (columns, prompt)
+    assert tuple(line.row[name] for name in columns) == texts
+
+
+def test_lines_with_tools_are_refused_by_name():
+    with pytest.raises(InputError, match='f:1: "tools" cannot be handed to the chat template'):
+        _lines_of("f:1", {"prompt": "p", "response": "a", "tools": [{"name": "f"}]})

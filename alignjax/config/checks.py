@@ -4,6 +4,9 @@ Ranges are declared with the settings; here are the rules that look at more than
 """
 
 import dataclasses
+import datetime
+import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -138,6 +141,12 @@ def _check_scores(config: Config) -> None:
             "needs an embedded world, whose truth is known; set config.data.world.",
         )
         _check_function(f"scores.{name}.function", source.function)
+        _require(
+            not source.template or (bool(source.path) and source.template.count("{prompt}") == 1),
+            f"scores.{name}.template",
+            source.template,
+            f"must contain {{prompt}} once, and scores.{name}.path the model that reads it.",
+        )
     without = [name for name, constraint in config.constraints.items() if not constraint.given]
     _require(
         config.rounds.count == 1 or not without,
@@ -216,6 +225,14 @@ def _check_sources(config: Config) -> None:
     _require(pairs == "samples", "relabel.pairs", pairs, "must be samples: no pairs are there to align on.")
 
 
+def _is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_model(config: Config) -> None:
     model = config.model
     _require(
@@ -230,8 +247,27 @@ def _check_model(config: Config) -> None:
         model.template,
         "must contain {prompt}, or be empty for the tokenizer's chat template.",
     )
+    try:
+        kwargs = json.loads(model.template_kwargs or "{}")
+    except (ValueError, RecursionError):
+        kwargs = None
+    _require(
+        isinstance(kwargs, dict),
+        "model.template_kwargs",
+        model.template_kwargs,
+        'must be a JSON object, such as {"enable_thinking": false}.',
+    )
+    date = re.fullmatch(r"\d{4}-\d\d-\d\d", model.template_date)
+    _require(
+        date is not None and _is_date(model.template_date),
+        "model.template_date",
+        model.template_date,
+        "must be a date, YYYY-MM-DD.",
+    )
     if config.data.world is None and not model.path:
         raise InputError("config.model.path: is missing; name a Hugging Face folder or a .gguf file.")
+    if config.data.world is not None and model.adapter:
+        raise InputError("config.model.adapter: an embedded world has no adapter; set it to None.")
     if config.data.world is not None and model.path:
         raise InputError("config.model.path: an embedded world trains its own reference; set it to None.")
     targets = config.lora.targets

@@ -133,7 +133,7 @@ def published(config: Any, preset: str) -> None:
     config.model.update({"dtype": "bfloat16", "remat": True})
     # llama3-8b has the chat template of its own tokenizer.
     if preset != "llama3-8b":
-        config.model.template = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
+        config.model.template = "BEGINNING OF CONVERSATION: {turn}USER: {prompt} ASSISTANT:"
     config.lora.dropout = 0.05
     config.ref_batch_size, config.resident_models = 8, "one"  # for a chip of 16 GB
     config.data.held_out_fraction = config.test.share = 0.1  # of thousands of prompts

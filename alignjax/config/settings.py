@@ -29,12 +29,21 @@ class ModelSettings:
     """Which model, and how it is run."""
 
     path: str | None = None  # Hugging Face folder or .gguf file; None where a world trains its own reference
+    # Folder of a LoRA adapter in PEFT's layout, merged into the model of `path`; None: none.
+    adapter: str | None = None
     dtype: str = setting("float32", choices=("float32", "bfloat16"))  # compute type
     # cudnn: the attention kernel of NVIDIA GPUs, in bfloat16; splash: that of TPUs.
     attention: str = setting("xla", choices=("xla", "cudnn", "splash"), affects_result=False)
     # Recompute each layer in the backward pass: less memory, a third more work.
     remat: bool = setting(False, affects_result=False)
-    template: str = ""  # plain text with {prompt}; empty: the tokenizer's chat template
+    # Plain text with {prompt}, repeated for each turn from {turn} on; empty: the tokenizer's chat template.
+    template: str = ""
+    # What the chat template reads, as a JSON object: {"enable_thinking": false} for Qwen 3 without thoughts.
+    template_kwargs: str = ""
+    # YYYY-MM-DD, what a chat template takes for today; a constant, so that ids are the same tomorrow.
+    template_date: str = "2024-07-26"
+    # Whether prompts begin with a BOS; None: as the tokenizer does, and a chat template as it is written.
+    add_bos: bool | None = None
     max_length: int = setting(512, least=2, most=2**20)  # tokens of prompt and response together
     max_prompt_length: int = setting(256, least=1, most=2**20)
 
@@ -63,12 +72,18 @@ class LoraSettings:
 class SourceSettings:
     """Preference pairs of one dimension."""
 
-    path: str = ""  # JSON Lines (.gz too), or tfds:NAME:SPLIT
+    path: str = ""  # a file, a folder, a glob of JSON Lines, JSON, CSV, Parquet or Arrow; or tfds:NAME:SPLIT
     data_dir: str | None = setting(None, affects_result=False)  # where TFDS keeps prepared data
     prompt: str = "prompt"
     chosen: str = "chosen"
     rejected: str = "rejected"
-    label: str = ""  # column with the id (0 or 1) of the better of response_0, response_1; empty: chosen wins
+    held_out_path: str = ""  # pairs to hold out beside those of `path`, such as an official test split
+    label: str = ""  # column that says which response is better; empty: chosen wins
+    # What 1 in the label column says is better, `second` or `first` of the two responses (0.7 is then its
+    # probability); `strength`: above 0 the second, below 0 the first, 0 a tie; auto: what the names show.
+    label_means: str = setting("auto", choices=("auto", "second", "first", "strength"))
+    # The layout of rows; auto recognises it row by row.
+    format: str = setting("auto", choices=("auto", "pairs", "ranked", "messages", "instruction"))
     limit: int | None = setting(None, least=1)  # rows read from the file's start; None: all
 
 
@@ -86,6 +101,7 @@ class DataSettings:
     held_out_fraction: float = setting(0.2, above=0, below=1)
     sources: Mapping[str, SourceSettings] = group(dict)
     prompts: str | None = None  # files: JSON Lines of {"prompt"} to sample and to test on
+    strict: bool = False  # files: stop at the first row that cannot be used, where False drops and counts it
     num_buckets: int = setting(3, least=1, most=1024)  # shapes of batches: more pad less, compile longer
     max_train_pairs: int | None = setting(None, least=2)  # files: pairs kept a dimension, drawn by seed
     max_held_out_pairs: int | None = setting(None, least=2)
@@ -185,6 +201,8 @@ class ScoreSettings:
     table: str | None = None  # JSON Lines of prompt, response and score, written elsewhere
     function: str = ""  # module:function of (prompts, responses) -> scores, higher is better or safer
     exact: bool = False  # an embedded world's true score
+    # Text with {prompt} for the model of `path`; empty: its chat template, or the run's plain text.
+    template: str = ""
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -1,23 +1,68 @@
-"""Reads JSON Lines files and reports the file and line of every row."""
+"""Reads rows from files of any usual format, and reports the file and line, or row, of each.
 
+JSON Lines, a JSON array and CSV may be compressed (gzip, xz, bzip2, zstd); Parquet and Arrow files compress
+themselves. A path may be a file, a folder of such files, or a glob, and may begin with `~`.
+"""
+
+import bz2
+import csv
 import gzip
+import io
 import json
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from alignjax.data.folders import files_of
 from alignjax.errors import InputError
 
-_GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
+_COMPRESSIONS = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
+_KINDS = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "zstd"}
+_TABLES = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")  # Parquet, an Arrow file, an Arrow stream
+_REFUSED = {
+    b"PK\x03\x04": "is a ZIP archive or a workbook; unpack it, or save it as CSV",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it",
+    b"SQLite format 3": "is an SQLite database; write its rows as JSON Lines or Parquet",
+    b"\x80\x04": "is a pickle, which can run code; save the data as JSON Lines or Parquet",
+    b"\x80\x05": "is a pickle, which can run code; save the data as JSON Lines or Parquet",
+    b"\x93NUMPY": "is a NumPy array; write rows as JSON Lines or Parquet",
+    b"version https://git-lfs": "is a Git LFS pointer, not the data; run git lfs pull",
+    b"<!DOCTYPE": "is a web page, not the data; download the file itself",
+    b"<html": "is a web page, not the data; download the file itself",
+}
+
+
+def read_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads objects from JSON Lines, a JSON array, CSV or TSV, Parquet, or Arrow files.
+
+    Args:
+      path: a file, a folder or a glob; `~` is the home folder. The files of a folder or a glob are read in
+        the order of their names.
+      limit: largest number of objects to read; None: all.
+
+    Yields:
+      "file:line", or "file, row N" where a format has no lines, and the object.
+
+    Raises:
+      InputError: nothing is there, a file is damaged or of a format that is not read, or a row is no object.
+    """
+    given = 0
+    for file in files_of(path):
+        for row in _rows(file):
+            if limit is not None and given >= limit:
+                return
+            given += 1
+            yield row
 
 
 def read_json_lines(path: str | Path, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Reads JSON objects, one per line; blank lines are skipped.
 
     Args:
-      path: UTF-8 file, plain or gzip.
+      path: UTF-8 file, plain or compressed.
       limit: largest number of objects to read; None: all.
 
     Yields:
@@ -35,6 +80,109 @@ def read_json_lines(path: str | Path, limit: int | None = None) -> Iterator[tupl
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
 
 
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of one file, in the format that its first bytes show."""
+    head = _head(path)
+    for magic, problem in _REFUSED.items():
+        if head.startswith(magic):
+            raise InputError(f"{path}: {problem}.")
+    if head[257:262] == b"ustar":
+        raise InputError(f"{path}: is a tar archive; unpack it.")
+    if head.startswith(_TABLES):
+        from alignjax.data.tables import read_table  # importing pyarrow takes half a second
+
+        return read_table(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _KINDS]
+    if suffixes[-1:] in ([".csv"], [".tsv"]):
+        return _csv(path, "\t" if suffixes[-1] == ".tsv" else ",")
+    if suffixes[-1:] in ([".parquet"], [".arrow"], [".feather"]):
+        raise InputError(f"{path}: is not a {suffixes[-1][1:]} file, or is damaged; get it again.")
+    start = head.removeprefix(_BOM).lstrip()
+    return _array(path) if start.startswith(b"[") else read_json_lines(path)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes, unpacked; those of a refused format, such as a damaged file, are found later."""
+    blocks = _blocks(path)
+    head = b""
+    while len(head) < 512 and (block := next(blocks, b"")):
+        head += block
+    blocks.close()
+    return head
+
+
+def _array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    content = b"".join(_blocks(path)).removeprefix(_BOM)
+    try:
+        rows = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); convert the file.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}:{getattr(error, 'lineno', 1)}: is not JSON ({error}); write one object per line, or one "
+            "array of objects."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, row {number}: {_not_an_object(row)}; write an array of objects.")
+        yield f"{path}, row {number}", row
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of texts; a text that is a JSON list or object stands for it."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131,072 characters
+    lines = (line.removeprefix(_BOM) for line in _lines(path))
+    reader = csv.reader(
+        (_decoded(line, path, i) for i, line in enumerate(lines, start=1)), delimiter=delimiter
+    )
+    names: list[str] = []
+    start = 1
+    try:
+        for fields in reader:
+            where, start = f"{path}:{start}", reader.line_num + 1
+            if not fields:
+                continue
+            if not names:
+                names = fields
+                if len(set(names)) < len(names):
+                    raise InputError(f"{where}: two columns have one name ({', '.join(names)}); rename one.")
+                continue
+            if len(fields) != len(names):
+                raise InputError(
+                    f"{where}: has {len(fields)} fields and the header {len(names)}; quote texts that hold "
+                    f"{'tabs' if delimiter == chr(9) else 'commas'} or line breaks."
+                )
+            yield (
+                where,
+                {name: _csv_value(value, where, name) for name, value in zip(names, fields, strict=True)},
+            )
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: is not CSV ({error}); save it again.") from error
+
+
+def _csv_value(text: str, where: str, name: str) -> Any:
+    if not text.startswith(("[{", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if text.startswith("[{'"):
+            raise InputError(
+                f'{where}: "{name}" is a list as Python prints it, which is no JSON; save the data as JSON '
+                "Lines or Parquet."
+            ) from None
+        return text
+
+
+def _decoded(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}:{number}: is not UTF-8 (byte {error.start} of the line); convert the file."
+        ) from error
+
+
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
@@ -42,26 +190,56 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
         raise InputError(
             f"{where}: is not UTF-8 (byte {error.start} of the line); convert the file."
         ) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
         raise InputError(f"{where}: is not JSON ({error}); write one object per line.") from error
     if not isinstance(row, dict):
-        what = "a list" if isinstance(row, list) else "a single value"
-        raise InputError(f"{where}: is {what}, must be a JSON object; write one object per line.")
+        raise InputError(f"{where}: {_not_an_object(row)}; write one object per line.")
     return row
 
 
+def _not_an_object(value: Any) -> str:
+    return f"is {'a list' if isinstance(value, list) else 'a single value'}, must be a JSON object"
+
+
 def _lines(path: str | Path) -> Iterator[bytes]:
+    rest = b""
+    for block in _blocks(path):
+        *lines, rest = (rest + block).split(b"\n") if b"\n" in block else (rest + block,)
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _blocks(path: str | Path) -> Generator[bytes, None, None]:
+    """The content of a file in blocks, unpacked."""
+    kind = ""
     try:
         with open(path, "rb") as file:
-            compressed = file.read(2) == _GZIP or str(path).endswith(".gz")
+            start = file.read(6)
+            suffix = Path(path).suffix.lower()
+            found = next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), "")
+            kind = found or (suffix if suffix in _KINDS else "")
             file.seek(0)
-            yield from _unzipped(file) if compressed else file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: is a damaged gzip file ({error}); get it again.") from error
+            with _unpacked(file, kind) as content:
+                while block := content.read(2**20):
+                    yield block
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{path}: is a damaged {_KINDS[kind]} file ({error}); get it again.") from error
     except OSError as error:
+        if kind and not error.strerror:  # bz2 and pyarrow say so of damaged data
+            raise InputError(f"{path}: is a damaged {_KINDS[kind]} file ({error}); get it again.") from error
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
 
 
-def _unzipped(file: IO[bytes]) -> Iterator[bytes]:
-    with gzip.open(file, "rb") as lines:
-        yield from lines
+def _unpacked(file: IO[bytes], kind: str) -> Any:
+    if kind == ".gz":
+        return gzip.open(file, "rb")
+    if kind == ".xz":
+        return lzma.open(file, "rb")
+    if kind == ".bz2":
+        return bz2.open(file, "rb")
+    if kind == ".zst":
+        from alignjax.data.tables import unpacked_zstd
+
+        return unpacked_zstd(file)
+    return io.BufferedReader(file)  # pyright: ignore[reportArgumentType]  # a raw or buffered file alike

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alignjax.config import DataSettings, ModelSettings, TestSettings
-from alignjax.data.records import PreferencePair, Prompt, prompt_key
+from alignjax.data.prompts import encode_prompts
+from alignjax.data.records import PreferencePair, Prompt, canonical, prompt_key
 from alignjax.data.responses import Responses
 from alignjax.data.sources import chosen_places, make_sources, read_sources
 from alignjax.data.tokenize import (
@@ -16,7 +17,6 @@ from alignjax.data.tokenize import (
     TokenizedPair,
     template_for,
     tokenize_pairs,
-    tokenize_prompts,
 )
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
@@ -62,6 +62,7 @@ class Preferences:
         shuffled by seed, as `train_prompts` are: any prefix is a fair sample.
       counts: what was read, dropped and cut, by dimension.
       categories: by column, the category of every prompt that has one, by `prompt_key`.
+      notes: what each source was taken for, and the first row of every kind that was dropped.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -72,6 +73,7 @@ class Preferences:
     test_prompts: list[Prompt]
     counts: dict[str, dict[str, int]]
     categories: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def category_of(self, column: str, prompts: Sequence[Prompt]) -> list[str | None]:
         """The category of each prompt; None where its rows name none.
@@ -147,15 +149,26 @@ def load(
         name: Dimension(tokenize(train, name, f"{name} train"), tokenize(held_out, name, f"{name} held out"))
         for name, (train, held_out) in raw.items()
     }
-    align_pairs, human = _union({name: train for name, (train, _) in raw.items()})
+    # Files may hold one pair in either order; a world's pairs have one already.
+    order = canonical if world is None else _as_it_is
+    align_pairs, human = _union({name: [*map(order, train)] for name, (train, _) in raw.items()})
     align = tokenize(align_pairs, None, "align").tokens
     train_prompts = _shuffled(found.train_prompts, seeds.seed("sampling prompts"))
     test_prompts = _shuffled(found.test_prompts, seeds.seed("test prompts"))
     for name, prompts in (("prompts to sample", train_prompts), ("prompts to test", test_prompts)):
-        _, cut = tokenize_prompts(tokenizer, template, prompts, max_prompt_length=model.max_prompt_length)
-        counts[name] = {"prompts": len(prompts), "prompts_cut": cut}
+        wheres = [found.wheres.get(prompt_key(p), f"prompt {i}") for i, p in enumerate(prompts)]
+        cut = encode_prompts(tokenizer, template, prompts, wheres, most=model.max_prompt_length).cut
+        counts[name] = {"prompts": len(prompts), "prompts_cut": sum(cut)}
     return Preferences(
-        dimensions, align, align_pairs, human, train_prompts, test_prompts, counts, found.categories
+        dimensions,
+        align,
+        align_pairs,
+        human,
+        train_prompts,
+        test_prompts,
+        counts,
+        found.categories,
+        found.notes,
     )
 
 
@@ -223,29 +236,35 @@ def at_most(preferences: Preferences, most: int | None, seed: int) -> Preference
     )
 
 
-def template_of(template: str, tokenizer: "PreTrainedTokenizerBase", world: World | None) -> Template:
+def template_of(
+    settings: ModelSettings, tokenizer: "PreTrainedTokenizerBase", world: World | None
+) -> Template:
     """The configured template, else the world's, else the tokenizer's own."""
-    if template:
-        return Template("plain", template)
-    return world.template if world is not None else template_for(tokenizer)
+    if world is not None and not settings.template:
+        return dataclasses.replace(world.template, add_bos=settings.add_bos)
+    return template_for(tokenizer, settings)
+
+
+def _as_it_is(pair: PreferencePair) -> PreferencePair:
+    return pair
 
 
 def _union(
     train: Mapping[str, Sequence[PreferencePair]],
 ) -> tuple[list[PreferencePair], dict[str, np.ndarray]]:
-    """Every pair of every dimension once, and each dimension's labels on them."""
+    """Every pair of every dimension once, and each dimension's labels on them: their mean."""
     places: dict[tuple[str, str, str], int] = {}
     pairs: list[PreferencePair] = []
-    labels: dict[str, dict[int, float]] = {name: {} for name in train}
+    labels: dict[str, dict[int, list[float]]] = {name: {} for name in train}
     for name, members in train.items():
         for pair in members:
             key = (prompt_key(pair.prompt), pair.chosen, pair.rejected)
             place = places.setdefault(key, len(pairs))
             if place == len(pairs):
                 pairs.append(pair)
-            labels[name][place] = pair.labels[name]
+            labels[name].setdefault(place, []).append(pair.labels[name])
     human = {
-        name: np.array([given.get(i, np.nan) for i in range(len(pairs))], np.float32)
+        name: np.array([np.mean(given.get(i, [np.nan])) for i in range(len(pairs))], np.float32)
         for name, given in labels.items()
     }
     return pairs, human

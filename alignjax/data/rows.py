@@ -20,15 +20,42 @@ Prompt = str | tuple[Message, ...]
 """A text stands for one turn of the user."""
 
 
+class RowError(InputError):
+    """A row that cannot be used; `kind` is the count under which it is dropped where rows may be dropped."""
+
+    def __init__(self, message: str, kind: str = "malformed"):
+        super().__init__(message)
+        self.kind = kind
+
+
+# What a message or a row may hold beside its text that changes what a model sees, and that no prompt keeps.
+_NOT_KEPT = ("tool_calls", "tools", "reasoning_content", "chat_template_kwargs", "function_call", "functions")
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+
+
 class Row:
     """One row of a source; its checks raise errors that name file, line and column."""
 
     def __init__(self, where: str, values: Mapping[str, Any]):
         self.where, self.values = where, values
 
-    def error(self, column: str, problem: str) -> InputError:
-        """What is wrong with a column, to be raised."""
-        return InputError(f'{self.where}: "{column}" {problem}')
+    def error(self, column: str, problem: str, kind: str = "malformed") -> RowError:
+        """What is wrong with a column, to be raised; `kind` is the count of such rows."""
+        return RowError(f'{self.where}: "{column}" {problem}', kind)
+
+    def refuse_what_is_not_kept(self) -> None:
+        """Refuses a row with tools, tool calls or reasoning, which would be lost in silence."""
+        self._refuse(self.values, "")
+
+    def _refuse(self, values: Mapping[str, Any], place: str) -> None:
+        for name in _NOT_KEPT:
+            if values.get(name):
+                raise self.error(
+                    f"{place}{name}",
+                    "cannot be handed to the chat template, and without it the row says something else; "
+                    "remove the line, or the field if it does not matter.",
+                    "unsupported",
+                )
 
     def has(self, column: str) -> bool:
         """Whether the row has a column; "a.b" is field b of the object in a, "a.0" item 0 of a list."""
@@ -41,7 +68,7 @@ class Row:
             raise self.missing(column)
         return found[0]
 
-    def missing(self, column: str) -> InputError:
+    def missing(self, column: str) -> RowError:
         """The error of a column that is not there; it names those that are."""
         there = ", ".join(self.values) or "none"
         return self.error(column, f"is missing; the row's columns are {there}. Name the right one.")
@@ -61,7 +88,9 @@ class Row:
         return (value,)
 
     def text(self, column: str, value: Any) -> str:
-        """A value that must be text."""
+        """A value that must be text, or a list of content parts that are all text."""
+        if is_parts(value):
+            value = "".join(part["text"] for part in value)
         if not isinstance(value, str):
             raise self.error(column, f"is {kind_of(value)}, must be text; fix it or remove the line.")
         try:
@@ -72,29 +101,25 @@ class Row:
 
     def messages(self, column: str, value: list[Any]) -> tuple[Message, ...]:
         """A list that must hold at least one message and nothing else."""
-        for i, item in enumerate(value):
-            if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-                raise self.error(f"{column}.{i}", 'must be a message {"role": .., "content": ..}; fix it.')
         if not value:
             raise self.error(column, "is an empty list of messages; fill it or remove the line.")
-        return tuple(
-            Message(
-                self.text(f"{column}.{i}.role", item["role"]),
-                self.text(f"{column}.{i}.content", item["content"]),
-            )
-            for i, item in enumerate(value)
-        )
+        return tuple(self.message(f"{column}.{i}", item) for i, item in enumerate(value))
 
-    def label(self, column: str) -> float:
-        """P(first response preferred), from the id of the better response."""
-        value = self.get(column)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(
-                column, f"is {kind_of(value)}, must be 0 or 1, the id of the better response; fix it."
-            )
-        if value not in (0, 1):
-            raise self.error(column, f"is {value}, must be 0 or 1, the id of the better response; fix it.")
-        return 1.0 if value == 0 else 0.0
+    def message(self, column: str, value: Any) -> Message:
+        """One message: {"role", "content"}, or {"from", "value"} as ShareGPT writes it."""
+        names = next(
+            (
+                names
+                for names in (("role", "content"), ("from", "value"))
+                if isinstance(value, Mapping) and all(name in value for name in names)
+            ),
+            None,
+        )
+        if names is None:
+            raise self.error(column, 'must be a message {"role": .., "content": ..}; fix it.')
+        self._refuse(value, f"{column}.")
+        role = self.text(f"{column}.{names[0]}", value[names[0]])
+        return Message(_ROLES.get(role, role), self.text(f"{column}.{names[1]}", value[names[1]]))
 
     def safe(self) -> tuple[bool, bool] | None:
         """Whether each response is safe; None where the row does not say."""
@@ -103,11 +128,11 @@ class Row:
             return None
         first, second = (self.get(column) for column in columns)
         for column, value in zip(columns, (first, second), strict=True):
-            if not isinstance(value, bool):
+            if value is not None and value not in (0, 1):
                 raise self.error(
                     column, f"is {kind_of(value)}, must be true or false; fix it or remove the line."
                 )
-        return first, second
+        return None if first is None or second is None else (bool(first), bool(second))
 
     def categories(self, columns: Iterable[str]) -> dict[str, str]:
         """The category by column; a column that the row lacks, or leaves empty, is not in the result.
@@ -130,6 +155,18 @@ class Row:
                 f"is {what}, must be a category: text, or an object of names with true or false; fix it.",
             )
         return next((str(name) for name, holds in value.items() if holds), NO_CATEGORY)
+
+
+def is_parts(value: Any) -> bool:
+    """Whether a value is a list of content parts, each of them text."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+            for part in value
+        )
+    )
 
 
 def kind_of(value: Any) -> str:

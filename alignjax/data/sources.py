@@ -1,6 +1,7 @@
 """Preference pairs from files or an embedded world, the side that each prompt is on, and its category."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,12 +35,16 @@ class Sources(NamedTuple):
       train_prompts: prompts to sample the reference on, some more than once.
       test_prompts: prompts for the test alone, some more than once.
       categories: by column, the category of every prompt that has one, by `prompt_key`.
+      notes: what each source was taken for, and the first row of every kind that was dropped.
+      wheres: file:line of prompts, by `prompt_key`.
     """
 
     pairs: dict[str, tuple[list[PreferencePair], list[PreferencePair]]]
     train_prompts: list[Prompt]
     test_prompts: list[Prompt]
     categories: dict[str, dict[str, str]]
+    notes: tuple[str, ...] = ()
+    wheres: Mapping[str, str] = {}
 
 
 def make_sources(settings: DataSettings, names: Sequence[str], seeds: Seeds, world: World) -> Sources:
@@ -76,18 +81,17 @@ def read_sources(
         categories.
     """
     pairs: dict[str, tuple[list[PreferencePair], list[PreferencePair]]] = {}
-    train_prompts, test_prompts, rows = list[Prompt](), list[Prompt](), dict[str, list[PromptRow]]()
+    notes: list[str] = []
     wanted = tuple(dict.fromkeys(columns.values()))
+    held_out = _held_out_files(settings, names, wanted, counts, notes)
+    train_prompts, test_prompts, rows = list[Prompt](), list[Prompt](), dict[str, list[PromptRow]]()
     for name in names:
         source = settings.sources.get(name, SourceSettings())
         if not source.path:
             continue  # config/checks.py knows which dimensions need no pairs
-        read, kept = clean(read_pairs(_data_source(source, wanted), _labels(source, name)))
-        counts[name] = dict(kept._asdict())
-        if not read:
-            raise InputError(f"{source.path}: nothing is left for {name} after cleaning ({counts[name]}).")
+        read, counts[name] = _cleaned(_data_source(source, wanted), name, settings.strict, notes)
         # One split for all dimensions: a prompt held out for one is never trained on for another.
-        sides = _split(settings, seeds, test_share, read)
+        sides = _apart(_split(settings, seeds, test_share, read), held_out, name, counts)
         pairs[name] = (
             _subset(sides.train, settings.max_train_pairs, seeds.seed(f"train {name}")),
             _subset(sides.held_out, settings.max_held_out_pairs, seeds.seed(f"held-out {name}")),
@@ -95,10 +99,19 @@ def read_sources(
         counts[name]["on_test_prompts"] = len(sides.test)
         train_prompts += [pair.prompt for pair in pairs[name][0]]
         test_prompts += [pair.prompt for pair in sides.test]
-        rows[name] = [PromptRow(pair.prompt, pair.categories) for pair in read]
+        rows[name] = [
+            PromptRow(pair.prompt, pair.categories, pair.where) for pair in (*read, *held_out.get(name, ()))
+        ]
     if settings.prompts:
         rows[""] = read_prompt_rows(settings.prompts, wanted)
-        bare = [PreferencePair(row.prompt, "", "", {}, "") for row in rows[""]]
+        known = _keys(held_out)
+        bare = [
+            PreferencePair(row.prompt, "", "", {}, row.where)
+            for row in rows[""]
+            if prompt_key(row.prompt) not in known
+        ]
+        if known:
+            counts["prompts"] = {"leaks": len(rows[""]) - len(bare)}
         sides = _split(settings, seeds, test_share, bare)
         train_prompts, test_prompts = ([p.prompt for p in side] for side in (sides.train, sides.test))
     categories = {
@@ -107,7 +120,74 @@ def read_sources(
         )
         for column in wanted
     }
-    return Sources(pairs, train_prompts, test_prompts, categories)
+    wheres = {prompt_key(row.prompt): row.where for given in rows.values() for row in given}
+    return Sources(pairs, train_prompts, test_prompts, categories, tuple(notes), wheres)
+
+
+def _cleaned(
+    source: DataSource, name: str, strict: bool, notes: list[str]
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """The usable pairs of a source and its counts; adds what it was taken for and the first of each kind."""
+    found = read_pairs(source, _labels(source, name), strict=strict)
+    read, kept = clean(found)
+    counts = dict(kept._asdict())
+    first: dict[str, str] = {}
+    for pair in found:
+        if pair.problem:
+            told = pair.problem if pair.problem.startswith(pair.where) else f"{pair.where}: {pair.problem}"
+            first.setdefault(pair.kind, told)
+    if not read:
+        if len(found) == sum(bool(pair.problem) for pair in found):
+            raise InputError(next(iter(first.values())))
+        raise InputError(f"{source.path}: nothing is left for {name} after cleaning ({counts}).")
+    taken = Counter(pair.format for pair in read)
+    notes.append(f"{name}: {source.path} was taken for " + ", ".join(f"{k} ({n})" for k, n in taken.items()))
+    notes.extend(f"{name}: {counts[kind]} {kind}, first: {problem}" for kind, problem in first.items())
+    return read, counts
+
+
+def _held_out_files(
+    settings: DataSettings, names: Sequence[str], wanted: tuple[str, ...], counts: Counts, notes: list[str]
+) -> dict[str, list[PreferencePair]]:
+    """The pairs of every dimension's own held-out file."""
+    found: dict[str, list[PreferencePair]] = {}
+    for name in names:
+        source = settings.sources.get(name, SourceSettings())
+        if source.path and source.held_out_path:
+            apart = dataclasses.replace(_data_source(source, wanted), path=source.held_out_path)
+            found[name], counts[f"{name} held-out file"] = _cleaned(apart, name, settings.strict, notes)
+    return found
+
+
+def _keys(held_out: Mapping[str, Sequence[PreferencePair]]) -> set[str]:
+    return {prompt_key(pair.prompt) for pairs in held_out.values() for pair in pairs}
+
+
+def _apart(
+    sides: Sides, held_out: Mapping[str, Sequence[PreferencePair]], name: str, counts: Counts
+) -> Sides:
+    """The sides of a dimension with its own held-out file, if any, and no prompt of such a file elsewhere.
+
+    Prompts that the hash holds out stay held out: a dimension without such a file holds them out as well.
+    Pairs of the dimension's training file on prompts of its held-out file are leaks, dropped and counted;
+    those of another dimension's held-out file are held out here too.
+    """
+    if not held_out:
+        return sides
+    known, own = _keys(held_out), {prompt_key(pair.prompt) for pair in held_out.get(name, ())}
+    outside, held = [], list(held_out.get(name, ()))
+    leaks = 0
+    for side in sides:
+        left = [pair for pair in side if prompt_key(pair.prompt) not in known]
+        moved = [pair for pair in side if prompt_key(pair.prompt) in known - own]
+        leaks += len(side) - len(left) - len(moved)
+        outside.append(left)
+        held += moved
+    counts[name]["leaks"] = leaks
+    train, hashed, test = outside
+    if not train:
+        raise InputError(f"{name}: no pairs are left to train on without the prompts of the held-out files.")
+    return Sides(train, [*held, *hashed], test)
 
 
 def _split(settings: DataSettings, seeds: Seeds, test_share: float, pairs: Sequence[PreferencePair]) -> Sides:
@@ -165,10 +245,11 @@ def chosen_places(count: int, most: int | None, seed: int) -> list[int]:
 
 def _data_source(source: SourceSettings, columns: tuple[str, ...]) -> DataSource:
     fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    del fields["held_out_path"]
     return DataSource(**fields, categories=columns)
 
 
-def _labels(source: SourceSettings, name: str) -> str | dict[str, str]:
+def _labels(source: DataSource, name: str) -> str | dict[str, str]:
     return {name: source.label} if source.label else name
 
 

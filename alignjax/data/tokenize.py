@@ -1,43 +1,26 @@
 """Text to token ids. This is the only module that decides where a response begins and ends.
 
 Prompt and response are tokenized separately, so that no token crosses the boundary between them. A prompt
-begins with exactly one BOS (if the tokenizer has one), a whole response ends with exactly one EOS. Masks
-follow from the lengths of these arrays; the pad id is not used.
+begins with a BOS where the tokenizer or its chat template writes one, a whole response ends with exactly one
+end token, that of the chat template's turns or the EOS. Masks follow from the lengths of these arrays; the
+pad id is not used.
 """
 
-import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import jinja2
 import numpy as np
 
-from alignjax.data.records import Message, PreferencePair, Prompt
+from alignjax.config import ModelSettings
+from alignjax.data.prompts import encode_prompts, ids_of
+from alignjax.data.records import PreferencePair, Prompt
+from alignjax.data.templates import Template
+from alignjax.data.turns import assistant_turn, control_tokens
 from alignjax.errors import InputError
 
 if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclasses.dataclass(frozen=True)
-class Template:
-    """How a prompt is shown to the model.
-
-    Attributes:
-      kind: "chat": the tokenizer's chat template, followed by the header of the assistant's turn; "plain":
-        `text`.
-      text: for "plain", a text that contains {prompt} exactly once, such as "USER: {prompt} ASSISTANT:".
-    """
-
-    kind: Literal["chat", "plain"]
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuses an unknown kind, and a plain text that does not contain {prompt} exactly once."""
-        if self.kind not in ("chat", "plain"):
-            raise InputError(f'template: kind is "{self.kind}"; use chat or plain.')
-        if self.kind == "plain" and self.text.count("{prompt}") != 1:
-            raise InputError(f'template "{self.text}": must contain {{prompt}} exactly once.')
 
 
 class TokenizedPair(NamedTuple):
@@ -78,9 +61,26 @@ class CutCounts(NamedTuple):
     responses_cut: int
 
 
-def template_for(tokenizer: "PreTrainedTokenizerBase") -> Template:
-    """The tokenizer's chat template, or the bare prompt if it has none."""
-    return Template("plain", "{prompt}") if tokenizer.chat_template is None else Template("chat")
+def template_for(tokenizer: "PreTrainedTokenizerBase", settings: ModelSettings | None = None) -> Template:
+    """The plain text that is set, else the tokenizer's chat template, else the bare prompt.
+
+    Args:
+      tokenizer: of the model.
+      settings: of the model; None: their defaults.
+
+    Raises:
+      InputError: arguments for a chat template, where none is used.
+    """
+    given = settings or ModelSettings()
+    if given.template or tokenizer.chat_template is None:
+        if given.template_kwargs:
+            raise InputError(
+                f"config.model.template_kwargs: is {given.template_kwargs!r}, but only a chat template reads "
+                "it, and prompts are shown by a plain text; leave it out."
+            )
+        return Template("plain", given.template or "{prompt}", add_bos=given.add_bos)
+    kwargs = json.loads(given.template_kwargs or "{}")
+    return Template("chat", kwargs=kwargs, date=given.template_date, add_bos=given.add_bos)
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt) -> list[int]:
@@ -97,7 +97,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", template: Template, prom
     Raises:
       InputError: the template cannot show this prompt, or the prompt has no tokens.
     """
-    return _encode_prompts(tokenizer, template, [prompt])[0]
+    return encode_prompts(tokenizer, template, [prompt]).ids[0]
 
 
 def tokenize_prompts(
@@ -122,28 +122,31 @@ def tokenize_prompts(
       InputError: as in `encode_prompt`, or max_prompt_length < 1.
     """
     _check_lengths(max_prompt_length + 1, max_prompt_length)
-    encoded = _encode_prompts(tokenizer, template, prompts)
-    cut = [_cut_prompt(tokenizer, ids, max_prompt_length) for ids in encoded]
-    return cut, sum(len(ids) > max_prompt_length for ids in encoded)
+    encoded = encode_prompts(tokenizer, template, prompts, most=max_prompt_length)
+    return [np.array(ids, np.int32) for ids in encoded.ids], sum(encoded.cut)
 
 
-def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a whole response, which ends with exactly one EOS.
+def encode_response(
+    tokenizer: "PreTrainedTokenizerBase", text: str, template: Template | None = None
+) -> list[int]:
+    """Token ids of a whole response, which ends with exactly one end token.
 
-    If the text itself ends with the EOS, it is not added again. Elsewhere the names of special tokens are
+    That is the token by which the chat template ends a turn, or with a plain template the EOS. If the text
+    itself ends with it, it is not added again. Elsewhere the names of special tokens are
     ordinary text, so that data cannot end a response early.
 
     Args:
       tokenizer: of the model.
       text: the response.
+      template: how prompts are shown; None: the bare prompt.
 
     Returns:
-      At least one id, the EOS.
+      At least one id, the end token.
 
     Raises:
-      InputError: the tokenizer has no EOS.
+      InputError: the tokenizer has no EOS, or the chat template's end of a turn is no token.
     """
-    return _encode_responses(tokenizer, [text])[0]
+    return _encode_responses(tokenizer, template or Template("plain", "{prompt}"), [text])[0]
 
 
 def tokenize_pairs(
@@ -237,14 +240,14 @@ def _tokenize(
 ) -> tuple[list[np.ndarray], list[np.ndarray], CutCounts]:
     """Tokenizes n prompts and the responses to them, the same number for each prompt, in order."""
     _check_lengths(max_length, max_prompt_length)
-    whole_prompts = _encode_prompts(tokenizer, template, prompts, wheres)
-    cut_prompts = [_cut_prompt(tokenizer, ids, max_prompt_length) for ids in whole_prompts]
+    encoded = encode_prompts(tokenizer, template, prompts, wheres, most=max_prompt_length)
+    cut_prompts = [np.array(ids, np.int32) for ids in encoded.ids]
     each = len(responses) // max(len(prompts), 1)
-    whole = _encode_responses(tokenizer, responses)
+    whole = _encode_responses(tokenizer, template, responses) if responses else []
     rooms = [max_length - len(cut_prompts[i // each]) for i in range(len(whole))]
     cut = [np.array(ids[:room], np.int32) for ids, room in zip(whole, rooms, strict=True)]
     counts = CutCounts(
-        prompts_cut=sum(len(ids) > max_prompt_length for ids in whole_prompts),
+        prompts_cut=sum(encoded.cut),
         responses_cut=sum(len(ids) > room for ids, room in zip(whole, rooms, strict=True)),
     )
     return cut_prompts, cut, counts
@@ -258,99 +261,34 @@ def _check_lengths(max_length: int, max_prompt_length: int) -> None:
         )
 
 
-def _encode_prompts(
-    tokenizer: "PreTrainedTokenizerBase",
-    template: Template,
-    prompts: Sequence[Prompt],
-    wheres: Sequence[str] | None = None,
+def _encode_responses(
+    tokenizer: "PreTrainedTokenizerBase", template: Template, texts: Sequence[str]
 ) -> list[list[int]]:
-    places = wheres or [f"prompt {i}" for i in range(len(prompts))]
-    first_place = {prompt: place for prompt, place in reversed(list(zip(prompts, places, strict=True)))}
-    texts = [_render(tokenizer, template, prompt, place) for prompt, place in first_place.items()]
-    known = dict(zip(first_place, _ids(tokenizer, texts, literal=False), strict=True))
-    for prompt, ids in known.items():
-        _one_bos(tokenizer, ids)
-        if not ids:
-            raise InputError(f"{first_place[prompt]}: the prompt has no tokens; drop it or use a template.")
-    return [known[prompt] for prompt in prompts]
-
-
-def _render(tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt, where: str) -> str:
-    """The text that the model sees for a prompt."""
-    if template.kind == "chat":
-        return _render_chat(tokenizer, prompt, where)
-    if isinstance(prompt, str):
-        return template.text.replace("{prompt}", prompt)
-    if len(prompt) == 1 and prompt[0].role == "user":
-        return template.text.replace("{prompt}", prompt[0].content)
-    raise InputError(
-        f"{where}: the prompt has {len(prompt)} messages, but a plain template shows one of the user; "
-        'use the "chat" template of a chat model, or write the turns into one text.'
-    )
-
-
-def _render_chat(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, where: str) -> str:
-    if tokenizer.chat_template is None:
-        raise InputError(
-            f"{where}: the tokenizer has no chat template; give a plain template with {{prompt}}, such as "
-            '"USER: {prompt} ASSISTANT:".'
-        )
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    if not messages or messages[-1].role == "assistant":
-        raise InputError(
-            f"{where}: the prompt must not end with the assistant's turn; move that turn to the response."
-        )
-    try:
-        text = tokenizer.apply_chat_template(
-            [message._asdict() for message in messages], tokenize=False, add_generation_prompt=True
-        )
-    except (jinja2.TemplateError, TypeError) as error:
-        roles = ", ".join(message.role for message in messages)
-        raise InputError(
-            f"{where}: the chat template refuses the turns ({roles}): {error}; change the turns or "
-            "the template."
-        ) from error
-    return str(text)
-
-
-def _one_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> None:
-    """Makes `ids` begin with exactly one BOS, in place; the template may have written one or more."""
-    bos = tokenizer.bos_token_id
-    if bos is None:
-        return
-    while ids[:2] == [bos, bos]:
-        del ids[0]
-    if ids[:1] != [bos]:
-        ids.insert(0, bos)  # pyright: ignore[reportArgumentType]  # bos_token is one token
-
-
-def _cut_prompt(tokenizer: "PreTrainedTokenizerBase", ids: list[int], most: int) -> np.ndarray:
-    if len(ids) > most:
-        head = ids[:1] if tokenizer.bos_token_id is not None else []
-        tail = most - len(head)
-        ids = head + (ids[-tail:] if tail else [])
-    return np.array(ids, np.int32)
-
-
-def _encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    eos_id, eos = tokenizer.eos_token_id, tokenizer.eos_token
-    if not isinstance(eos_id, int) or not isinstance(eos, str):
-        raise InputError(
-            "the tokenizer has no EOS, so no response can end; set eos_token in tokenizer_config.json."
-        )
-    bodies = []
+    turn = assistant_turn(tokenizer, template)
+    opening = ids_of(tokenizer, [turn.opening])[0] if turn.opening else []
+    thoughts = [name for name in control_tokens(tokenizer) if name in turn.opening]
+    space = _space(tokenizer, template)
+    bodies, openings = [], []
     for text in texts:
-        while text.rstrip().endswith(eos):
-            text = text.rstrip().removesuffix(eos)
-        bodies.append(text)
-    return [[*ids, eos_id] for ids in _ids(tokenizer, bodies, literal=True)]
+        while text.rstrip().endswith(turn.end):
+            text = text.rstrip().removesuffix(turn.end)
+        text = text.strip() if turn.trims else text
+        # A reply that brings its own thoughts is not given empty ones.
+        own = any(text.lstrip().startswith(name) for name in thoughts)
+        openings.append([] if own else opening)
+        before = "" if own else turn.before
+        bodies.append((space if text and not text[0].isspace() else "") + before + text + turn.after)
+    encoded = ids_of(tokenizer, bodies, literal=True)
+    return [[*head, *ids, turn.end_id] for head, ids in zip(openings, encoded, strict=True)]
 
 
-def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], *, literal: bool) -> list[list[int]]:
-    """Ids of texts without special tokens added; `literal`: names of special tokens are ordinary text."""
-    texts = list(texts)
-    if not texts:
-        return []
-    # `verbose` would warn about model_max_length; texts that are too long are cut and counted here.
-    encoded: Any = tokenizer(texts, add_special_tokens=False, split_special_tokens=literal, verbose=False)
-    return [list(ids) for ids in encoded["input_ids"]]
+def _space(tokenizer: "PreTrainedTokenizerBase", template: Template) -> str:
+    """The space between a plain template that ends in a word and the reply.
+
+    SentencePiece tokenizers write it themselves, before every text.
+    """
+    end = template.text.partition("{prompt}")[2]
+    if template.kind == "chat" or not end or end[-1].isspace():
+        return ""
+    first = tokenizer.tokenize("a")[:1]
+    return "" if first and first[0].startswith(("\u2581", "\u0120")) else " "

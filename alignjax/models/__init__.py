@@ -14,9 +14,10 @@ from alignjax.models.decode import (
     step_function,
 )
 from alignjax.models.decoder import hidden_states, init_params, logical_axes, unembed
-from alignjax.models.huggingface import load_adapter, load_pretrained, save_adapter, save_pretrained
+from alignjax.models.huggingface import save_pretrained
 from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora
 from alignjax.models.model import Model
+from alignjax.models.peft_files import base_of, load_adapter, load_pretrained, save_adapter
 from alignjax.models.placement import check_divides, decoder_shardings, place_head, place_lora
 from alignjax.models.score_model import (
     ScoreModel,
@@ -38,6 +39,7 @@ __all__ = [
     "RopeScaling",
     "ScoreModel",
     "as_utility",
+    "base_of",
     "body_config",
     "check_divides",
     "config_from_hf",

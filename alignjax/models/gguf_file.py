@@ -13,7 +13,15 @@ from alignjax.models.attention import rope_stretch
 from alignjax.models.config import ARCHITECTURES, DecoderConfig, RopeScaling
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
-from alignjax.models.tokenizer import byte_level_bpe, check_vocabulary, mark_special, scored_bpe, wrap
+from alignjax.models.tokenizer import (
+    begins_with_bos,
+    byte_level_bpe,
+    check_vocabulary,
+    mark_special,
+    scored_bpe,
+    splitter,
+    wrap,
+)
 from alignjax.models.weights import assemble, slots
 
 _ROPE_FREQS = "rope_freqs.weight"
@@ -181,14 +189,17 @@ def gguf_tokenizer(meta: dict[str, Any], where: str) -> Any:
     ids = {k: meta.get(f"tokenizer.ggml.{v}_token_id") for k, v in names.items()}
     special = {f"{k}_token": tokens[i] for k, i in ids.items() if i is not None}
     if kind == "gpt2":
-        split = str(meta.get("tokenizer.ggml.pre", "default"))
+        split = splitter(str(meta.get("tokenizer.ggml.pre", "default")), tokens, where)
+        adds = begins_with_bos(split)
         tokenizer = byte_level_bpe(tokens, meta.get("tokenizer.ggml.merges") or [], split, where)
     else:
+        adds = True
         prefix = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
         unknown = special.get("unk_token", tokens[0])
         tokenizer = scored_bpe(tokens, meta["tokenizer.ggml.scores"], unknown, prefix_space=prefix)
     mark_special(tokenizer, tokens, types)
-    return wrap(tokenizer, special, meta.get("tokenizer.chat_template"))
+    adds = bool(meta.get("tokenizer.ggml.add_bos_token", adds))
+    return wrap(tokenizer, special, meta.get("tokenizer.chat_template"), add_bos=adds)
 
 
 def _rope_scaling(

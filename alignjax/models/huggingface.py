@@ -1,9 +1,8 @@
-"""Reads and writes Hugging Face model folders and PEFT adapters."""
+"""Reads and writes Hugging Face model folders."""
 
 import dataclasses
 import json
 import os
-import re
 import shutil
 import stat
 import uuid
@@ -12,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
@@ -21,16 +19,14 @@ from safetensors.numpy import save_file
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf, token_ids
 from alignjax.models.gguf_file import load_gguf
-from alignjax.models.lora import TARGETS, Lora, projection_sizes
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
-from alignjax.models.weights import HF_PROJECTIONS, assemble, check_tensors, disassemble, slots
-from alignjax.runtime.processes import barrier, is_primary, to_host
+from alignjax.models.tokenizer_files import write_tokenizer
+from alignjax.models.weights import assemble, disassemble, slots
+from alignjax.runtime.processes import barrier, is_primary
 
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_ADAPTER_NAME = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.([\w.]+)\.lora_([AB])\.weight")
 
 
 def load_pretrained(
@@ -98,122 +94,6 @@ def save_pretrained(model: Model, path: str | Path) -> None:
     write_folder(Path(path), {"config.json": fields}, {WEIGHTS: tensors}, model.tokenizer)
 
 
-def save_adapter(
-    lora: Lora, config: DecoderConfig, path: str | Path, *, base_model: str | None = None
-) -> None:
-    """Writes adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors.
-
-    Args:
-      lora: the adapters.
-      config: the decoder they belong to.
-      path: the folder; made if it does not exist.
-      base_model: name or path of the base model, recorded for PEFT.
-
-    Raises:
-      InputError: the adapters have different ranks, or the path is a file.
-    """
-    layers = lora.params["layers"]
-    ranks = {pair["a"].shape[2] for pair in layers.values()}
-    if len(ranks) != 1:
-        raise InputError(f"{path}: adapters of ranks {sorted(ranks)} cannot be saved together; use one rank.")
-    rank = ranks.pop()
-    tensors = {}
-    for target, pair in layers.items():
-        a, b = to_host(pair["a"]), to_host(pair["b"])
-        for i in range(config.num_layers):
-            prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
-            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[i].T)
-            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[i].T)
-    fields = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": lora.scale * rank,
-        "lora_dropout": lora.dropout,
-        "target_modules": [HF_PROJECTIONS[t].split(".")[1] for t in layers],
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "modules_to_save": None,
-        "use_rslora": False,
-        "use_dora": False,
-    }
-    write_folder(Path(path), {_ADAPTER_CONFIG: fields}, {_ADAPTER_WEIGHTS: tensors})
-
-
-def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
-    """Reads adapters in PEFT's layout.
-
-    Args:
-      path: the folder with adapter_config.json and adapter_model.safetensors.
-      config: the decoder they are for.
-
-    Returns:
-      The adapters, float32.
-
-    Raises:
-      InputError: a missing file, an adapter other than plain LoRA, or tensors that do not fit the decoder.
-    """
-    path = Path(path)
-    fields = read_json(path / _ADAPTER_CONFIG)
-    where = str(path / _ADAPTER_CONFIG)
-    if fields.get("peft_type") != "LORA":
-        raise InputError(f'{where}: peft_type is {fields.get("peft_type")!r}; only "LORA" is supported.')
-    for name in (
-        "use_dora",
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-        "fan_in_fan_out",
-        "lora_bias",
-    ):
-        if fields.get(name):
-            raise InputError(f"{where}: {name} is {fields[name]!r}; only plain LoRA is supported.")
-    if fields.get("bias", "none") != "none":
-        raise InputError(f'{where}: bias is {fields["bias"]!r}; only "none" is supported.')
-    for name in ("r", "lora_alpha"):
-        if not isinstance(fields.get(name), int | float) or fields[name] <= 0:
-            raise InputError(f"{where}: {name} is {fields.get(name)!r}; must be a positive number.")
-    rank, alpha = int(fields["r"]), float(fields["lora_alpha"])
-    with _open_safetensors([path / _ADAPTER_WEIGHTS]) as (shapes, read):
-        targets = _adapter_targets(shapes, path)
-        sizes = projection_sizes(config)
-        expected = {}
-        for target in targets:
-            fan_in, out = sizes[target]
-            for i in range(config.num_layers):
-                prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
-                expected |= {
-                    f"{prefix}.lora_A.weight": (rank, fan_in),
-                    f"{prefix}.lora_B.weight": (out, rank),
-                }
-        check_tensors(expected, shapes, ignore=lambda _: False, where=str(path / _ADAPTER_WEIGHTS))
-        layers = {t: {} for t in targets}
-        for target in targets:
-            for leaf, letter in (("a", "A"), ("b", "B")):
-                names = [n for n in expected if HF_PROJECTIONS[target] in n and f"lora_{letter}" in n]
-                layers[target][leaf] = jnp.asarray(np.stack([read(n).astype(np.float32).T for n in names]))
-    scale = alpha / rank**0.5 if fields.get("use_rslora") else alpha / rank
-    return Lora(params={"layers": layers}, scale=scale, dropout=float(fields.get("lora_dropout") or 0.0))
-
-
-def _adapter_targets(shapes: dict[str, tuple[int, ...]], path: Path) -> list[str]:
-    short = {name: target for target, name in HF_PROJECTIONS.items()}
-    found = set()
-    for name in shapes:
-        match = _ADAPTER_NAME.fullmatch(name)
-        if match is None or match[2] not in short:
-            raise InputError(
-                f"{path / _ADAPTER_WEIGHTS}: tensor {name} is not an adapter of a known projection "
-                f"({', '.join(HF_PROJECTIONS.values())}); use an adapter of these alone."
-            )
-        found.add(short[match[2]])
-    if not found:
-        raise InputError(f"{path / _ADAPTER_WEIGHTS}: holds no adapter; get the file again.")
-    return [t for t in TARGETS if t in found]
-
-
 def _with_generation_ends(config: DecoderConfig, fields: dict[str, Any], where: str) -> DecoderConfig:
     """Adds EOS ids that only generation_config.json lists, as for chat models."""
     ends = token_ids(fields, "eos_token_id", where)
@@ -261,12 +141,13 @@ def open_weights(path: Path) -> Iterator[Any]:
         raise InputError(
             f"{path}: has neither {WEIGHTS} nor {_INDEX}; convert weights in other formats to safetensors."
         )
-    with _open_safetensors(files) as opened:
+    with open_safetensors(files) as opened:
         yield opened
 
 
 @contextmanager
-def _open_safetensors(files: list[Path]) -> Iterator[Any]:
+def open_safetensors(files: list[Path]) -> Iterator[Any]:
+    """Opens files of tensors; yields and raises as `open_weights`."""
     with ExitStack() as stack:
         owners, shapes = {}, {}
         for file in files:
@@ -313,7 +194,7 @@ def write_folder(
                 # transformers refuses a file that does not name a framework in its metadata.
                 save_file(tensors, folder / name, metadata={"format": "pt"})
             if tokenizer is not None:
-                tokenizer.save_pretrained(str(folder))
+                write_tokenizer(tokenizer, folder)
     barrier(f"wrote {path.name}")
 
 

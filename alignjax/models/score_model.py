@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # importing it takes seconds, and arrays do not need it
 
 Kind = Literal["reward", "cost"]
 KINDS = ("reward", "cost")
+Reads = Literal["response", "conversation"]
 _Scores = TypeVar("_Scores", Array, np.ndarray)
 
 
@@ -47,6 +48,10 @@ class ScoreModel:
       normalize: whether scores are normalized: a reward to (x - mean) / sqrt(var), a cost to x / sqrt(var),
         since the sign of a cost has a meaning; static.
       tokenizer: None if the folder has none; static.
+      reads: "response": the prompt in a template, the response and its EOS, where the score is read;
+        "conversation": the text that the model's chat template writes for prompt and response, read at its
+        last token; static.
+      pad_id: not read at the end of a conversation; None: the model has no pad token; static.
     """
 
     params: Any
@@ -55,6 +60,8 @@ class ScoreModel:
     kind: Kind = flax.struct.field(pytree_node=False, default="reward")
     normalize: bool = flax.struct.field(pytree_node=False, default=False)
     tokenizer: "PreTrainedTokenizerBase | None" = flax.struct.field(pytree_node=False, default=None)
+    reads: Reads = flax.struct.field(pytree_node=False, default="response")
+    pad_id: int | None = flax.struct.field(pytree_node=False, default=None)
 
     def __post_init__(self) -> None:
         """Refuses an unknown kind, which would be treated as a reward."""

@@ -14,8 +14,9 @@ from alignjax.errors import InputError
 from alignjax.models.config import ARCHITECTURES, DecoderConfig, config_from_hf, config_to_hf
 from alignjax.models.huggingface import WEIGHTS, open_weights, read_json, write_folder
 from alignjax.models.placement import decoder_shardings, place_head
-from alignjax.models.score_model import KINDS, Kind, ScoreModel, body_config, identity_normalizer
+from alignjax.models.score_model import KINDS, Kind, Reads, ScoreModel, body_config, identity_normalizer
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
+from alignjax.models.tokenizer_files import with_pad
 from alignjax.models.weights import Slot, assemble, disassemble, slots
 from alignjax.runtime.processes import to_host
 
@@ -39,9 +40,9 @@ def load_score_model(
 
     The layout of transformers, `LlamaForSequenceClassification` (and Mistral, Qwen2, Qwen3) with one label:
     the body as `model.*` and `score.weight` [1, D]. It is read as a reward unless `score_type`, which
-    `save_score_model` writes, is "cost"; use `model.replace(kind="cost")` for other cost models. transformers
-    scores the last token that is not the pad token; if that is also the EOS, it is one token earlier than
-    here.
+    `save_score_model` writes, is "cost"; use `model.replace(kind="cost")` for other cost models. If its
+    tokenizer has a chat template, it reads whole conversations at their last token that is not the pad token,
+    as transformers does, unless `score_reads`, which `save_score_model` writes as well, is "response".
 
     A stored vocabulary head is not read.
 
@@ -94,6 +95,8 @@ def load_score_model(
         kind=kind,
         normalize=normalize,
         tokenizer=tokenizer,
+        reads=_reads(fields, layout, where),
+        pad_id=_pad_id(fields, where) if layout == "classification" else None,
     )
 
 
@@ -106,10 +109,11 @@ def save_score_model(model: ScoreModel, path: str | Path, *, layout: Layout = "s
       model: the body is written in the dtype of its parameters, head and normalizer in float32.
       path: the folder; made if it does not exist.
       layout: "safe_rlhf" stores every part of a score model; "classification" can be loaded by transformers,
-        but stores neither bias nor normalizer.
+        but stores neither bias nor normalizer. It names a pad token, which transformers needs for batches.
 
     Raises:
-      InputError: an unknown layout, or one that cannot store the model's bias or normalizer.
+      InputError: an unknown layout, one that cannot store the model's bias or normalizer, or a tokenizer of
+        which every special token can end a text, so that none can be padding for transformers.
     """
     if layout not in _SUFFIXES:
         raise InputError(f"{path}: layout is {layout!r}; use one of {', '.join(_SUFFIXES)}.")
@@ -117,6 +121,9 @@ def save_score_model(model: ScoreModel, path: str | Path, *, layout: Layout = "s
     if layout == "classification" and ("bias" in head or model.normalize):
         missing = "bias" if "bias" in head else "normalizer"
         raise InputError(f'{path}: layout "classification" stores no {missing}; use layout "safe_rlhf".')
+    if layout == "classification" and model.pad_id is None and model.tokenizer is not None:
+        tokenizer, pad_id = with_pad(model.tokenizer, str(path))
+        model = model.replace(tokenizer=tokenizer, pad_id=pad_id)
     tensors = dict(disassemble(config, model.params["decoder"]))
     kernel = to_host(head["kernel"]).astype(np.float32)
     tensors[f"{_HEADS[layout]}.weight"] = np.ascontiguousarray(kernel.T)
@@ -136,7 +143,8 @@ def _head_fields(model: ScoreModel, layout: str) -> dict[str, Any]:
     """The fields of config.json beyond the decoder's."""
     fields = {"score_type": model.kind, "tie_word_embeddings": False}
     if layout == "classification":
-        return fields | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        named = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        return fields | named | {"score_reads": model.reads, "pad_token_id": model.pad_id}
     biased = "bias" in model.params["head"]
     return fields | {
         "score_dim": 1,
@@ -194,6 +202,21 @@ def _settings(fields: dict[str, Any], layout: str, where: str) -> tuple[Kind, bo
             f"{' and '.join(str(name) for name in _NORMALIZERS[:2])} are supported."
         )
     return kind, bool(fields.get("do_normalize", False))
+
+
+def _reads(fields: dict[str, Any], layout: str, where: str) -> Reads:
+    """What the score model reads: whole conversations, or prompts and responses that end with EOS."""
+    reads = fields.get("score_reads", "conversation" if layout == "classification" else "response")
+    if reads not in ("response", "conversation"):
+        raise InputError(f'{where}: score_reads is {reads!r}; use "response" or "conversation".')
+    return reads
+
+
+def _pad_id(fields: dict[str, Any], where: str) -> int | None:
+    pad = fields.get("pad_token_id")
+    if pad is not None and type(pad) is not int:
+        raise InputError(f"{where}: pad_token_id is {pad!r}; must be a whole number or null.")
+    return pad
 
 
 def _head_slots(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from alignjax.errors import InputError
 
@@ -17,9 +17,42 @@ _FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.j
 # llama.cpp names splitters by the model family that introduced them; these are the families' expressions.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    r"[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+# Expressions that are applied one after the other to what is left of the text.
 _SPLITS = {
-    "llama-bpe": _WORDS + r"\p{N}{1,3}" + _REST,
-    "qwen2": _WORDS + r"\p{N}" + _REST,
+    "llama-bpe": (_WORDS + r"\p{N}{1,3}" + _REST,),
+    "dbrx": (_WORDS + r"\p{N}{1,3}" + _REST,),
+    "smaug-bpe": (_WORDS + r"\p{N}{1,3}" + _REST,),
+    "qwen2": (_WORDS + r"\p{N}" + _REST,),
+    "deepseek-r1-qwen": (_WORDS + r"\p{N}" + _REST,),
+    "stablelm2": (_WORDS + r"\p{N}" + _REST,),
+    "tekken": (_TEKKEN,),
+    "deepseek-v3": _DEEPSEEK3,
+}
+# GPT-2's own expression, after digits were set apart one by one or not.
+_LIKE_GPT2 = {
+    **dict.fromkeys(("gpt-2", "olmo", "phi-2", "mpt"), False),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), True),
+}
+_NORMALIZED = ("qwen2", "deepseek-r1-qwen")  # to NFC
+# Families whose words are tokens whole where the vocabulary has them; they begin a text with a BOS.
+_WHOLE_WORDS = ("llama-bpe", "tekken")
+# Tokens at ids that no other family has there, for files without the splitter's name.
+_RECOGNISED = {
+    "llama-bpe": {128000: "<|begin_of_text|>", 128001: "<|end_of_text|>"},
+    "qwen2": {151643: "<|endoftext|>", 151644: "<|im_start|>", 151645: "<|im_end|>"},
+    "gpt-2": {50256: "<|endoftext|>", 0: "!", 50255: "\u0120gazed"},
+    "smollm": {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 3: "<repo_name>"},
 }
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 
@@ -49,6 +82,11 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # tokenizers raises the bare class
+        if not (path / "tokenizer.json").is_file() and (path / "tokenizer.model").is_file():
+            raise InputError(
+                f"{path}: holds tokenizer.model but no tokenizer.json; install sentencepiece and "
+                "protobuf, which read it, or save it with transformers, which writes tokenizer.json."
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: transformers cannot load the tokenizer ({reason}); repair its files."
@@ -82,7 +120,7 @@ def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, whe
     Args:
       tokens: text of each id, bytes in GPT-2's printable alphabet.
       merges: in order of priority.
-      split: llama.cpp's name of the splitter into words.
+      split: llama.cpp's name of the splitter into words, as `splitter` gives it.
       where: the file, for messages.
 
     Returns:
@@ -91,27 +129,63 @@ def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, whe
     Raises:
       InputError: an unknown splitter, or a damaged merge.
     """
+    split = splitter(split, tokens, where)
     tokenizer = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(tokens)},
             merges=[_pair(merge, where) for merge in merges],
+            ignore_merges=split in _WHOLE_WORDS,
         )
     )
     steps: list[pre_tokenizers.PreTokenizer]
-    if split in ("smollm", "default", "gpt-2"):
-        steps = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
+    if split in _LIKE_GPT2:
+        steps = [pre_tokenizers.Digits(individual_digits=True)] if _LIKE_GPT2[split] else []
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
-    elif split in _SPLITS:
-        words = pre_tokenizers.Split(Regex(_SPLITS[split]), behavior="isolated")
-        steps = [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     else:
-        known = ", ".join(["default", "gpt-2", "smollm", *_SPLITS])
-        raise InputError(f'{where}: tokenizer splitter "{split}" is not supported; use one of {known}.')
-    if split == "qwen2":
+        steps = [pre_tokenizers.Split(Regex(words), behavior="isolated") for words in _SPLITS[split]]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    if split in _NORMALIZED:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def splitter(split: str, tokens: Sequence[str], where: str) -> str:
+    """llama.cpp's name of the splitter into words, found by the vocabulary where a file names none.
+
+    Args:
+      split: what the file says; empty or "default": nothing.
+      tokens: text of each id.
+      where: the file, for messages.
+
+    Returns:
+      A name that `byte_level_bpe` knows.
+
+    Raises:
+      InputError: an unknown name, or none and the vocabulary is not recognised.
+    """
+    known = ", ".join([*_LIKE_GPT2, *_SPLITS])
+    if split in _LIKE_GPT2 or split in _SPLITS:
+        return split
+    if split not in ("", "default"):
+        raise InputError(f'{where}: tokenizer splitter "{split}" is not supported; use one of {known}.')
+    for name, there in _RECOGNISED.items():
+        if all(i < len(tokens) and tokens[i] == token for i, token in there.items()):
+            return name
+    raise InputError(
+        f"{where}: tokenizer.ggml.pre names no splitter, and the vocabulary of {len(tokens)} tokens is not "
+        f"one that tells; set it to one of {known}."
+    )
+
+
+def begins_with_bos(split: str) -> bool:
+    """Whether a family of byte-level BPE tokenizers begins texts with a BOS, where the file does not say.
+
+    Args:
+      split: as `splitter` gives it.
+    """
+    return split in _WHOLE_WORDS
 
 
 def scored_bpe(
@@ -167,7 +241,11 @@ def mark_special(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[in
 
 
 def wrap(
-    tokenizer: Tokenizer, special: Mapping[str, str], chat_template: str | None = None
+    tokenizer: Tokenizer,
+    special: Mapping[str, str],
+    chat_template: str | None = None,
+    *,
+    add_bos: bool = False,
 ) -> "PreTrainedTokenizerBase":
     """Makes a transformers tokenizer from a `tokenizers` one.
 
@@ -175,6 +253,7 @@ def wrap(
       tokenizer: the tokenizer.
       special: special tokens, as {"bos_token": "<s>", ...}.
       chat_template: in jinja; None: none.
+      add_bos: texts begin with the BOS, which must be among the special tokens.
 
     Returns:
       The transformers tokenizer.
@@ -182,6 +261,11 @@ def wrap(
     _quiet_transformers()
     from transformers import PreTrainedTokenizerFast
 
+    if add_bos and "bos_token" in special:
+        bos = special["bos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     if chat_template is not None:
         wrapped.chat_template = chat_template

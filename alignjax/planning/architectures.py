@@ -7,7 +7,7 @@ from typing import Any
 
 from alignjax.config import Config, ModelSettings
 from alignjax.errors import InputError
-from alignjax.models import DecoderConfig, body_config, config_from_hf
+from alignjax.models import DecoderConfig, base_of, body_config, config_from_hf
 from alignjax.models.huggingface import read_json
 from alignjax.models.score_model_files import layout_of
 
@@ -50,7 +50,7 @@ def decoder_of(settings: ModelSettings, name: str, preset: str) -> tuple[Decoder
     """
     if name:
         found = SHAPES.get(name) or _read(Path(name), f"--model={name}")
-    elif settings.path and (Path(settings.path) / "config.json").exists():
+    elif settings.path and (base_of(settings.path)[0] / "config.json").exists():
         name, found = settings.path, _read(Path(settings.path), "config.model.path")
     elif preset in OF_PRESETS:
         name = OF_PRESETS[preset]
@@ -87,7 +87,7 @@ def score_decoders(config: Config) -> dict[str, DecoderConfig]:
 
 
 def _read(folder: Path, where: str) -> DecoderConfig:
-    path = folder / "config.json"
+    path = base_of(folder)[0] / "config.json"
     if not path.exists():
         raise InputError(
             f"{where}: no such model, and no folder with config.json; give a folder, or one of "

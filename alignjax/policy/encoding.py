@@ -1,11 +1,13 @@
 """Token ids of the prompts and responses in the lines of a file, which hold text or token ids."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data.records import Message, Prompt
+from alignjax.config import ModelSettings
+from alignjax.data.rows import Prompt, Row, is_parts
 from alignjax.data.tokenize import Template, encode_prompt, encode_response, template_for
 from alignjax.errors import InputError
 from alignjax.models import Model, ScoreModel
@@ -30,26 +32,39 @@ class Encoder(NamedTuple):
     path: str
 
 
-def make_encoder(model: Model | ScoreModel, path: str, template: str = "") -> Encoder:
+def make_encoder(
+    model: Model | ScoreModel, path: str, template: str = "", template_kwargs: str = ""
+) -> Encoder:
     """The encoder of a model.
 
     Args:
       model: read from `path`.
       path: the model's file or folder, for messages.
       template: text with {prompt}; empty: the tokenizer's chat template, or the bare prompt if it has none.
+      template_kwargs: what the chat template reads, as a JSON object; empty: nothing.
 
     Returns:
       The encoder.
 
     Raises:
-      InputError: a template without {prompt}, or a template for a model without tokenizer.
+      InputError: a template without {prompt}, arguments that are no JSON object, or a template for a
+        model without tokenizer.
     """
     if model.tokenizer is None:
         if template:
             raise InputError(f"--template: {path} holds no tokenizer, so no text can be read; leave it out.")
         return Encoder(None, None, model.config.vocab_size, path)
-    shown = Template("plain", template) if template else template_for(model.tokenizer)
-    return Encoder(model.tokenizer, shown, model.config.vocab_size, path)
+    try:
+        given = json.loads(template_kwargs or "{}")
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise InputError(
+            f"--template_kwargs: is {template_kwargs!r}; must be a JSON object, such as "
+            '{"enable_thinking": false}.'
+        )
+    settings = ModelSettings(template=template, template_kwargs=template_kwargs)
+    return Encoder(model.tokenizer, template_for(model.tokenizer, settings), model.config.vocab_size, path)
 
 
 def prompt_ids(encoder: Encoder, row: Mapping[str, Any], where: str) -> np.ndarray:
@@ -93,21 +108,29 @@ def response_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: s
     """
     if f"{column}_ids" in row:
         return _given_ids(encoder, row, f"{column}_ids", where)
-    tokenizer, _ = _text_tools(encoder, row, column, where)
-    text = row[column]
-    if isinstance(text, list):
-        messages = _messages(text, column, where)
-        if len(messages) != 1 or messages[0].role != "assistant":
-            raise InputError(
-                f'{where}: "{column}" must be one message of the assistant; move the others to "prompt".'
-            )
-        text = messages[0].content
-    if not isinstance(text, str):
-        raise InputError(f'{where}: "{column}" is {text!r}; must be a text or a list with one message.')
+    tokenizer, template = _text_tools(encoder, row, column, where)
+    text = _response(row[column], column, where)
     try:
-        return np.array(encode_response(tokenizer, text), np.int32)
+        return np.array(encode_response(tokenizer, text, template), np.int32)
     except InputError as error:
         raise InputError(f'{where}: "{column}": {error}') from None
+
+
+def texts_of(row: Mapping[str, Any], column: str, where: str) -> tuple[Prompt, str]:
+    """The prompt of a line and its response in COLUMN, as they are written.
+
+    Args:
+      row: the line.
+      column: response, chosen or rejected.
+      where: file:line.
+
+    Raises:
+      InputError: the line has token ids in place of one of them, or its value cannot be used.
+    """
+    for name in ("prompt", column):
+        if name not in row:
+            raise InputError(f'{where}: "{name}" is given as token ids alone; give its text.')
+    return _prompt(row["prompt"], where), _response(row[column], column, where)
 
 
 def check_context(model: Model | ScoreModel, path: str, where: str, *, prompt: int, response: int) -> None:
@@ -166,18 +189,26 @@ def _given_ids(encoder: Encoder, row: Mapping[str, Any], column: str, where: str
     return np.array(ids, np.int32)
 
 
+def _response(value: Any, column: str, where: str) -> str:
+    row = Row(where, {column: value})
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, list) and value and not is_parts(value):
+        messages = row.messages(column, value)
+        if len(messages) != 1 or messages[0].role != "assistant":
+            raise InputError(
+                f'{where}: "{column}" must be one message of the assistant; move the others to "prompt".'
+            )
+        return messages[0].content
+    if not isinstance(value, str) and not is_parts(value):
+        raise InputError(f'{where}: "{column}" is {value!r}; must be a text or a list with one message.')
+    return row.text(column, value)
+
+
 def _prompt(value: Any, where: str) -> Prompt:
-    if isinstance(value, str):
-        return value
+    row = Row(where, {"prompt": value})
+    if isinstance(value, str) or is_parts(value):
+        return row.text("prompt", value)
     if isinstance(value, list) and value:
-        return _messages(value, "prompt", where)
+        return row.messages("prompt", value)
     raise InputError(f'{where}: "prompt" is {value!r}; must be a text or a list of messages.')
-
-
-def _messages(value: list[Any], column: str, where: str) -> tuple[Message, ...]:
-    messages = []
-    for item in value:
-        if not isinstance(item, dict) or not all(isinstance(item.get(k), str) for k in ("role", "content")):
-            raise InputError(f'{where}: "{column}": each message must be {{"role": text, "content": text}}.')
-        messages.append(Message(item["role"], item["content"]))
-    return tuple(messages)

@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alignjax.data.tokenize import TokenizedResponse
+from alignjax.data.turns import end_id_of_chat
 from alignjax.errors import InputError
 from alignjax.models import Lora, Model
 from alignjax.policy import batch_sizing
@@ -206,9 +207,11 @@ def sampled_responses(prompts: Sequence[np.ndarray], samples: Samples) -> list[T
 
 
 def end_ids(model: Model) -> tuple[int, ...]:
-    """Ids that end a response: those of the model's config and the tokenizer's EOS, sorted."""
-    eos_id = None if model.tokenizer is None else model.tokenizer.eos_token_id
-    return tuple(sorted({*model.config.eos_ids, *([eos_id] if isinstance(eos_id, int) else [])}))
+    """Ids that end a response: of the model's config, the tokenizer's EOS and its chat template, sorted."""
+    if model.tokenizer is None:
+        return tuple(sorted(set(model.config.eos_ids)))
+    ends = (model.tokenizer.eos_token_id, end_id_of_chat(model.tokenizer))
+    return tuple(sorted({*model.config.eos_ids, *(i for i in ends if isinstance(i, int))}))
 
 
 def _run(

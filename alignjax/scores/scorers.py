@@ -24,6 +24,7 @@ from alignjax.scores.functions import load_function, prompt_text
 from alignjax.scores.implicit import implicit_scores
 from alignjax.scores.learned import learned_pair_scores, learned_scores
 from alignjax.scores.lookup import Lookup, look_up, write_unscored
+from alignjax.scores.reading import Reader
 
 Wanted = tuple[Prompt, str]
 """A prompt and a response whose score is wanted."""
@@ -79,14 +80,18 @@ class LearnedScorer:
       name: of the dimension.
       load: gives the reward or cost model and its adapters, or None.
       batching: shapes of batches.
+      reader: gives texts the score model's own ids; None: it reads the policy's ids.
     """
 
     name: str
     load: Callable[[], tuple[ScoreModel, Lora | None]]
     batching: Batching
+    reader: Reader | None = None
 
     def pairs(self, tokens: Sequence[TokenizedPair], texts: Sequence[PreferencePair]) -> np.ndarray:
-        """As `Scorer.pairs`; the texts are not read."""
+        """As `Scorer.pairs`; the texts are read by a score model of another tokenizer alone."""
+        if self.reader is not None:
+            tokens = self.reader.pairs(tokens, texts)
         model, lora = self.load()
         with progress(len(tokens), f"{self.name} of pairs", unit="pair") as bar:
             scores = learned_pair_scores(
@@ -102,7 +107,7 @@ class LearnedScorer:
 
     def responses(self, drawn: Responses) -> np.ndarray:
         """As `Scorer.responses`."""
-        flat = drawn.flat
+        flat = drawn.flat if self.reader is None else self.reader.responses(drawn)
         model, lora = self.load()
         with progress(len(flat), f"{self.name} of responses", unit="response") as bar:
             scores = learned_scores(

@@ -11,9 +11,7 @@ import gzip
 import io
 import json
 import math
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +20,13 @@ import numpy as np
 from alignjax.data.files import read_json_lines
 from alignjax.errors import InputError
 from alignjax.runtime.files import write_bytes
+from alignjax.scores.archive import load_arrays
 
 _ARRAYS = ("rewards", "utilities", "names")
 _OPTIONAL = ("mask", "categories")
 _SHAPES = "rewards [N, K], utilities [N, K, m], names [m]"
-# Exceptions of numpy, zipfile and zlib for a damaged archive: a wrong header, checksum, length or method.
-_DAMAGED = (
-    ValueError,
-    EOFError,
-    OSError,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-    TypeError,
-    MemoryError,
-)
+# Sums of squares of N K scores stay far from the ends of float64, and a difference of 1 is still exact.
+_LARGEST = 1e15
 
 
 class ScoreTable(NamedTuple):
@@ -131,7 +121,7 @@ def _is_npz(path: Path) -> bool:
 
 
 def _read_npz(path: Path) -> ScoreTable:
-    arrays = _load_npz(path)
+    arrays = load_arrays(path, (*_ARRAYS, *_OPTIONAL))
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
         held = ", ".join(sorted(arrays)) or "nothing"
@@ -168,38 +158,6 @@ def _known(categories: Iterable[str | None]) -> tuple[str | None, ...] | None:
     """The categories of prompts; None where no prompt has one."""
     found = tuple(categories)
     return found if any(category is not None for category in found) else None
-
-
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the table that the archive holds; pickled objects are never loaded."""
-    try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise InputError(f"{path}: is not an .npz archive; save it with np.savez.")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                wanted = [name for name in (*_ARRAYS, *_OPTIONAL) if name in archive.files]
-                return {name: _array(lambda name=name: archive[name], path, name) for name in wanted}
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
-    except _DAMAGED as error:
-        raise InputError(f"{path}: is a damaged .npz archive ({error}); write it again.") from error
-
-
-def _array(load: Callable[[], Any], path: Path, name: str) -> np.ndarray:
-    try:
-        array = load()
-    except _DAMAGED as error:
-        if "allow_pickle" in str(error):
-            raise InputError(
-                f'{path}: array "{name}" holds Python objects, which are never loaded; save numbers or texts.'
-            ) from error
-        raise InputError(f'{path}: array "{name}" cannot be read ({error}); write the file again.') from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f'{path}: "{name}" is not an array; save it with np.savez.')
-    return array
 
 
 def _floats(array: np.ndarray, where: str) -> np.ndarray:
@@ -361,6 +319,12 @@ def _check_finite(values: np.ndarray, present: np.ndarray, columns: tuple[str, .
         raise InputError(
             f"{where}: {columns[column]} is {values[prompt, sample, column]} at prompt {prompt}, "
             f"sample {sample} ({int(bad.sum())} such values in all); repair the scores or mask these samples."
+        )
+    large = (np.abs(np.where(present[..., None], values, 0.0)) > _LARGEST).any(axis=(0, 1))
+    if large.any():
+        raise InputError(
+            f"{where}: {columns[int(np.argmax(large))]} has scores beyond {_LARGEST:.0e}, which cannot be "
+            "summed exactly; divide the scores by a constant, and beta with those of the reward."
         )
 
 

@@ -18,6 +18,7 @@ from alignjax.errors import InputError
 from alignjax.models import (
     DecoderConfig,
     Model,
+    base_of,
     check_divides,
     config_from_hf,
     decoder_shardings,
@@ -47,9 +48,10 @@ class Data(NamedTuple):
 def reference(setup: Setup) -> Stage[Policy]:
     """The reference policy: an embedded world's is trained, any other is read from its folder."""
     config, world = setup.config, setup.world
-    settings = part(setup, "model") | {
-        "model": determining(config.model) | {"path": content(setup, config.model.path)}
-    }
+    weights = {"path": content(setup, config.model.path), "adapter": content(setup, config.model.adapter)}
+    if config.model.path and setup.shape is None and (base := base_of(config.model.path))[1] is not None:
+        weights["base"] = content(setup, str(base[0]))  # of a PEFT folder, which only names it
+    settings = part(setup, "model") | {"model": determining(config.model) | weights}
 
     def abstract() -> Policy:
         assert setup.shape is not None, "only a plan asks for shapes"
@@ -86,13 +88,14 @@ def data(setup: Setup, policy: Policy) -> Stage[Data]:
     """The preference data of every dimension, counted: data.json."""
     config, world = setup.config, setup.world
     sources = {
-        name: determining(source) | {"path": content(setup, source.path)}
+        name: determining(source)
+        | {"path": content(setup, source.path), "held_out_path": content(setup, source.held_out_path)}
         for name, source in config.data.sources.items()
     }
     files = determining(config.data) | {"sources": sources, "prompts": content(setup, config.data.prompts)}
 
     def compute(work: Work) -> Data:
-        template = preferences.template_of(config.model.template, policy.tokenizer, world)
+        template = preferences.template_of(config.model, policy.tokenizer, world)
         names = config.dimensions
         pairs = preferences.load(
             config.data,
@@ -106,6 +109,8 @@ def data(setup: Setup, policy: Policy) -> Stage[Data]:
             columns=config.group_columns,
         )
         pairs.require_safe_labels(config.rates)
+        for note in pairs.notes:
+            setup.log.say(f"  {note}")
         for name, counts in pairs.counts.items():
             setup.log.say(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
         return Data(pairs, template)
@@ -155,7 +160,10 @@ def _read(setup: Setup, path: Path, work: Work) -> Policy:
 
     def read() -> Model:
         mesh = setup.batching.mesh
-        model = load_pretrained(path, dtype=settings.dtype, remat=settings.remat, mesh=mesh)
+        # A world's reference has no adapter: the configuration refuses one.
+        model = load_pretrained(
+            path, dtype=settings.dtype, remat=settings.remat, mesh=mesh, adapter=settings.adapter
+        )
         if settings.max_length > (most := model.config.max_positions):
             raise InputError(
                 f"config.model.max_length: is {settings.max_length}; {path} has a context of {most} tokens; "

@@ -24,6 +24,7 @@ from alignjax.policy.values import Policy
 from alignjax.runtime.arrays import read_npz, write_npz
 from alignjax.scores import calibration as calib
 from alignjax.scores.lookup import read_lookup
+from alignjax.scores.reading import reader_of
 from alignjax.scores.scorers import (
     FunctionScorer,
     ImplicitScorer,
@@ -150,7 +151,7 @@ def scorers(run: Run, setup: Setup, reference: Policy, data: Data) -> tuple[dict
     """
     found, trained = dict[str, Scorer](), list[str]()
     for name in setup.config.dimensions:
-        given = _given_scorer(setup, name)
+        given = _given_scorer(setup, reference, data, name)
         if given is None:
             model = run.do(trained_score(setup, reference, data, name))
             given = LearnedScorer(name, model.load, setup.batching)
@@ -159,7 +160,7 @@ def scorers(run: Run, setup: Setup, reference: Policy, data: Data) -> tuple[dict
     return found, trained
 
 
-def _given_scorer(setup: Setup, name: str) -> Scorer | None:
+def _given_scorer(setup: Setup, reference: Policy, data: Data, name: str) -> Scorer | None:
     """The scorer of a dimension from the configured source; None: it is to be trained."""
     config, world = setup.config, setup.world
     source = config.scores.get(name, ScoreSettings())
@@ -184,8 +185,24 @@ def _given_scorer(setup: Setup, name: str) -> Scorer | None:
         return model.replace(config=with_kernel(setup, model.config))
 
     load = functools.partial(setup.models.get, f"score {name}", read)
-    load()  # a folder that cannot be used is refused now
-    return LearnedScorer(name, lambda: (load(), None), setup.batching)
+    if setup.shape is not None:
+        load()  # a folder that cannot be used is refused now
+        return LearnedScorer(name, lambda: (load(), None), setup.batching)
+    # Of the policy first: its weights and the score model's may not be held at once.
+    tokenizer, vocab_size, settings = reference.tokenizer, reference.model.config.vocab_size, config.model
+    reader = reader_of(
+        load(),
+        tokenizer,
+        data.template,
+        own_template=source.template,
+        max_length=settings.max_length,
+        max_prompt_length=settings.max_prompt_length,
+        vocab_size=vocab_size,
+        where=path,
+        field=f"config.scores.{name}.template",
+        say=setup.log.say,
+    )
+    return LearnedScorer(name, lambda: (load(), None), setup.batching, reader)
 
 
 def samples(setup: Setup, policy: Policy, data: Data) -> Stage[Responses]:

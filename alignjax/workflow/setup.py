@@ -1,6 +1,7 @@
 """What the stages of a run are built from: the configuration, devices, seeds, the log and what is shared."""
 
 import dataclasses
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from alignjax.alignment.training import Trainer
 from alignjax.config import Config, check_batches, determining
 from alignjax.data import worlds
+from alignjax.data.folders import files_of
 from alignjax.data.worlds import World
 from alignjax.models import DecoderConfig
 from alignjax.models.model_cache import ModelCache
@@ -124,7 +126,12 @@ def content(setup: Setup, path: str | None) -> str | None:
     A name that is no path, as of a TFDS data set, stands for itself; so does every path in a plan, which
     reads no data and no weights.
     """
-    return file_digest(path) if path and setup.shape is None and Path(path).exists() else path
+    if not path or setup.shape is not None:
+        return path
+    if glob.has_magic(path) and not path.startswith("tfds:") and not Path(path).exists():
+        return " ".join(file_digest(file) for file in files_of(path))
+    found = Path(path).expanduser()
+    return file_digest(found) if found.exists() else path
 
 
 def trainer_of(setup: Setup) -> Trainer:

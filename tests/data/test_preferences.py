@@ -75,7 +75,7 @@ def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(read, w
     data = {
         "sources": {
             "reward": write(tmp_path / "reward.jsonl", shared + pairs(words[20:30], a, c)),
-            # The same texts in the other order are another pair.
+            # Ten of the same pairs with the same labels, and ten with the labels turned.
             "safety": write(tmp_path / "safety.jsonl", shared[:10] + turned[10:]),
         },
         "held_out_fraction": 0.3,
@@ -86,19 +86,19 @@ def test_the_union_has_every_pair_once_with_the_labels_of_each_dimension(read, w
     groups = {name: dimension.held_out.texts for name, dimension in found.dimensions.items()}
     held = {str(pair.prompt) for texts in groups.values() for pair in texts}
     trained = set(words[:30]) - held - set(found.test_prompts)
-    expected = (
-        {(p, a, b) for p in words[:20]}
-        | {(p, a, c) for p in words[20:30]}
-        | {(p, b, a) for p in words[10:20]}
-    )
+    ab, ac = sorted([a, b]), sorted([a, c])  # the one order that two texts have
+    expected = {(p, *ab) for p in words[:20]} | {(p, *ac) for p in words[20:30]}
     assert set(keys) == {key for key in expected if key[0] in trained}
     reward = {key for key, label in zip(keys, found.human["reward"], strict=True) if not np.isnan(label)}
     safety = {key for key, label in zip(keys, found.human["safety"], strict=True) if not np.isnan(label)}
-    assert reward == {key for key in keys if key[1:] in ((a, b), (a, c))}
-    assert safety == {
-        key for key in keys if key[1:] == (b, a) or (key[1:] == (a, b) and key[0] in words[:10])
-    }
-    assert set(found.human["reward"][~np.isnan(found.human["reward"])]) == {1.0}  # chosen is the better one
+    assert reward == set(keys)
+    assert safety == {key for key in keys if key[0] in words[:20]}
+    for (prompt, first, _), by_reward, by_safety in zip(
+        keys, found.human["reward"], found.human["safety"], strict=True
+    ):
+        assert by_reward == float(first == a)  # a is the better one
+        if prompt in words[:20]:
+            assert by_safety == (by_reward if prompt in words[:10] else 1.0 - by_reward)
     # No prompt is on two sides, of any dimension.
     assert set(found.train_prompts) == trained and held and found.test_prompts
     assert not held & set(found.test_prompts)
@@ -144,8 +144,10 @@ def test_what_is_cut_is_counted(read, words, tmp_path):
     # Ten words of prompt are cut to five; of the longer response seven tokens are left.
     assert count["prompts_cut"] == count["responses_cut"] == count["pairs"] > 0
     assert {len(pair.prompt_ids) for pair in found.align} == {5}
-    assert {len(pair.chosen_ids) for pair in found.align} == {7}
-    assert {len(pair.rejected_ids) for pair in found.align} == {2}  # one word and the end
+    assert {max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in found.align} == {7}
+    assert {min(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in found.align} == {
+        2
+    }  # one word and the end
 
 
 def test_labels_of_a_column_are_read_by_dimension(read, words, tmp_path):
@@ -203,9 +205,10 @@ def test_a_world_gives_pairs_and_prompts(read):
 
 def test_the_template_is_the_configured_one_else_the_worlds(tokenizer):
     world = world_for("assistant")
-    assert template_of("", tokenizer, world) == world.template
-    assert template_of("Q {prompt}", tokenizer, world) == Template("plain", "Q {prompt}")
-    assert template_of("Q {prompt}", tokenizer, None) == Template("plain", "Q {prompt}")
+    assert template_of(ModelSettings(), tokenizer, world) == world.template
+    given = ModelSettings(template="Q {prompt}")
+    assert template_of(given, tokenizer, world) == Template("plain", "Q {prompt}")
+    assert template_of(given, tokenizer, None) == Template("plain", "Q {prompt}")
 
 
 def test_a_dimension_without_a_file_is_not_there(read, words, tmp_path):
@@ -358,3 +361,96 @@ def test_the_share_of_the_test_takes_from_training_alone(read, words, tmp_path):
     assert set(few.train_prompts) | set(few.test_prompts) == set(many.train_prompts) | set(many.test_prompts)
     texts = [[p.prompt for p in found.dimensions["safety"].held_out.texts] for found in (few, many)]
     assert texts[0] == texts[1]
+
+
+def rlhf(words):
+    """SafeRLHF's columns: labels that agree and differ in turn, responses in either order of their texts."""
+    return [
+        {
+            "prompt": word,
+            "response_0": words[i % 7],
+            "response_1": words[10 + i % 9],
+            "better_response_id": i % 2,
+            "safer_response_id": i // 2 % 2,
+        }
+        for i, word in enumerate(words)
+    ]
+
+
+def test_labels_as_one_file_or_as_two_give_the_same_pairs_to_align_on(read, words, tmp_path):
+    rows = rlhf(words)
+    whole = write(tmp_path / "rows.jsonl", rows)
+    columns = {"reward": "better_response_id", "safety": "safer_response_id"}
+    one = {name: whole | {"label": column} for name, column in columns.items()}
+    two = {
+        name: write(
+            tmp_path / f"{name}.jsonl",
+            [
+                {
+                    "prompt": row["prompt"],
+                    "chosen": row[f"response_{row[column]}"],
+                    "rejected": row[f"response_{1 - row[column]}"],
+                }
+                for row in rows
+            ],
+        )
+        for name, column in columns.items()
+    }
+    first, second = (read({"sources": sources, "held_out_fraction": 0.3}) for sources in (one, two))
+    assert [pair[:3] for pair in first.align_pairs] == [pair[:3] for pair in second.align_pairs]
+    assert len(first.align) < len(rows)  # the rest are held out and tested on
+    for name in columns:
+        np.testing.assert_array_equal(first.human[name], second.human[name])
+        assert set(first.human[name]) == {0.0, 1.0}
+
+
+def test_odd_rows_are_dropped_counted_and_the_first_of_a_kind_is_shown(read, words, tmp_path):
+    a, b, c = words[:3]
+    rows = [*pairs(words, a, b), {"prompt": c, "chosen": None, "rejected": a}, {"prompt": c, "chosen": a}]
+    rows += [
+        {"chosen": [{"role": r, "content": c} for r in ("system", "user", "assistant")],
+         "rejected": [{"role": r, "content": c} for r in ("user", "assistant")]},
+    ]  # fmt: skip
+    source = write(tmp_path / "pairs.jsonl", rows)
+    data = {"sources": {"reward": source, "safety": source}, "held_out_fraction": 0.3}
+    found = read(data)
+    assert (found.counts["reward"]["malformed"], found.counts["reward"]["unshared"]) == (2, 1)
+    assert found.counts["reward"]["kept"] == 40
+    place = f"{tmp_path / 'pairs.jsonl'}:"
+    assert f"reward: {tmp_path / 'pairs.jsonl'} was taken for pairs (40)" in found.notes
+    shown = [note for note in found.notes if note.startswith("reward: 2 malformed")]
+    assert shown[0].startswith(f'reward: 2 malformed, first: {place}41: "chosen" is null')
+    assert any(f"1 unshared, first: {place}43: the two conversations differ" in note for note in found.notes)
+    with pytest.raises(InputError, match='pairs.jsonl:41: "chosen" is null'):
+        read(data | {"strict": True})
+
+
+def test_an_official_held_out_file_and_its_leaks(read, words, tmp_path):
+    a, b, c = words[:3]
+    train = write(tmp_path / "train.jsonl", pairs(words[:30], a, b))
+    # Ten prompts of its own, and five that the training file has as well.
+    test = write(tmp_path / "test.jsonl", pairs(words[25:40], a, c))
+    own = train | {"held_out_path": test["path"]}
+    found = read({"sources": {"reward": own, "safety": train}, "held_out_fraction": 0.3})
+    assert found.counts["reward"]["leaks"] == 5 and found.counts["reward held-out file"]["kept"] == 15
+    official = set(words[25:40])
+    for name, dimension in found.dimensions.items():
+        trained = {str(pair.prompt) for pair in dimension.train.texts}
+        held = {str(pair.prompt) for pair in dimension.held_out.texts}
+        assert not trained & official and not trained & held and not held & set(found.test_prompts)
+        assert held >= (official if name == "reward" else set(words[25:30]))
+    assert not official & set(found.test_prompts) and not official & set(found.train_prompts)
+    texts = [pair for pair in found.dimensions["reward"].held_out.texts if pair.prompt in official]
+    assert {(pair.chosen, pair.rejected) for pair in texts} == {(a, c)}
+    given = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in words])["path"]
+    found = read({"sources": {"reward": own, "safety": train}, "held_out_fraction": 0.3, "prompts": given})
+    assert found.counts["prompts"] == {"leaks": 15} and not official & set(found.test_prompts)
+
+
+def test_a_prompt_that_the_template_cannot_show_is_named_by_its_line(read, words, tmp_path):
+    source = write(tmp_path / "pairs.jsonl", pairs(words, *words[:2]))
+    rows = [{"prompt": word} for word in words[:30]]
+    rows.append({"prompt": [{"role": "system", "content": words[0]}, {"role": "user", "content": words[1]}]})
+    given = write(tmp_path / "prompts.jsonl", rows)["path"]
+    with pytest.raises(InputError, match=r"prompts.jsonl:31: the prompt has 2 messages"):
+        read({"sources": {"reward": source, "safety": source}, "prompts": given, "held_out_fraction": 0.05})

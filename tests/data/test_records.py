@@ -120,7 +120,7 @@ def test_categories(tmp_path, row, expected):
     assert pair.categories == expected
     assert read(write(tmp_path, GOOD | row))[0].categories == {}
     path = str(write(tmp_path, {"prompt": "p"} | row, name="prompts.jsonl"))
-    assert read_prompt_rows(path, ("topic", "meta.kind")) == [("p", expected)]
+    assert read_prompt_rows(path, ("topic", "meta.kind")) == [("p", expected, f"{path}:1")]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,10 @@ def test_clean_counts_each_kind(tmp_path):
         "identical": 1,
         "duplicates": 1,
         "unshared": 0,
+        "malformed": 0,
+        "unlabelled": 0,
+        "unsupported": 0,
+        "single_responses": 0,
         "both_orders": 1,
         "kept": 3,
     }
@@ -212,7 +216,7 @@ def test_contradictory_ids_are_one_pair_in_both_orders(tmp_path):
         ({"chosen": "a", "rejected": "b"}, {}, ':2: "prompt" is missing'),
         (GOOD | {"chosen": None}, {}, ':2: "chosen" is null, must be text'),
         (GOOD | {"chosen": 3}, {}, ':2: "chosen" is the number 3, must be text'),
-        (GOOD | {"rejected": {}}, {}, ':2: "rejected" is an object, must be text'),
+        (GOOD | {"rejected": {}}, {}, ':2: "rejected.0" must be a message'),
         (GOOD | {"prompt": []}, {}, ':2: "prompt" is an empty list'),
         (GOOD | {"prompt": ["x"]}, {}, ':2: "prompt.0" must be a message'),
         (GOOD | {"prompt": [{"role": "user", "content": None}]}, {}, ':2: "prompt.0.content" is null'),
@@ -236,9 +240,10 @@ def test_bad_rows_name_file_line_and_field(tmp_path, line, columns, expected):
     [
         ({"better_response_id": 2}, ':1: "better_response_id" is 2, must be 0 or 1'),
         ({"better_response_id": -1}, ':1: "better_response_id" is -1, must be 0 or 1'),
-        ({"better_response_id": True}, ':1: "better_response_id" is true, must be 0 or 1'),
-        ({"better_response_id": "0"}, ':1: "better_response_id" is a text, must be 0 or 1'),
-        ({"is_response_1_safe": 1}, ':1: "is_response_1_safe" is the number 1, must be true or false'),
+        ({"better_response_id": "x"}, ':1: "better_response_id" is a text, must be 0 or 1'),
+        ({"better_response_id": [0]}, ':1: "better_response_id" is a list, must be 0 or 1'),
+        ({"better_response_id": None}, ':1: "better_response_id" is null'),
+        ({"is_response_1_safe": 2}, ':1: "is_response_1_safe" is the number 2, must be true or false'),
     ],
 )
 def test_bad_labels(tmp_path, change, expected):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from alignjax.config import ModelSettings
 from alignjax.data.records import Message, PreferencePair
 from alignjax.data.tokenize import (
     Template,
@@ -27,14 +28,19 @@ ALTERNATE = "{{ raise_exception('Conversation roles must alternate') }}"
 PLAIN = Template("plain", "{prompt}")
 
 
-def byte_tokenizer(*, bos: str | None = "<s>", eos: str | None = "</s>", chat_template=None):
-    """One token a byte (ids 0..255), then the special tokens; padding is the EOS."""
+def byte_tokenizer(*, bos: str | None = "<s>", eos: str | None = "</s>", chat_template=None, adds=True):
+    """One token a byte (ids 0..255), then the special tokens; padding is the EOS. It `adds` its BOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     special = {name: t for name, t in (("bos_token", bos), ("eos_token", eos), ("pad_token", eos)) if t}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=chat_template, **special)
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=chat_template, **special)
+    if bos and adds:
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, made.convert_tokens_to_ids(bos))]
+        )
+    return made
 
 
 TOKENIZER = byte_tokenizer()
@@ -75,9 +81,20 @@ def test_chat_template_with_its_own_bos_gets_no_second_one():
     )
 
 
-def test_chat_template_without_bos_gets_one():
-    tokenizer = byte_tokenizer(chat_template="{% for m in messages %}{{ m['content'] }}|{% endfor %}")
-    assert tokenizer.decode(encode_prompt(tokenizer, Template("chat"), "hi")) == "<s>hi|"
+def test_bos_is_what_the_tokenizer_does_unless_it_is_asked_for():
+    chat = byte_tokenizer(chat_template="{% for m in messages %}{{ m['content'] }}|{% endfor %}")
+    none = byte_tokenizer(adds=False)
+
+    def shown(tokenizer, template):
+        return tokenizer.decode(encode_prompt(tokenizer, template, "hi"))
+
+    # As transformers: nothing is added to what a chat template wrote.
+    assert shown(chat, Template("chat")) == "hi|" and shown(chat, Template("chat", add_bos=True)) == "<s>hi|"
+    assert shown(none, PLAIN) == "hi" and shown(none, Template("plain", "<s>{prompt}")) == "<s>hi"
+    assert shown(none, Template("plain", "{prompt}", add_bos=True)) == "<s>hi"
+    assert shown(TOKENIZER, Template("plain", "{prompt}", add_bos=False)) == "hi"
+    with pytest.raises(InputError, match="config.model.add_bos: is True, but the tokenizer has no BOS"):
+        shown(byte_tokenizer(bos=None), Template("plain", "{prompt}", add_bos=True))
 
 
 @pytest.mark.parametrize("text", ["ok", "ok</s>", "ok</s></s>", "ok</s>\n"])
@@ -178,3 +195,13 @@ def test_errors():
     with pytest.raises(InputError, match="f:1: differ; drop it"):
         unclean = pair("p", "a", "b")._replace(problem="differ")
         tokenize_pairs(TOKENIZER, PLAIN, [unclean], max_length=9, max_prompt_length=4)
+
+
+def test_settings_choose_the_template():
+    chat = byte_tokenizer(chat_template=CHATML)
+    asked = ModelSettings(template_kwargs='{"thinking": false}', template_date="2025-01-02", add_bos=False)
+    expected = Template("chat", kwargs={"thinking": False}, date="2025-01-02", add_bos=False)
+    assert template_for(chat, asked) == expected
+    assert template_for(chat, ModelSettings(template="{prompt}!")) == Template("plain", "{prompt}!")
+    with pytest.raises(InputError, match="config.model.template_kwargs: .* only a chat template reads it"):
+        template_for(TOKENIZER, asked)

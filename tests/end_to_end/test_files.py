@@ -129,7 +129,7 @@ def test_two_files_of_two_dimensions(folder, tmp_path, file_config):
         assert shown and shown <= side, name
     # Pairs of both files are aligned on once.
     rows = {(row["prompt"], row["chosen"], row["rejected"]) for row in helpful[:40] + safe[:40]}
-    expected = {row for row in rows if row[0] in train}
+    expected = {(row[0], *sorted(row[1:])) for row in rows if row[0] in train}  # the texts in order
     found = [(line["prompt"], line["chosen"], line["rejected"]) for line in labelled(workdir)]
     assert set(found) == expected and len(found) == len(expected) == counts["align"]["pairs"]
 
@@ -159,17 +159,18 @@ def test_one_file_with_both_labels(folder, tmp_path, file_config):
     learned, _, _ = split({row["prompt"] for row in rows})
     train = [row for row in rows if row["prompt"] in learned]
     lines = labelled(workdir)
-    assert [(line["prompt"], line["chosen"]) for line in lines] == [
-        (r["prompt"], r["response_0"]) for r in train
+    # A pair to align on has its texts in order, however the rows have them.
+    assert [(line["prompt"], line["chosen"], line["rejected"]) for line in lines] == [
+        (r["prompt"], "no", "yes") for r in train
     ]
     # By hand: a label is turned over where the more probable response is another than the people's.
     values = np.array([line["label"] for line in lines])
-    assert 0 < values.min() < 0.5 < values.max() < 1
+    assert 0 < values.min() < values.max() < 1
     first = values > 0.5
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (record,) = (line for line in metrics if line["stage"] == "labels")
     for name, column in (("reward", "better_response_id"), ("safety", "safer_response_id")):
-        people = np.array([row[column] == 0 for row in train])
+        people = np.array([row[f"response_{row[column]}"] == "no" for row in train])
         np.testing.assert_allclose(record[f"labels/flip_rate/{name}"], (first != people).mean(), rtol=1e-6)
     assert {record[f"labels/flip_rate/{name}"] for name in ("reward", "safety")} != {0.0}
 

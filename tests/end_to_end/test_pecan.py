@@ -415,6 +415,10 @@ def test_exports_are_adapter_and_base(whole, tmp_path):
     export(whole, tmp_path / "merged", adapter_only=False)
     export(whole, tmp_path / "adapter", adapter_only=True)
     base, merged = load_pretrained(whole / "reference"), load_pretrained(tmp_path / "merged")
+    fields = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert fields["base_model_name_or_path"] == str((whole / "reference").resolve())
+    again = load_pretrained(tmp_path / "adapter")  # PEFT's folder alone is the model as well
+    jax.tree.map(np.testing.assert_array_equal, again.params, merged.params)
     lora = load_adapter(tmp_path / "adapter", base.config)
     assert isinstance(lora, Lora) and max(float(abs(x).max()) for x in jax.tree.leaves(lora.params)) > 0
     assert merged.tokenizer is not None and base.tokenizer is not None

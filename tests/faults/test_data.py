@@ -15,7 +15,7 @@ LABELLED = {"prompt": "p", "response_0": "a", "response_1": "b", "better_respons
 def refused(refusal, model, lines, tmp_path):
     """The line on standard error where the reward's pairs are these rows."""
 
-    def run(*rows, label=""):
+    def run(*rows, label="", strict=True):
         pairs, safe = (
             lines("pairs.jsonl", *rows),
             lines("safe.jsonl", *(GOOD | {"prompt": str(i)} for i in range(20))),
@@ -24,6 +24,7 @@ def refused(refusal, model, lines, tmp_path):
             "train",
             f"--config={CONFIG}:smollm2-135m",
             "--config.data.held_out_fraction=0.2",
+            f"--config.data.strict={strict}",
             f"--workdir={tmp_path / 'run'}",
             f"--config.model.path={model}",
             "--config.model.max_length=64",
@@ -72,6 +73,18 @@ def test_rows(refused, rows, label, parts):
         assert part in line
 
 
+def test_a_file_without_a_usable_row_is_refused_with_its_first_problem(refused):
+    rows = [GOOD | {"chosen": 3, "prompt": str(i)} for i in range(3)]
+    assert 'pairs.jsonl:1: "chosen" is the number 3, must be text' in refused(*rows, strict=False)
+
+
+def test_a_label_that_nothing_explains_is_asked_for(refused):
+    rows = [{"prompt": "p", "response_a": "a", "response_b": "b", "better": 1}]
+    line = refused(*rows, label="better", strict=False)
+    assert 'pairs.jsonl:1: "better" is 1, and nothing shows whether 1 means' in line
+    assert "label_means=first, second or strength" in line
+
+
 def test_no_such_file(refusal, model, tmp_path):
     line = refusal(
         "train",
@@ -93,9 +106,11 @@ def test_no_such_file(refusal, model, tmp_path):
         ('{"prompt": ', [], ["prompts.jsonl:1: is not JSON"]),
         ({"text": "x"}, [], ['prompts.jsonl:1: column "prompt"', "missing"]),
         ({"prompt": 3}, [], ['prompts.jsonl:1: "prompt" is 3']),
+        ({"prompt": "x \ud83d"}, [], ['prompts.jsonl:1: "prompt" holds half of a surrogate pair']),
+        ({"prompt": "x", "tools": [{"name": "f"}]}, [], ['prompts.jsonl:1: "tools" cannot be handed']),
         ({"prompt_ids": []}, [], ['prompts.jsonl:1: "prompt_ids" is empty']),
         ({"prompt_ids": [258]}, [], ['prompts.jsonl:1: "prompt_ids" has id 258', "258 ids"]),
-        ({"prompt": "x" * 80}, [], ["prompts.jsonl:1: a prompt of 81 tokens", "64 tokens"]),
+        ({"prompt": "x" * 80}, [], ["prompts.jsonl:1: a prompt of 80 tokens", "64 tokens"]),
         ({"prompt": "x"}, ["--template=bare"], ["{prompt}"]),
         ({"prompt": "x"}, ["--dtype=float16"], ["float16"]),
         ({"prompt": "x"}, ["--temperature=0"], ["--temperature: is 0.0"]),
@@ -125,10 +140,12 @@ def test_prompts_of_sample(refusal, model, lines, tmp_path, row, options, parts)
         ({"prompt": "p"}, ["in.jsonl:1", "response"]),
         ({"prompt": "p", "chosen": "a"}, ["in.jsonl:1", "rejected"]),
         ({"response": "r"}, ["in.jsonl:1", "prompt"]),
+        ({"prompt": "x \ud83d", "response": "a"}, ['in.jsonl:1: "prompt" holds half of a surrogate pair']),
+        ({"prompt": "x", "chosen": "a", "rejected": "\udc00"}, ['in.jsonl:1: "rejected" holds half']),
         ({"prompt": "p", "response_ids": [-1]}, ['in.jsonl:1: "response_ids" has id -1']),
         (
             {"prompt": "p", "response": "x" * 80},
-            ["in.jsonl:1: a prompt of 2 tokens and a response of 81", "64 tokens"],
+            ["in.jsonl:1: a prompt of 1 tokens and a response of 81", "64 tokens"],
         ),
     ],
 )

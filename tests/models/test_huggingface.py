@@ -229,7 +229,7 @@ def test_adapters_round_trip_and_are_pefts(lora, random_model, logits, tmp_path)
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"use_dora": True}, "use_dora is True"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"r": 0}, "r is 0; must be a positive number"),
         ({"lora_alpha": "big"}, "lora_alpha is 'big'"),

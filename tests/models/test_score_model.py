@@ -1,5 +1,6 @@
 """Score models: against forward passes in float64 numpy and in torch; both layouts of folders; padding."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -253,12 +254,14 @@ def test_round_trip_in_transformers_layout(name, scorer, tmp_path):
     for kind in ("reward", "cost"):
         model = scorer(name)
         model = model.replace(kind=kind)  # a cost without a bias
+        model = model.replace(reads="conversation" if kind == "cost" else "response")
         save_score_model(model, tmp_path / kind, layout="classification")
         equal(load_score_model(tmp_path / kind), model)
     fields = json.loads((tmp_path / "reward" / "config.json").read_text())
     family = {"tied": "Llama"}.get(name, name.capitalize())
     assert fields["architectures"] == [f"{family}ForSequenceClassification"]
     assert fields["id2label"] == {"0": "LABEL_0"} and not fields["tie_word_embeddings"]
+    assert fields["score_reads"] == "response" and fields["pad_token_id"] is None
     names = set(load_file(tmp_path / "reward" / "model.safetensors"))
     assert {n for n in names if not n.startswith("model.")} == {"score.weight"}
 
@@ -275,6 +278,30 @@ def test_a_tokenizer_and_the_type_of_the_body_go_along(scorer, tiny_tokenizer, t
     tensors = load_file(tmp_path / "half" / "model.safetensors")
     assert tensors["model.norm.weight"].dtype == np.dtype(ml_dtypes.bfloat16)
     assert tensors["score_head.weight"].dtype == np.float32
+
+
+def test_a_classifier_names_a_pad_token_that_is_not_its_end(scorer, tiny_tokenizer, tmp_path):
+    save_score_model(scorer(tokenizer=tiny_tokenizer), tmp_path / "model", layout="classification")
+    back = load_score_model(tmp_path / "model")
+    assert back.tokenizer is not None and back.tokenizer.pad_token == "<unk>" and back.pad_id == 0
+    assert tiny_tokenizer.pad_token is None
+    fields = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert fields["tokenizer_class"] == "PreTrainedTokenizerFast"
+    ends = copy.deepcopy(tiny_tokenizer)
+    ends.unk_token = ends.bos_token = None
+    ends.pad_token = "</s>"
+    if not [t for t in ends.added_tokens_decoder.values() if t.special and t.content != "</s>"]:
+        with pytest.raises(InputError, match="no special token other than its end token"):
+            save_score_model(scorer(tokenizer=ends), tmp_path / "none", layout="classification")
+
+
+@pytest.mark.parametrize("fields", [{"score_reads": "tail"}, {"pad_token_id": "0"}])
+def test_how_a_classifier_is_read_is_checked(scorer, tmp_path, fields):
+    save_score_model(scorer(), tmp_path / "model", layout="classification")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    with pytest.raises(InputError, match=f"config.json: {next(iter(fields))} is"):
+        load_score_model(tmp_path / "model")
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@ import pytest
 
 from alignjax.errors import InputError
 from alignjax.models.tokenizer import (
+    begins_with_bos,
     byte_level_bpe,
     check_vocabulary,
     load_tokenizer,
     mark_special,
     scored_bpe,
+    splitter,
     wrap,
 )
 
@@ -25,9 +27,9 @@ def pieces(tokenizer, text):
 def test_byte_level_merges_in_order_of_priority():
     tokens = byte_vocabulary("bc", "ab", "abc")
     # "b c" before "a b": abc is a + bc, and no merge joins these two.
-    late = byte_level_bpe(tokens, ["b c", "a b", "ab c"], "default", "f")
+    late = byte_level_bpe(tokens, ["b c", "a b", "ab c"], "gpt-2", "f")
     assert pieces(late, "abc") == ["a", "bc"]
-    early = byte_level_bpe(tokens, ["a b", "ab c", "b c"], "default", "f")
+    early = byte_level_bpe(tokens, ["a b", "ab c", "b c"], "gpt-2", "f")
     assert pieces(early, "abc") == ["abc"]
     assert early.decode(early.encode("ab c!\n1", add_special_tokens=False).ids) == "ab c!\n1"
 
@@ -35,10 +37,13 @@ def test_byte_level_merges_in_order_of_priority():
 @pytest.mark.parametrize(
     ("split", "expected"),
     [
-        # The families' own rules: SmolLM and Qwen2 take digits one by one, Llama 3 by threes, GPT-2 all.
+        # The families' own rules: SmolLM, Qwen2 and Mistral take digits one by one, Llama 3 and DeepSeek by
+        # threes, GPT-2 all.
         ("smollm", ["1", "2", "3", "4"]),
         ("qwen2", ["1", "2", "3", "4"]),
         ("llama-bpe", ["123", "4"]),
+        ("deepseek-v3", ["123", "4"]),
+        ("tekken", ["1", "2", "3", "4"]),
         ("gpt-2", ["1234"]),
     ],
 )
@@ -57,12 +62,37 @@ def test_qwen2_normalizes():
 
 
 def test_unknown_splitters_and_damaged_merges_are_refused():
-    with pytest.raises(
-        InputError, match='f: tokenizer splitter "tekken" is not supported; use one of default'
-    ):
-        byte_level_bpe(byte_vocabulary(), [], "tekken", "f")
+    with pytest.raises(InputError, match='f: tokenizer splitter "poro" is not supported; use one of gpt-2'):
+        byte_level_bpe(byte_vocabulary(), [], "poro", "f")
     with pytest.raises(InputError, match='f: merge "ab" has no space'):
-        byte_level_bpe(byte_vocabulary("ab"), ["ab"], "default", "f")
+        byte_level_bpe(byte_vocabulary("ab"), ["ab"], "gpt-2", "f")
+
+
+def test_tekken_divides_at_capitals_and_takes_known_words_whole():
+    tokens = byte_vocabulary("aB", "ab", "abab")
+    divided = byte_level_bpe(tokens, ["a B"], "tekken", "f")
+    assert pieces(divided, "aB") == ["a", "B"]  # the merge crosses two words
+    assert pieces(byte_level_bpe(tokens, ["a B"], "qwen2", "f"), "aB") == ["aB"]
+    # "abab" is reached by no merge.
+    assert pieces(byte_level_bpe(tokens, ["a b"], "tekken", "f"), "abab") == ["abab"]
+    assert pieces(byte_level_bpe(tokens, ["a b"], "qwen2", "f"), "abab") == ["ab", "ab"]
+
+
+def test_a_splitter_that_is_not_named_is_known_by_the_vocabulary_or_refused():
+    qwen = [f"t{i}" for i in range(151643)] + ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    assert splitter("default", qwen, "f") == splitter("", qwen, "f") == "qwen2"
+    smollm = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "a"]
+    assert splitter("default", smollm, "f") == "smollm" and splitter("llama-bpe", smollm, "f") == "llama-bpe"
+    with pytest.raises(InputError, match="f: tokenizer.ggml.pre names no splitter, and the vocabulary of 96"):
+        splitter("default", byte_vocabulary(), "f")
+
+
+def test_bos_is_added_where_it_is_asked_for():
+    tokens = byte_vocabulary("<s>")
+    for adds, expected in ((True, [96, 64]), (False, [64])):
+        made = wrap(byte_level_bpe(tokens, [], "gpt-2", "f"), {"bos_token": "<s>"}, add_bos=adds)
+        assert made("a")["input_ids"] == expected
+    assert begins_with_bos("llama-bpe") and not begins_with_bos("qwen2")
 
 
 def scored(prefix_space=True):
@@ -100,7 +130,7 @@ def test_sentencepiece_gives_the_text_back(text):
 def test_special_tokens_stay_whole():
     tokens = byte_vocabulary("<end>", "[keep]")
     types = [1] * (len(tokens) - 2) + [3, 4]
-    tokenizer = byte_level_bpe(tokens, [], "default", "f")
+    tokenizer = byte_level_bpe(tokens, [], "gpt-2", "f")
     mark_special(tokenizer, tokens, types)
     assert pieces(tokenizer, "a<end>[keep]b") == ["a", "<end>", "[keep]", "b"]
     wrapped = wrap(tokenizer, {"eos_token": "<end>"}, "{{ messages }}")
@@ -126,3 +156,12 @@ def test_folders(tiny_tokenizer, tmp_path):
     (tmp_path / "t" / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(InputError, match="t: transformers cannot load the tokenizer"):
         load_tokenizer(tmp_path / "t")
+
+
+def test_a_sentencepiece_file_alone_names_what_reads_it(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(
+        InputError, match="holds tokenizer.model but no tokenizer.json; install sentencepiece"
+    ):
+        load_tokenizer(tmp_path)

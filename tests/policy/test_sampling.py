@@ -205,6 +205,7 @@ def test_progress_and_one_token(model):
 def test_the_tokenizers_end_counts(model):
     class Tokenizer:
         eos_token_id = 4
+        chat_template = None
 
     tokenizer: Any = Tokenizer()  # all that is read of one
     assert sampling.end_ids(Model(None, CONFIG, tokenizer)) == (2, 4, 9)

@@ -160,7 +160,7 @@ def test_json_lines_number_the_prompts_of_a_table_without_ids(tmp_path):
 @given(data=st.data())
 def test_both_formats_say_the_same(tmp_path, data):
     n, k, m = (data.draw(st.integers(1, 4)) for _ in range(3))
-    number = st.floats(-1e300, 1e300, allow_subnormal=True)
+    number = st.floats(-1e15, 1e15, allow_subnormal=True)
     name = st.text(min_size=1, max_size=8).filter(lambda t: t.strip() and "\0" not in t)
     names = data.draw(st.lists(name.filter(lambda t: t.isprintable()), min_size=m, max_size=m, unique=True))
     counts = data.draw(st.lists(st.integers(1, k), min_size=n, max_size=n))

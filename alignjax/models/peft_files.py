@@ -1,0 +1,282 @@
+"""Reads and writes LoRA adapters in PEFT's layout, and models that are a base and an adapter."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from alignjax.errors import InputError
+from alignjax.models.config import DecoderConfig
+from alignjax.models.huggingface import load_pretrained as load_whole
+from alignjax.models.huggingface import open_safetensors, read_json, write_folder
+from alignjax.models.lora import TARGETS, Lora, merge_lora, projection_sizes
+from alignjax.models.model import Model
+from alignjax.models.weights import HF_PROJECTIONS, check_tensors
+from alignjax.runtime.processes import to_host
+
+ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER_NAME = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.([\w.]+)\.lora_([AB])\.weight")
+_REFUSED = (
+    "use_dora",
+    "use_qalora",
+    "modules_to_save",
+    "fan_in_fan_out",
+    "lora_bias",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+)
+# Ways to begin a training that leave the base as it is; all others (pissa, olora, corda, loftq) change it.
+_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+class _Module(NamedTuple):
+    """Rank and scale of one adapted projection of one layer."""
+
+    rank: int
+    scale: float
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    remat: bool = False,
+    mesh: Mesh | None = None,
+    adapter: str | Path | None = None,
+) -> Model:
+    """Reads a Hugging Face folder, a .gguf file, or a PEFT folder, whose adapter is merged into its base.
+
+    Args:
+      path: the folder, or a file whose name ends in .gguf. A folder with adapter_config.json is an adapter on
+        the base that it names, a local folder.
+      dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
+      remat: recompute layers in the backward pass.
+      mesh: the devices that the weights are divided over; each part is read directly to its device. None: the
+        default device.
+      adapter: PEFT folder that is merged into the model of `path`; None: none.
+
+    Returns:
+      The model; `tokenizer` is None if no folder has one.
+
+    Raises:
+      InputError: a missing or damaged file, an unsupported architecture, setting or adapter, a base that is
+        no local folder, tensors that do not fit, or a mesh that does not divide the model.
+    """
+    base, own = base_of(path)
+    adapters = [Path(one) for one in (own, adapter) if one]
+    model = load_whole(base, dtype=dtype, remat=remat, mesh=mesh)
+    for one in adapters:
+        # Each weight is added to in float32 and rounded once.
+        merged = merge_lora(model.params, load_adapter(one, model.config))
+        model = model.replace(params=merged)
+    return model
+
+
+def base_of(path: str | Path) -> tuple[Path, Path | None]:
+    """The folder or file with the weights, and the PEFT folder on top of them, if `path` is one.
+
+    Raises:
+      InputError: a PEFT folder whose base is no local folder.
+    """
+    path = Path(path)
+    if not (path / ADAPTER_CONFIG).is_file():
+        return path, None
+    named = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if isinstance(named, str) and named:
+        for base in (Path(named), path / named):
+            if (base / "config.json").is_file() and not (base / ADAPTER_CONFIG).exists():
+                return base, path
+    raise InputError(
+        f"{path / ADAPTER_CONFIG}: base_model_name_or_path is {named!r}, which is no folder with a model "
+        f"here; give the base as the model and {path} as its adapter (--adapter=, or config.model.adapter)."
+    )
+
+
+def save_adapter(
+    lora: Lora, config: DecoderConfig, path: str | Path, *, base_model: str | None = None
+) -> None:
+    """Writes adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+
+    Args:
+      lora: the adapters.
+      config: the decoder they belong to.
+      path: the folder; made if it does not exist.
+      base_model: name or path of the base model, recorded for PEFT.
+
+    Raises:
+      InputError: the adapters have different ranks, or the path is a file.
+    """
+    layers = lora.params["layers"]
+    ranks = {pair["a"].shape[2] for pair in layers.values()}
+    if len(ranks) != 1:
+        raise InputError(f"{path}: adapters of ranks {sorted(ranks)} cannot be saved together; use one rank.")
+    rank = ranks.pop()
+    tensors = {}
+    for target, pair in layers.items():
+        a, b = to_host(pair["a"]), to_host(pair["b"])
+        for i in range(config.num_layers):
+            prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
+            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[i].T)
+            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[i].T)
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": lora.scale * rank,
+        "lora_dropout": lora.dropout,
+        "target_modules": [HF_PROJECTIONS[t].split(".")[1] for t in layers],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    write_folder(Path(path), {ADAPTER_CONFIG: fields}, {_ADAPTER_WEIGHTS: tensors})
+
+
+def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
+    """Reads adapters in PEFT's layout.
+
+    Modules of different rank or scale (rank_pattern, alpha_pattern) become one adapter of the largest rank:
+    smaller ones are padded with zeros, and B is multiplied by the ratio of scales. Both are exact.
+
+    Args:
+      path: the folder with adapter_config.json and adapter_model.safetensors.
+      config: the decoder they are for.
+
+    Returns:
+      The adapters, float32.
+
+    Raises:
+      InputError: a missing file, an adapter other than plain LoRA, one that belongs to a changed base, or
+        tensors that do not fit the decoder.
+    """
+    path = Path(path)
+    fields = read_json(path / ADAPTER_CONFIG)
+    module = _modules(fields, str(path / ADAPTER_CONFIG))
+    with open_safetensors([path / _ADAPTER_WEIGHTS]) as (shapes, read):
+        targets = _adapter_targets(shapes, path)
+        sizes = projection_sizes(config)
+        expected, modules = {}, dict[str, _Module]()
+        for target in targets:
+            fan_in, out = sizes[target]
+            for i in range(config.num_layers):
+                name = f"model.layers.{i}.{HF_PROJECTIONS[target]}"
+                modules[name] = one = module(name)
+                a, b = (f"base_model.model.{name}.lora_{letter}.weight" for letter in "AB")
+                if fields.get("layers_to_transform") is not None and a not in shapes and b not in shapes:
+                    continue  # this layer is not adapted
+                expected |= {a: (one.rank, fan_in), b: (out, one.rank)}
+        check_tensors(expected, shapes, ignore=lambda _: False, where=str(path / _ADAPTER_WEIGHTS))
+        scale = module("").scale
+        layers = {
+            target: _stacked(target, sizes[target], config.num_layers, modules, scale, set(expected), read)
+            for target in targets
+        }
+    return Lora(params={"layers": layers}, scale=scale, dropout=float(fields.get("lora_dropout") or 0.0))
+
+
+def _stacked(
+    target: str,
+    size: tuple[int, int],
+    num_layers: int,
+    modules: Mapping[str, _Module],
+    scale: float,
+    present: set[str],
+    read: Callable[[str], np.ndarray],
+) -> dict[str, Any]:
+    """A [L, in, r] and B [L, r, out] of one projection; what a layer does not adapt is zero."""
+    fan_in, out = size
+    rank = max(module.rank for module in modules.values())
+    a = np.zeros((num_layers, fan_in, rank), np.float32)
+    b = np.zeros((num_layers, rank, out), np.float32)
+    for i in range(num_layers):
+        name = f"model.layers.{i}.{HF_PROJECTIONS[target]}"
+        first, second = (f"base_model.model.{name}.lora_{letter}.weight" for letter in "AB")
+        if first not in present:
+            continue
+        own = modules[name]
+        a[i, :, : own.rank] = read(first).astype(np.float32).T
+        b[i, : own.rank] = read(second).astype(np.float32).T
+        if own.scale != scale:
+            b[i] *= np.float32(own.scale / scale)
+    return {"a": jnp.asarray(a), "b": jnp.asarray(b)}
+
+
+def _modules(fields: dict[str, Any], where: str) -> Callable[[str], _Module]:
+    """Rank and scale by a module's name, as PEFT finds them; refuses what is no plain LoRA on its base."""
+    if fields.get("peft_type") != "LORA":
+        raise InputError(f'{where}: peft_type is {fields.get("peft_type")!r}; only "LORA" is supported.')
+    for name in _REFUSED:
+        if fields.get(name):
+            raise InputError(f"{where}: {name} is {fields[name]!r}; only plain LoRA is supported.")
+    if fields.get("bias", "none") != "none":
+        raise InputError(f'{where}: bias is {fields["bias"]!r}; only "none" is supported.')
+    init = fields.get("init_lora_weights", True)
+    if not any(init is known or (isinstance(init, str) and init == known) for known in _INITS):
+        raise InputError(
+            f"{where}: init_lora_weights is {init!r}, which changes the weights of the base, so that the "
+            "adapter does not fit the published base; convert it to plain LoRA when saving it in PEFT "
+            "(save_pretrained with path_initial_model_for_weight_conversion)."
+        )
+    rank = _positive(fields.get("r"), "r", where)
+    if rank != int(rank):
+        raise InputError(f"{where}: r is {fields['r']!r}; must be a whole number.")
+    alpha = _positive(fields.get("lora_alpha"), "lora_alpha", where)
+    patterns = {name: fields.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
+    for name, pattern in patterns.items():
+        if not isinstance(pattern, dict):
+            raise InputError(f"{where}: {name} is {pattern!r}; must be an object.")
+        for key, value in pattern.items():
+            _positive(value, f"{name}.{key}", where)
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise InputError(f"{where}: {name} has {key!r}, no regular expression ({error}).") from None
+    root = bool(fields.get("use_rslora"))
+
+    def module(name: str) -> _Module:
+        r = int(_of_pattern(patterns["rank_pattern"], name, rank))
+        a = float(_of_pattern(patterns["alpha_pattern"], name, alpha))
+        return _Module(r, a / r**0.5 if root else a / r)
+
+    return module
+
+
+def _of_pattern(pattern: Mapping[str, float], name: str, default: float) -> float:
+    """The value of the first expression that matches the end of a module's name, as in PEFT."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
+
+
+def _positive(value: Any, name: str, where: str) -> float:
+    # A rank beyond 2^20 is a damaged file: a smaller number of rows is all that a projection has.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 2**20:
+        raise InputError(f"{where}: {name} is {value!r}; must be a positive number.")
+    return value
+
+
+def _adapter_targets(shapes: dict[str, tuple[int, ...]], path: Path) -> list[str]:
+    short = {name: target for target, name in HF_PROJECTIONS.items()}
+    found = set()
+    for name in shapes:
+        match = _ADAPTER_NAME.fullmatch(name)
+        if match is None or match[2] not in short:
+            raise InputError(
+                f"{path / _ADAPTER_WEIGHTS}: tensor {name} is not an adapter of a known projection "
+                f"({', '.join(HF_PROJECTIONS.values())}); use an adapter of these alone."
+            )
+        found.add(short[match[2]])
+    if not found:
+        raise InputError(f"{path / _ADAPTER_WEIGHTS}: holds no adapter; get the file again.")
+    return [t for t in TARGETS if t in found]
