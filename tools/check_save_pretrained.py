@@ -34,6 +34,10 @@ def write(root: Path) -> None:
     from alignjax.models import DecoderConfig, Model, RopeScaling, init_params, save_pretrained
 
     llama3 = RopeScaling("llama3", 4.0, 1.0, 4.0, 16)
+    yarn = RopeScaling("yarn", 4.0, original_max_positions=32, mscale=0.8, mscale_all_dim=0.3, truncate=False)
+    short, far = (1.0, 1.2, 1.6), (2.0, 3.0, 9.0)
+    long = RopeScaling("longrope", 4.0, original_max_positions=64, short_factors=short, long_factors=far)
+    phi = {**SHAPE, "hidden_size": 32}  # transformers derives the width of a head from it
     configs = {
         "llama": DecoderConfig("llama", **SHAPE),
         "llama_bfloat16": DecoderConfig("llama", **SHAPE, dtype="bfloat16"),
@@ -43,7 +47,13 @@ def write(root: Path) -> None:
         "mistral_full": DecoderConfig("mistral", **SHAPE),
         "qwen2": DecoderConfig("qwen2", **SHAPE, qkv_bias=True, tie_embeddings=True),
         "qwen2_window": DecoderConfig("qwen2", **SHAPE, qkv_bias=True, sliding_window=7),
-        "qwen3": DecoderConfig("qwen3", **SHAPE, qk_norm=True, norm_eps=1e-6),
+        "qwen3": DecoderConfig("qwen3", **SHAPE, qk_norm="head", norm_eps=1e-6),
+        "qwen3_yarn": DecoderConfig("qwen3", **SHAPE, qk_norm="head", rope_scaling=yarn),
+        "phi3": DecoderConfig("phi3", **phi, sliding_window=7),
+        "phi4_mini": DecoderConfig("phi3", **phi, rope_scaling=long, rotary_dim=6, tie_embeddings=True),
+        "phi3_given": DecoderConfig(
+            "phi3", **phi, rope_scaling=dataclasses.replace(long, attention_factor=1.3), rotary_dim=6
+        ),
     }
     for seed, (name, config) in enumerate(configs.items()):
         keys = iter(jax.random.split(jax.random.key(seed), 64))

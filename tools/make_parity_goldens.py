@@ -1,6 +1,6 @@
 """Makes the golden models and numbers of tests/parity with transformers on torch.
 
-    python tools/make_parity_goldens.py [tests/parity/goldens]
+    python tools/make_parity_goldens.py [tests/parity/goldens [name ...]]
 
 Needs torch, which alignjax itself does not: run it in an environment of its own. Each model is a few thousand
 random weights from a fixed seed. A folder holds config.json and model.safetensors as transformers writes
@@ -17,20 +17,44 @@ from typing import Any
 import torch  # pyright: ignore[reportMissingImports]  # runs in an environment of its own
 from safetensors.torch import save_file
 from transformers import (
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    Exaone4Config,
+    Exaone4ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SeedOssConfig,
     SeedOssForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 PROMPT, RESPONSE, GREEDY = 10, 100, 64
@@ -57,6 +81,12 @@ LLAMA3: dict[str, Any] = {
     "original_max_position_embeddings": 32,
 }
 LINEAR: dict[str, Any] = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 PLAIN: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
 
 
@@ -84,6 +114,68 @@ def models() -> Iterator[tuple[str, Any, Any]]:
     multipliers: dict[str, Any] = {"embedding_multiplier": 3.0, "attention_multiplier": 0.3}
     multipliers |= {"residual_multiplier": 0.7, "logits_scaling": 0.8}
     yield "granite", GraniteForCausalLM, GraniteConfig(**SHAPE, rope_parameters=PLAIN, **multipliers)
+    yield from hybrids()
+    yield from long_contexts()
+    yield from others()
+
+
+def hybrids() -> Iterator[tuple[str, Any, Any]]:
+    """Families with layers of two kinds; windows are shorter than the 110 positions."""
+    four: dict[str, Any] = SHAPE | {"num_hidden_layers": 4, "sliding_window": 12}
+    gemma: dict[str, Any] = {"head_dim": 8, "query_pre_attn_scalar": 24}
+    # Caps low enough that they bend the scores of models this small.
+    caps: dict[str, Any] = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
+    yield "gemma2", Gemma2ForCausalLM, Gemma2Config(**four, rope_parameters=PLAIN, **gemma, **caps)
+    ropes = {"full_attention": LINEAR | {"rope_theta": 1e6}, "sliding_attention": PLAIN}
+    kinds: dict[str, Any] = {
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"]
+    }
+    yield "gemma3", Gemma3ForCausalLM, Gemma3TextConfig(**four, rope_parameters=ropes, **gemma, **kinds)
+    yield "olmo2", Olmo2ForCausalLM, Olmo2Config(**SHAPE, rope_parameters=PLAIN)
+    ropes = {"full_attention": YARN, "sliding_attention": PLAIN}
+    yield "olmo3", Olmo3ForCausalLM, Olmo3Config(**four, rope_parameters=ropes)
+    deep: dict[str, Any] = SHAPE | {"num_hidden_layers": 4}
+    yield "smollm3", SmolLM3ForCausalLM, SmolLM3Config(**deep, rope_parameters=PLAIN)
+    yield "exaone4", Exaone4ForCausalLM, Exaone4Config(**four, rope_parameters=PLAIN)
+    yield "cohere2", Cohere2ForCausalLM, Cohere2Config(**four, rope_parameters=PLAIN, logit_scale=0.25)
+    mixed: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 1}
+    yield "qwen2_mixed", Qwen2ForCausalLM, Qwen2Config(**four, rope_parameters=PLAIN, **mixed)
+
+
+def long_contexts() -> Iterator[tuple[str, Any, Any]]:
+    """Phi-3, and scalings of the rotary frequencies for long contexts."""
+    long: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 10000.0}
+    long |= {"short_factor": [1.0, 1.6], "long_factor": [2.0, 9.0]}
+    # The frequencies of transformers change where a text goes beyond the original context.
+    within: dict[str, Any] = SHAPE | {"original_max_position_embeddings": 128}
+    yield "phi3", Phi3ForCausalLM, Phi3Config(**SHAPE, rope_parameters=PLAIN, sliding_window=12)
+    yield "phi3_longrope", Phi3ForCausalLM, Phi3Config(**within, rope_parameters=long)
+    # As Phi-4-mini: heads of 8, of which 6 entries rotate.
+    partial = long | {"partial_rotary_factor": 0.75}
+    partial |= {"short_factor": [1.0, 1.2, 1.6], "long_factor": [2.0, 3.0, 9.0]}
+    shape: dict[str, Any] = within | {"hidden_size": 32, "tie_word_embeddings": True}
+    yield "phi4_mini", Phi3ForCausalLM, Phi3Config(**shape, rope_parameters=partial)
+    yield "qwen3_yarn", Qwen3ForCausalLM, Qwen3Config(**SHAPE, rope_parameters=YARN, head_dim=12)
+
+
+def others() -> Iterator[tuple[str, Any, Any]]:
+    """LayerNorm families and experts."""
+    quarter: dict[str, Any] = SHAPE | {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}}
+    yield "gpt_neox", GPTNeoXForCausalLM, GPTNeoXConfig(**quarter)
+    yield "gpt_neox_sequential", GPTNeoXForCausalLM, GPTNeoXConfig(**quarter, use_parallel_residual=False)
+    gpt2: dict[str, Any] = {
+        "vocab_size": 61,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "bos_token_id": 1,
+    }
+    gpt2 |= {"eos_token_id": None, "attn_implementation": "eager"}
+    yield "gpt2", GPT2LMHeadModel, GPT2Config(**gpt2)
+    yield "mixtral", MixtralForCausalLM, MixtralConfig(**SHAPE, rope_parameters=PLAIN, num_local_experts=4)
+    experts: dict[str, Any] = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 12}
+    yield "qwen3_moe", Qwen3MoeForCausalLM, Qwen3MoeConfig(**SHAPE, rope_parameters=PLAIN, **experts)
 
 
 def randomize(model) -> None:
@@ -128,6 +220,8 @@ def main() -> None:
     """Writes every golden below the folder given on the command line."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "tests/parity/goldens")
     for seed, (name, cls, config) in enumerate(models()):
+        if len(sys.argv) > 2 and name not in sys.argv[2:]:
+            continue
         torch.manual_seed(seed)
         model = cls(config).eval()
         randomize(model)

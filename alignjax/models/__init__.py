@@ -15,7 +15,7 @@ from alignjax.models.decode import (
 )
 from alignjax.models.decoder import hidden_states, init_params, logical_axes, unembed
 from alignjax.models.huggingface import save_pretrained
-from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora
+from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora, projection_sizes
 from alignjax.models.model import Model
 from alignjax.models.peft_files import base_of, load_adapter, load_pretrained, save_adapter
 from alignjax.models.placement import check_divides, decoder_shardings, place_head, place_lora
@@ -63,6 +63,7 @@ __all__ = [
     "place_head",
     "place_lora",
     "prefill",
+    "projection_sizes",
     "response_scores",
     "save_adapter",
     "save_pretrained",

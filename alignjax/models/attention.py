@@ -1,73 +1,17 @@
-"""Rotary positions, the attention mask, and attention over rows and over caches."""
+"""The attention mask, and attention over rows and over caches."""
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alignjax.models.config import DecoderConfig, RopeScaling
+from alignjax.models.config import DecoderConfig
+from alignjax.models.layers import layer_windows
 
 # Finite, so that a row without visible keys (padding) gives a mean and not nan, and so far below any score
 # that its exponential is exactly 0 in every other row.
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
-
-
-def rope_frequencies(config: DecoderConfig) -> Array:
-    """Angular frequencies of the rotary embedding.
-
-        f_i = theta^(-2 i / H)
-
-    With scaling "linear" all of them are divided by `factor`; with "llama3" those whose wavelength is long
-    compared with the original context, with a linear transition in between.
-
-    Args:
-      config: the decoder's shape.
-
-    Returns:
-      [H / 2] float32, radians per token.
-
-    Reference: Su et al. 2021, arXiv 2104.09864, section 3; Llama 3.1's released inference code.
-    """
-    half = config.head_dim // 2
-    # Computed in float64 on the host, since powers of large bases lose digits in float32.
-    frequencies = [config.rope_theta ** (-i / half) for i in range(half)]
-    if config.rope_scaling is not None:
-        frequencies = [rope_stretch(f, config.rope_scaling) for f in frequencies]
-    return jnp.asarray(frequencies, jnp.float32)
-
-
-def rope_stretch(frequency: float, scaling: RopeScaling) -> float:
-    """One angular frequency after scaling; see `rope_frequencies`.
-
-    Args:
-      frequency: radians per token.
-      scaling: of the decoder.
-
-    Returns:
-      Radians per token.
-    """
-    if scaling.kind == "linear":
-        return frequency / scaling.factor
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    turns = scaling.original_max_positions * frequency / (2 * math.pi)  # over the original context
-    keep = min(max((turns - low) / (high - low), 0.0), 1.0)
-    return keep * frequency + (1 - keep) * frequency / scaling.factor
-
-
-def rope_tables(config: DecoderConfig, positions: Array) -> tuple[Array, Array]:
-    """Cosines and sines [B, T, H / 2] float32 for positions [B, T] int32; all layers use the same tables."""
-    angles = positions.astype(jnp.float32)[:, :, None] * rope_frequencies(config)[None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotates each pair (x_i, x_{i + H/2}) of x [B, T, heads, H] by its position's angle, in float32."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = (jnp.broadcast_to(t[:, :, None, :], first.shape) for t in (cos, sin))
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
 
 
 def attention_mask(positions: Array, segment_ids: Array, branch_ids: Array, window: int | None) -> Array:
@@ -109,8 +53,8 @@ class RowIds(NamedTuple):
 
 def visible_keys(
     config: DecoderConfig, positions: Array, segment_ids: Array, branch_ids: Array | None
-) -> Array | RowIds:
-    """Which keys a query sees, as `attend` needs it: a mask, or ids from which the kernel makes its own.
+) -> tuple[Array, ...] | tuple[RowIds, ...]:
+    """Which keys a query sees, as `attend` needs it: masks, or ids from which the kernel makes its own.
 
     Args:
       config: the decoder's shape and kernel.
@@ -119,7 +63,7 @@ def visible_keys(
       branch_ids: [B, T] int32, 0 for the shared prompt; None: all 0.
 
     Returns:
-      [B, T, T] bool; ids for "splash".
+      [B, T, T] bool, for each of `layer_windows`; ids for "splash".
 
     Raises:
       ValueError: a window shorter than the rows together with "splash", which would count it in tokens of the
@@ -127,15 +71,24 @@ def visible_keys(
     """
     if config.attention != "splash":
         branches = jnp.zeros_like(segment_ids) if branch_ids is None else branch_ids
-        return attention_mask(positions, segment_ids, branches, config.sliding_window)
+        windows = layer_windows(config)
+        return tuple(attention_mask(positions, segment_ids, branches, window) for window in windows)
     window, length = config.sliding_window, segment_ids.shape[1]
     if window is not None and window < length:
         raise ValueError(f"attention: splash has no window, but rows of {length} have one of {window}.")
-    return RowIds(segment_ids, branch_ids)
+    return tuple(RowIds(segment_ids, branch_ids) for _ in layer_windows(config))
 
 
-def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str = "xla") -> Array:
-    """Attention over rows, softmax(q k^T / sqrt(H)) v.
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    visible: Array | RowIds,
+    *,
+    kernel: str = "xla",
+    soft_cap: float | None = None,
+) -> Array:
+    """Attention over rows, softmax(cap(q k^T / sqrt(H))) v with cap(s) = c tanh(s / c).
 
     Args:
       q: [B, T, KV * G, H].
@@ -144,6 +97,7 @@ def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str
       visible: mask [B, T, S] bool; the ids of the rows for "splash".
       kernel: "xla", or "cudnn" (NVIDIA GPUs, bfloat16) or "splash" (TPUs), which never hold the scores of all
         keys at once.
+      soft_cap: c, for "xla" only; None: scores stay.
 
     Returns:
       [B, T, KV * G, H] in the dtype of q.
@@ -153,7 +107,9 @@ def attend(q: Array, k: Array, v: Array, visible: Array | RowIds, *, kernel: str
         from alignjax.models.splash import attend_splash
 
         return attend_splash(q, k, v, visible)
-    return _attend_folded(q, k, v, visible) if kernel == "xla" else attend_fused(q, k, v, visible, "cudnn")
+    if kernel == "xla":
+        return _attend_folded(q, k, v, visible, soft_cap)
+    return attend_fused(q, k, v, visible, "cudnn")
 
 
 def attend_fused(q: Array, k: Array, v: Array, mask: Array, implementation: Literal["xla", "cudnn"]) -> Array:
@@ -163,7 +119,7 @@ def attend_fused(q: Array, k: Array, v: Array, mask: Array, implementation: Lite
     )
 
 
-def _attend_folded(q: Array, k: Array, v: Array, mask: Array) -> Array:
+def _attend_folded(q: Array, k: Array, v: Array, mask: Array, soft_cap: float | None) -> Array:
     """`attend` with the query heads of a key/value head folded into the rows of one product.
 
     There is one large product per key/value head instead of G small ones; keys and values are not repeated.
@@ -174,7 +130,7 @@ def _attend_folded(q: Array, k: Array, v: Array, mask: Array) -> Array:
     q = q.reshape(batch, keys, groups * length, width)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * width**-0.5
-    scores = scores.reshape(batch, keys, groups, length, -1)
+    scores = _capped(scores, soft_cap).reshape(batch, keys, groups, length, -1)
     scores = jnp.where(jnp.broadcast_to(mask[:, None, None], scores.shape), scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, keys, groups * length, -1)
     out = jnp.einsum("bkqs,bksh->bkqh", weights, v).reshape(batch, keys, groups, length, width)
@@ -191,6 +147,8 @@ def attend_cached(
     cache_v: Array,
     prompt_mask: Array,
     slot_mask: Array,
+    *,
+    soft_cap: float | None = None,
 ) -> Array:
     """Attention of one new token per continuation to its prompt, its earlier tokens and itself.
 
@@ -208,6 +166,7 @@ def attend_cached(
       cache_v: [N, K, KV, S, H].
       prompt_mask: [N, K, P] bool.
       slot_mask: [N, K, S] bool.
+      soft_cap: as in `attend`.
 
     Returns:
       [N, K, KV * G, H] in the dtype of q.
@@ -220,11 +179,12 @@ def attend_cached(
     to_prompt = _Part(
         *(
             x.reshape(num, keys, samples, groups, -1).swapaxes(1, 2)
-            for x in _attend_part(rows, prompt_k, prompt_v, mask)
+            for x in _attend_part(rows, prompt_k, prompt_v, mask, soft_cap)
         )
     )
-    to_cache = _attend_part(q, cache_k, cache_v, slot_mask[:, :, None, None])
+    to_cache = _attend_part(q, cache_k, cache_v, slot_mask[:, :, None, None], soft_cap)
     own = jnp.sum(q.astype(jnp.float32) * k[:, :, :, None].astype(jnp.float32), axis=-1, keepdims=True)
+    own = _capped(own, soft_cap)
     to_self = _Part(own, jnp.ones_like(own), v[:, :, :, None].astype(jnp.float32))
     whole = _join(_join(to_prompt, to_cache), to_self)
     return (whole.out / whole.total).astype(q.dtype).reshape(num, samples, heads, width)
@@ -238,12 +198,12 @@ class _Part(NamedTuple):
     out: Array  # [..., R, H], the sum of the values with these weights
 
 
-def _attend_part(q: Array, k: Array, v: Array, mask: Array) -> _Part:
+def _attend_part(q: Array, k: Array, v: Array, mask: Array, soft_cap: float | None) -> _Part:
     """Attention to one part: q [..., R, H], already scaled, k and v [..., S, H], mask [..., R, S]."""
     # Keys are on the left: in the other order XLA's CPU backend transposes all of them first.
     scores = jnp.einsum("...sh,...rh->...sr", k, q, preferred_element_type=jnp.float32)
     seen = jnp.broadcast_to(mask.swapaxes(-1, -2), scores.shape)
-    scores = jnp.where(seen, scores, _MASKED).swapaxes(-1, -2)
+    scores = jnp.where(seen, _capped(scores, soft_cap), _MASKED).swapaxes(-1, -2)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     out = jnp.einsum("...rs,...sh->...rh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
@@ -255,3 +215,7 @@ def _join(a: _Part, b: _Part) -> _Part:
     largest = jnp.maximum(a.largest, b.largest)
     of_a, of_b = jnp.exp(a.largest - largest), jnp.exp(b.largest - largest)
     return _Part(largest, of_a * a.total + of_b * b.total, of_a * a.out + of_b * b.out)
+
+
+def _capped(scores: Array, soft_cap: float | None) -> Array:
+    return scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)

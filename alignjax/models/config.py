@@ -1,33 +1,24 @@
 """The configuration of a decoder, and its conversion from and to a Hugging Face config.json."""
 
 import dataclasses
-import math
 from typing import Any
 
 from alignjax.errors import InputError
-from alignjax.models.families import FAMILIES, MULTIPLIERS, family_options
+from alignjax.models.families import FAMILIES
+from alignjax.models.family_options import (
+    expert_options,
+    family_options,
+    option_fields,
+    shown,
+)
+from alignjax.models.layer_lists import LayerLists, layer_lists, list_fields
+from alignjax.models.rope import Rope, RopeScaling
+from alignjax.models.rope_config import Ropes, ropes_from_hf, ropes_to_hf
 
 ARCHITECTURES = {family.architecture: name for name, family in FAMILIES.items()}
 DTYPES = ("float32", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Scaling of the rotary frequencies for long contexts.
-
-    Attributes:
-      kind: "linear" (all frequencies divided by `factor`) or "llama3" (only the slow ones).
-      factor: the divisor, > 0.
-      low_freq_factor: llama3 only; frequencies of wavelengths above original / low are divided by `factor`.
-      high_freq_factor: llama3 only; frequencies of wavelengths below original / high are unchanged.
-      original_max_positions: llama3 only; the context length before scaling, in tokens.
-    """
-
-    kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
+# Far more than any model has: a wrong number here would take all memory before the weights are missed.
+_MOST_LAYERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +34,13 @@ class DecoderConfig:
       num_heads: query heads.
       num_kv_heads: key and value heads; divides `num_heads`.
       head_dim: H, width of one head; even.
-      norm_eps: added to the mean square in every RMS norm.
+      norm_eps: added to the mean square (to the variance) in every norm.
       rope_theta: base of the rotary frequencies.
       rope_scaling: scaling of these frequencies, or None.
       tie_embeddings: the output head is the embedding, transposed.
       qkv_bias: q, k and v have a bias (Qwen2).
-      qk_norm: RMS norm on each query and key head (Qwen3).
+      qk_norm: RMS norm of queries and keys: "head" (each head, Qwen3), "projection" (all heads together,
+        OLMo 2), or None.
       sliding_window: a query sees keys less than this many positions back; None: all.
       max_positions: the context length that the model was trained for; recorded, not enforced.
       bos_id: token that begins a text, or None.
@@ -56,14 +48,32 @@ class DecoderConfig:
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
       remat: recompute each layer in the backward pass; only its input is stored.
       attention: the kernel for attention over rows: "xla", "cudnn" (NVIDIA GPUs) or "splash" (TPUs).
-      activation: of the gated feed-forward layer, "silu" or "gelu_tanh" (Gemma).
+      activation: of the feed-forward layer, "silu", "gelu" or "gelu_tanh" (Gemma).
       norm_offset: norms multiply by offset + weight (Gemma: 1).
       o_bias: the output of attention has a bias.
       mlp_bias: the three projections of the feed-forward layer have a bias.
       embedding_multiplier: of the embeddings (Gemma, Granite).
       attention_multiplier: of q k^T, > 0; None: 1 / sqrt(H) (Granite).
       residual_multiplier: of what each sublayer adds to its input (Granite).
-      logits_divisor: logits are divided by this (Granite).
+      logits_divisor: logits are divided by this (Granite, Cohere).
+      attention_soft_cap: scores s of attention become c tanh(s / c) (Gemma 2); None: they stay.
+      logits_soft_cap: the same for logits.
+      norm: "rms" or "layer" (LayerNorm).
+      norm_order: the norms of a layer: "before" each of its two parts; "both" before and after each (Gemma
+        2); "after" each (OLMo 2); "parallel": one norm before both parts, which are added together (Cohere);
+        "parallel_each": the same with a norm before each (GPT-NeoX).
+      window_layers: whether each layer has the sliding window; empty: all layers are alike.
+      rope_layers: whether each layer rotates queries and keys; empty: all do.
+      window_rope_theta: base of the rotary frequencies in layers with a window, which then have no scaling;
+        None: as in other layers (Gemma 3, OLMo 3).
+      rope_interleaved: pairs (x_2i, x_2i+1) are rotated, not (x_i, x_i+H/2) (Cohere).
+      rotary_dim: only this many entries of each head are rotated, the first ones; None: all (Phi-4-mini).
+      norm_bias: norms have a bias (GPT-NeoX, GPT-2).
+      gated: the feed-forward layer has a gate: down(act(gate(x)) * up(x)), not down(act(up(x))).
+      learned_positions: an embedding of each position below `max_positions` is added to the tokens' (GPT-2).
+      num_experts: E of a feed-forward layer of experts; 0: one that all tokens use.
+      experts_per_token: how many of them each token uses.
+      normalize_experts: the weights of these sum to 1.
     """
 
     architecture: str
@@ -79,7 +89,7 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False
     qkv_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: str | None = None
     sliding_window: int | None = None
     max_positions: int = 2048
     bos_id: int | None = None
@@ -95,6 +105,21 @@ class DecoderConfig:
     attention_multiplier: float | None = None
     residual_multiplier: float = 1.0
     logits_divisor: float = 1.0
+    attention_soft_cap: float | None = None
+    logits_soft_cap: float | None = None
+    norm: str = "rms"
+    norm_order: str = "before"
+    window_layers: tuple[bool, ...] = ()
+    rope_layers: tuple[bool, ...] = ()
+    window_rope_theta: float | None = None
+    rope_interleaved: bool = False
+    rotary_dim: int | None = None
+    norm_bias: bool = False
+    gated: bool = True
+    learned_positions: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    normalize_experts: bool = False
 
     def __post_init__(self) -> None:
         """Refuses values that the decoder does not support."""
@@ -111,6 +136,11 @@ class DecoderConfig:
             raise InputError(
                 f"model config: {self.num_heads} heads cannot share {self.num_kv_heads} key/value heads; "
                 "the first must be a multiple of the second."
+            )
+        if self.attention_soft_cap is not None and self.attention != "xla":
+            raise InputError(
+                f"config.model.attention: {self.attention} has no soft caps, and models of "
+                f"{self.architecture} do; use xla."
             )
         if self.head_dim % 2:
             raise InputError(
@@ -140,49 +170,58 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
         return _count(fields, name, default, where)
 
     family = FAMILIES[architecture]
+    fields = fields | {ours: fields[name] for ours, name in family.field_names.items() if name in fields}
     _refuse_unsupported(fields, where)
     hidden, heads = count("hidden_size"), count("num_attention_heads")
-    theta, scaling = _rope(fields, where)
     vocab, bos = count("vocab_size"), token_ids(fields, "bos_token_id", where)
-    # Mistral's class defaults, for configs that leave the field out.
-    window = fields.get("sliding_window", 4096) if architecture == "mistral" else None
-    if architecture.startswith("qwen") and fields.get("use_sliding_window"):
-        window = fields.get("sliding_window")
     layers = count("num_hidden_layers")
-    kv_heads = count("num_key_value_heads", heads)
+    if layers > _MOST_LAYERS:
+        raise InputError(f'{where}: field "num_hidden_layers" is {layers}, must be at most {_MOST_LAYERS}.')
+    lists = layer_lists(fields, family, layers, where)
+    kv_heads = count("num_key_value_heads", heads) if family.gated else heads
     head_dim = count("head_dim", family.head_dim or hidden // heads)
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{where}: {heads} heads, {kv_heads} key/value heads and head_dim {head_dim} do not fit: the "
             "first must be a multiple of the second, the third even."
         )
+    positions = count("max_position_embeddings", 2048)
+    rope, window_theta = ropes_from_hf(
+        fields, family, head_dim=head_dim, max_positions=positions, where=where
+    )
     return DecoderConfig(
         architecture=architecture,
         vocab_size=vocab,
         hidden_size=hidden,
-        intermediate_size=count("intermediate_size"),
+        intermediate_size=count("intermediate_size", None if family.gated else 4 * hidden),
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=_positive(fields.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        sliding_window=_one_window(fields, window, layers, where),
-        max_positions=count("max_position_embeddings", 2048),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        rotary_dim=None if rope.width == head_dim else rope.width,
+        window_rope_theta=window_theta if lists.sliding_window else None,
+        max_positions=positions,
         bos_id=bos[0] if bos else None,
         eos_ids=_end_ids(fields, vocab, where),
+        **lists._asdict(),
         **family_options(fields, family, where),
+        **expert_options(fields, family, where),
     )
 
 
 def _count(fields: dict[str, Any], name: str, default: int | None, where: str, least: int = 1) -> int:
-    """The value of a field that must be a whole number of at least `least`."""
+    """The value of a field that must be a whole number of at least `least` and below 2^31."""
     value = default if fields.get(name) is None else fields[name]
     if value is None:
         raise InputError(f'{where}: field "{name}" is missing; use the config that belongs to the weights.')
     if not _is_whole(value) or value < least:
-        raise InputError(f'{where}: field "{name}" is {value!r}, must be a whole number of at least {least}.')
+        raise InputError(
+            f'{where}: field "{name}" is {shown(value)}, must be a whole number of at least {least}.'
+        )
+    if value >= 2**31:
+        raise InputError(f'{where}: field "{name}" is {shown(value)}, must be below 2^31.')
     return value
 
 
@@ -199,16 +238,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
       InputError: the family does not have an option of the decoder.
     """
     family = FAMILIES[config.architecture]
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
-    scaling = config.rope_scaling
-    if scaling is not None:
-        rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
-        if scaling.kind == "llama3":
-            rope |= {
-                "low_freq_factor": scaling.low_freq_factor,
-                "high_freq_factor": scaling.high_freq_factor,
-                "original_max_position_embeddings": scaling.original_max_positions,
-            }
+    rope = Rope(config.rope_theta, config.rope_scaling, config.rotary_dim or config.head_dim)
     fields: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": config.architecture,
@@ -219,118 +249,72 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": family.activations[0],
-        "rms_norm_eps": config.norm_eps,
-        # Older readers know only the top-level field, newer ones only rope_parameters: both are written.
-        "rope_theta": config.rope_theta,
-        "rope_parameters": rope,
         "max_position_embeddings": config.max_positions,
-        "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": config.bos_id,
         "eos_token_id": list(config.eos_ids) if len(config.eos_ids) > 1 else next(iter(config.eos_ids), None),
         "torch_dtype": config.dtype,
     }
-    if scaling is not None:
-        fields["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    for field, value in (
-        (family.qkv_bias_field, config.qkv_bias),
-        (family.o_bias_field, config.o_bias),
-        (family.mlp_bias_field, config.mlp_bias),
-    ):
-        if field is not None:
-            fields[field] = value
-    if family.multipliers:
-        fields |= {name: getattr(config, ours) for ours, name in MULTIPLIERS.items()}
-    for option, value in family_options(fields, family, "model config").items():
+    if family.pad_id >= config.vocab_size:
+        fields["pad_token_id"] = None
+    fields |= ropes_to_hf(
+        Ropes(rope, config.window_rope_theta),
+        family,
+        head_dim=config.head_dim,
+        max_positions=config.max_positions,
+    )
+    fields |= option_fields(family, dataclasses.asdict(config))
+    lists = LayerLists(config.sliding_window, config.window_layers, config.rope_layers)
+    fields |= list_fields(family, lists, config.num_layers)
+    read = family_options(fields, family, "model config") | expert_options(fields, family, "model config")
+    read |= layer_lists(fields, family, config.num_layers, "model config")._asdict()
+    for option, value in read.items():
         if getattr(config, option) != value:
             raise InputError(
                 f"model config: {option} is {getattr(config, option)}, but transformers reads every "
                 f"{config.architecture} as {value}; use the config of a family that has it."
             )
-    if config.architecture == "mistral":
-        fields["sliding_window"] = config.sliding_window
-    if config.architecture.startswith("qwen") and config.sliding_window is not None:
-        # max_window_layers 0: every layer has the window; the decoder supports no other kind.
-        fields |= {
-            "use_sliding_window": True,
-            "sliding_window": config.sliding_window,
-            "max_window_layers": 0,
-        }
+    if not family.gated:
+        # These families have one key head for each query head, and know no other width.
+        if (
+            config.num_kv_heads != config.num_heads
+            or config.head_dim * config.num_heads != config.hidden_size
+        ):
+            raise InputError(
+                f"model config: {config.num_heads} heads of {config.head_dim} with {config.num_kv_heads} "
+                f"key/value heads are not possible in {config.architecture}; they must divide hidden_size."
+            )
+        del fields["num_key_value_heads"], fields["head_dim"]
+    for ours, name in family.field_names.items():
+        if ours in fields:
+            fields[name] = fields.pop(ours)
     return fields
 
 
 def _architecture(fields: dict[str, Any], where: str) -> str:
     """Our name of the architecture, from `architectures`, or from `model_type` if that is missing."""
     names = fields.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{where}: field "architectures" is {shown(names)}, must be a list with one name.')
     if names:
         if names[0] in ARCHITECTURES:
             return ARCHITECTURES[names[0]]
         found = names[0]
     else:
         found = fields.get("model_type")
-        if found in ARCHITECTURES.values():
-            return str(found)
-    raise InputError(
-        f"{where}: architecture {found} is not supported; use one of {', '.join(ARCHITECTURES)}."
-    )
+        if isinstance(found, str) and found in FAMILIES:
+            return found
+    name = found if isinstance(found, str) else shown(found)
+    raise InputError(f"{where}: architecture {name} is not supported; use one of {', '.join(ARCHITECTURES)}.")
 
 
 def _refuse_unsupported(fields: dict[str, Any], where: str) -> None:
     """Refuses settings that would change the result and that the decoder does not support."""
-    if fields.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError(
-            f"{where}: partial_rotary_factor is {fields['partial_rotary_factor']}; only 1.0 is supported."
-        )
     if fields.get("quantization_config"):
         raise InputError(f"{where}: the weights are quantized; use the unquantized folder, or a .gguf file.")
 
 
-def _rope(fields: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """Base and scaling of the rotary embedding, from the old or the new form."""
-    rope: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        part = fields.get(name) or {}
-        if not isinstance(part, dict):
-            raise InputError(f'{where}: field "{name}" is {part!r}, must be an object.')
-        rope |= part
-    theta = _positive(rope.get("rope_theta", fields.get("rope_theta", 10000.0)), "rope_theta", where)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError(
-            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only 1.0 is supported."
-        )
-    if kind == "default":
-        return theta, None
-    if kind not in ("linear", "llama3"):
-        raise InputError(f'{where}: rope type "{kind}" is not supported; use default, linear or llama3.')
-    needed = ["factor"]
-    if kind == "llama3":
-        needed += ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
-    for name in needed:
-        value = rope.get(name)
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise InputError(
-                f'{where}: rope type "{kind}" needs a positive number "{name}"; found {value!r}.'
-            )
-    if kind == "linear":
-        return theta, RopeScaling(kind="linear", factor=float(rope["factor"]))
-    return theta, RopeScaling(
-        kind="llama3",
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_positions=int(rope["original_max_position_embeddings"]),
-    )
-
-
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _positive(value: Any, name: str, where: str) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise InputError(f'{where}: field "{name}" is {value!r}, must be a positive number.')
-    return float(value)
 
 
 def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
@@ -350,7 +334,7 @@ def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
     value = fields.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(_is_whole(i) for i in ids):
-        raise InputError(f'{where}: field "{name}" is {value!r}, must be a token id or a list of them.')
+        raise InputError(f'{where}: field "{name}" is {shown(value)}, must be a token id or a list of them.')
     return tuple(ids)
 
 
@@ -359,23 +343,7 @@ def _end_ids(fields: dict[str, Any], vocab: int, where: str) -> tuple[int, ...]:
     ends = token_ids(fields, "eos_token_id", where)
     if any(not 0 <= end < vocab for end in ends):
         raise InputError(
-            f'{where}: field "eos_token_id" is {fields["eos_token_id"]!r}, must be below vocab_size, {vocab}.'
+            f'{where}: field "eos_token_id" is {shown(fields["eos_token_id"])}, must be below vocab_size, '
+            f"{vocab}."
         )
     return ends
-
-
-def _one_window(fields: dict[str, Any], window: Any, layers: int, where: str) -> int | None:
-    """The sliding window of all layers, or None; refuses a window that only some layers have."""
-    if window is None:
-        return None
-    kinds = set(fields.get("layer_types") or [])
-    slides = "use_sliding_window" in fields
-    full_layers = _count(fields, "max_window_layers", 0, where, least=0) if slides else 0
-    if kinds == {"full_attention"} or (not kinds and full_layers >= layers):
-        return None
-    if kinds - {"sliding_attention"} or (not kinds and full_layers > 0):
-        raise InputError(
-            f"{where}: some layers have a sliding window and some do not (layer_types, max_window_layers); "
-            "only one kind for all layers is supported."
-        )
-    return _count({"sliding_window": window}, "sliding_window", None, where)

@@ -14,10 +14,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from alignjax.models.attention import rope_tables
+from alignjax.models.block import Block
 from alignjax.models.config import DecoderConfig
-from alignjax.models.decoder import Block, Params, bind
-from alignjax.models.lora import Lora, projection_sizes
+from alignjax.models.decoder import Params, bind
+from alignjax.models.layers import (
+    RopeTables,
+    check_positions,
+    layer_kinds,
+    layer_ropes,
+    layer_windows,
+    of_layer,
+)
+from alignjax.models.lora import Lora, num_layer_weights
 from alignjax.runtime.mesh import tree_shardings
 
 # Below this many weights in the layers (1 GiB in float32), layers are unrolled instead of scanned. A scan
@@ -144,7 +152,7 @@ def decode_step(
       Hidden states [N, K, D] that predict token `step + 1`, and the cache with slot `step` filled.
     """
     step_once = _stepper(config, params, prompt_cache, lora)
-    return step_once(tokens, positions, rope_tables(config, positions), cache, step)
+    return step_once(tokens, positions, layer_ropes(config, positions), cache, step)
 
 
 def step_function(
@@ -173,12 +181,15 @@ def step_function(
     """
     step_once = _stepper(config, params, prompt_cache, lora)
     positions = starts[None, :] + jnp.arange(num_slots, dtype=jnp.int32)[:, None]  # [S, N]
-    tables = (positions, *rope_tables(config, positions))
+    tables = (positions, layer_ropes(config, positions))
 
     def step_at(tokens: Array, cache: KVCache, step: Array) -> tuple[Array, KVCache]:
-        here = (jax.lax.dynamic_index_in_dim(table, step, keepdims=False)[:, None] for table in tables)
-        at, *rope = (jnp.broadcast_to(x, (*tokens.shape, *x.shape[2:])) for x in here)
-        return step_once(tokens, at, tuple(rope), cache, step)
+        def here(table: Array) -> Array:
+            x = jax.lax.dynamic_index_in_dim(table, step, keepdims=False)[:, None]
+            return jnp.broadcast_to(x, (*tokens.shape, *x.shape[2:]))
+
+        at, ropes = jax.tree.map(here, tables)
+        return step_once(tokens, at, ropes, cache, step)
 
     return step_at
 
@@ -192,7 +203,8 @@ def _stepper(
     if lora is not None:
         variables["lora"] = lora.params["layers"]
     # Heads first, the order in which the products read them.
-    layers = (variables, prompt_cache.k.swapaxes(2, 3), prompt_cache.v.swapaxes(2, 3))
+    prompt = (prompt_cache.k.swapaxes(2, 3), prompt_cache.v.swapaxes(2, 3))
+    layers = (variables, layer_kinds(config), *prompt)
     scanned = _is_scanned(config)
     if not scanned:
         layers = [jax.tree.map(operator.itemgetter(i), layers) for i in range(config.num_layers)]
@@ -200,11 +212,13 @@ def _stepper(
     module, ends = bind(config, {k: v for k, v in params.items() if k != "layers"}, None)
 
     def step_once(
-        tokens: Array, positions: Array, rope: tuple[Array, Array], cache: KVCache, step: Array
+        tokens: Array, positions: Array, ropes: tuple[RopeTables, ...], cache: KVCache, step: Array
     ) -> tuple[Array, KVCache]:
-        masks = _masks(config, positions, prompt_cache, cache.k[0].shape[-2], step)
-        h = module.apply(ends, tokens, method="embed")
-        h, cache = through(h, cache, step, rope, masks)
+        slots = cache.k[0].shape[-2]
+        check_positions(config, prompt_cache.positions.shape[1] + slots)
+        masks = [_masks(w, positions, prompt_cache, slots, step) for w in layer_windows(config)]
+        h = module.apply(ends, tokens, positions, method="embed")
+        h, cache = through(h, cache, step, ropes, masks)
         return module.apply(ends, h, method="normed"), cache
 
     return step_once
@@ -216,8 +230,8 @@ def _through_scan(
     """Runs all layers in a scan; afterwards the new keys and values are written into the caches in place."""
 
     def body(h: Array, layer: Any) -> tuple[Array, Any]:
-        variables, *caches = layer
-        return block.apply(variables, h, tuple(caches), *seen, method="decode")  # pyright: ignore[reportReturnType]  # nothing is mutated
+        variables, kind, *caches = layer
+        return block.apply(variables, h, tuple(caches), *of_layer(kind, *seen), method="decode")  # pyright: ignore[reportReturnType]  # nothing is mutated
 
     h, new = jax.lax.scan(body, h, (*layers, *cache))
     update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
@@ -230,21 +244,22 @@ def _through_each(
 ) -> tuple[Array, KVCache]:
     """Runs the layers one after the other, each with its own cache."""
     caches = []
-    for (variables, *prompt), *own in zip(layers, *cache, strict=True):
-        h, own = block.apply(variables, h, (*prompt, *own), *seen, step, method="decode_into")
+    for (variables, kind, *prompt), *own in zip(layers, *cache, strict=True):
+        h, own = block.apply(
+            variables, h, (*prompt, *own), *of_layer(kind, *seen), step, method="decode_into"
+        )
         caches.append(own)
     k, v = zip(*caches, strict=True)
     return h, KVCache(k, v)
 
 
 def _masks(
-    config: DecoderConfig, positions: Array, prompt: PromptCache, num_slots: int, step: Array
+    window: int | None, positions: Array, prompt: PromptCache, num_slots: int, step: Array
 ) -> tuple[Array, Array]:
     """What tokens at positions [N, K] see besides themselves: prompt tokens [N, K, P] and slots [N, K, S]."""
     slots = jnp.arange(num_slots, dtype=jnp.int32)
     prompt_mask = jnp.broadcast_to(prompt.mask[:, None, :], (*positions.shape, prompt.mask.shape[1]))
     slot_mask = jnp.broadcast_to((slots < step)[None, None, :], (*positions.shape, num_slots))
-    window = config.sliding_window
     if window is not None:
         prompt_mask &= positions[:, :, None] - prompt.positions[:, None, :] < window
         slot_mask &= (step - slots < window)[None, None, :]
@@ -253,5 +268,4 @@ def _masks(
 
 def _is_scanned(config: DecoderConfig) -> bool:
     """Whether decoding scans over the layers."""
-    weights = sum(rows * columns for rows, columns in projection_sizes(config).values())
-    return config.num_layers * weights > _UNSCANNED_WEIGHTS
+    return config.num_layers * num_layer_weights(config) > _UNSCANNED_WEIGHTS

@@ -1,7 +1,7 @@
 """Reads GGUF files (llama.cpp), which hold weights, configuration and tokenizer of one model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
@@ -9,10 +9,15 @@ from gguf.quants import dequantize
 from jax.sharding import Mesh
 
 from alignjax.errors import InputError
-from alignjax.models.attention import rope_stretch
-from alignjax.models.config import ARCHITECTURES, DecoderConfig, RopeScaling
+from alignjax.models.config import DecoderConfig
+from alignjax.models.families import FAMILIES, Family
+from alignjax.models.family_options import family_options
+from alignjax.models.gguf_header import check_header
+from alignjax.models.gguf_rope import ROPE_TENSORS, gguf_rope
+from alignjax.models.layer_lists import layer_lists
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
+from alignjax.models.rope import Rope
 from alignjax.models.tokenizer import (
     begins_with_bos,
     byte_level_bpe,
@@ -24,7 +29,20 @@ from alignjax.models.tokenizer import (
 )
 from alignjax.models.weights import assemble, slots
 
-_ROPE_FREQS = "rope_freqs.weight"
+# llama.cpp's names of the architectures, and the families.
+_ARCHITECTURES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "phi3": "phi3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+}
+# The layers of the two models that do not scale attention by the width of a head; files do not say it.
+_SCALED_BY_HIDDEN = {"gemma2": 46, "gemma3": 62}
+_MOST_LAYERS = 4096  # more than any model has; a file that claims more is damaged
+_LONGEST_PIECE = 1000  # characters of a SentencePiece token; the ways to divide one are as many
 # llama.cpp permutes q and k only for the llama architecture, where its rope rotates neighbouring pairs.
 _PERMUTED = {"llama": ("attn_q.weight", "attn_k.weight")}
 
@@ -32,7 +50,7 @@ _PERMUTED = {"llama": ("attn_q.weight", "attn_k.weight")}
 def load_gguf(
     path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
 ) -> Model:
-    """Reads a .gguf file of the llama, qwen2 or qwen3 architecture and dequantizes its weights.
+    """Reads a .gguf file of one of `_ARCHITECTURES` and dequantizes its weights.
 
     Args:
       path: the file.
@@ -48,11 +66,13 @@ def load_gguf(
         fit the metadata, or a mesh that does not divide the model.
     """
     where = str(path)
+    check_header(Path(path))
     try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, OSError) as error:
+        with np.errstate(all="raise"):  # an offset that leaves its type
+            reader = GGUFReader(path)
+        meta = {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, IndexError, OSError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
         raise InputError(f"{where}: not a readable GGUF file ({error}); get it again.") from None
-    meta = {name: field.contents() for name, field in reader.fields.items()}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     shapes = {name: tuple(int(n) for n in tensor.shape[::-1]) for name, tensor in tensors.items()}
     config = gguf_config(meta, tensors, shapes, dtype=dtype, remat=remat, where=where)
@@ -60,11 +80,15 @@ def load_gguf(
     check_vocabulary(tokenizer, config.vocab_size, where)
     permuted = _PERMUTED.get(str(meta["general.architecture"]), ())
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str, rows: slice | None = None) -> np.ndarray:
         array = _values(tensors[name], shapes[name])
+        if rows is not None:
+            return array[rows]
         if name.endswith(permuted):
             heads = config.num_heads if "attn_q" in name else config.num_kv_heads
             array = unpermute(array, heads)
+        if config.norm_offset and name.endswith("norm.weight"):
+            array -= config.norm_offset  # llama.cpp's converter adds it
         return array
 
     params = assemble(
@@ -72,7 +96,7 @@ def load_gguf(
         shapes,
         read,
         dtype=dtype,
-        ignore=lambda n: n == _ROPE_FREQS,
+        ignore=lambda n: n in ROPE_TENSORS,
         where=where,
         shardings=decoder_shardings(config, mesh, where=where),
     )
@@ -94,6 +118,40 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     rows, fan_in = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, fan_in)
     return pairs.swapaxes(1, 2).reshape(rows, fan_in)
+
+
+class _Metadata(NamedTuple):
+    """The metadata of the decoder, by names without the architecture before them."""
+
+    values: dict[str, Any]
+    arch: str
+    where: str
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value; refuses a missing one without a default."""
+        value = self.values.get(f"{self.arch}.{name}", default)
+        if value is None:
+            raise InputError(f"{self.where}: metadata {self.arch}.{name} is missing; get a complete file.")
+        return value
+
+    def whole(self, name: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1) -> int:
+        """A whole number in a range."""
+        value = self.get(name, default)
+        if not isinstance(value, int) or not least <= value <= most:
+            raise InputError(
+                f"{self.where}: metadata {self.arch}.{name} is {value!r}, must be a whole number from "
+                f"{least} to {most}."
+            )
+        return int(value)
+
+    def positive(self, name: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self.get(name, default)
+        if not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise InputError(
+                f"{self.where}: metadata {self.arch}.{name} is {value!r}, must be a positive number."
+            )
+        return float(value)
 
 
 def gguf_config(
@@ -122,50 +180,98 @@ def gguf_config(
       InputError: missing metadata, or an unsupported architecture or setting.
     """
     arch = meta.get("general.architecture")
-    if arch not in ("llama", "qwen2", "qwen3"):
-        raise InputError(f"{where}: architecture {arch} is not supported; use llama, qwen2 or qwen3.")
+    if not isinstance(arch, str) or arch not in _ARCHITECTURES:
+        raise InputError(
+            f"{where}: architecture {arch} is not supported; use one of {', '.join(_ARCHITECTURES)}."
+        )
 
-    def get(name: str, default: Any = None) -> Any:
-        value = meta.get(f"{arch}.{name}", default)
-        if value is None:
-            raise InputError(f"{where}: metadata {arch}.{name} is missing; get a complete file.")
-        return value
-
-    if get("expert_count", 0):
-        raise InputError(f"{where}: a mixture of experts ({get('expert_count')}) is not supported.")
+    fields = _Metadata(meta, str(arch), where)
+    whole = fields.whole
+    if whole("expert_count", 0, least=0):
+        raise InputError(f"{where}: a mixture of experts ({fields.get('expert_count')}) is not supported.")
     if "token_embd.weight" not in shapes:
         raise InputError(f"{where}: token_embd.weight is missing; the file is incomplete, get it again.")
-    heads, hidden = int(get("attention.head_count")), int(get("embedding_length"))
-    head_dim = int(get("attention.key_length", hidden // heads))
-    if int(get("rope.dimension_count", head_dim)) != head_dim:
-        raise InputError(f"{where}: rope rotates only a part of each head, which is not supported.")
-    theta = float(get("rope.freq_base", 10000.0))
-    end = meta.get("tokenizer.ggml.eos_token_id")
-    begin = meta.get("tokenizer.ggml.bos_token_id")
-    window = get("attention.sliding_window", 0)
+    heads, hidden = whole("attention.head_count"), whole("embedding_length")
+    kv_heads = whole("attention.head_count_kv", heads)
+    head_dim = whole("attention.key_length", max(1, hidden // heads))
+    if heads % kv_heads or head_dim % 2:
+        raise InputError(
+            f"{where}: {heads} heads, {kv_heads} key/value heads and a head of {head_dim} do not fit: the "
+            "first must be a multiple of the second, the third even."
+        )
+    layers = whole("block_count", most=_MOST_LAYERS)
+    rope = _rope(fields, tensors, head_dim)
+    vocab = shapes["token_embd.weight"][0]
+    end, begin = (_token_id(meta, f"tokenizer.ggml.{name}_token_id", vocab, where) for name in ("eos", "bos"))
     return DecoderConfig(
-        architecture=ARCHITECTURES[f"{str(arch).capitalize()}ForCausalLM"],
-        vocab_size=shapes["token_embd.weight"][0],
+        architecture=_ARCHITECTURES[str(arch)],
+        vocab_size=vocab,
         hidden_size=hidden,
-        intermediate_size=int(get("feed_forward_length")),
-        num_layers=int(get("block_count")),
+        intermediate_size=whole("feed_forward_length"),
+        num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(get("attention.head_count_kv", heads)),
+        num_kv_heads=kv_heads,
         head_dim=head_dim,
-        # Metadata is float32; seven digits recover the intended decimal number.
-        norm_eps=float(f"{get('attention.layer_norm_rms_epsilon'):.7g}"),
-        rope_theta=theta,
-        rope_scaling=_rope_scaling(meta, tensors, theta, head_dim, where),
-        tie_embeddings="output.weight" not in shapes,
-        qkv_bias=arch == "qwen2",
-        qk_norm=arch == "qwen3",
-        sliding_window=int(window) or None,
-        max_positions=int(get("context_length", 2048)),
-        bos_id=None if begin is None else int(begin),
-        eos_ids=() if end is None else (int(end),),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        rotary_dim=None if rope.width == head_dim else rope.width,
+        max_positions=whole("context_length", 2048),
+        bos_id=begin,
+        eos_ids=() if end is None else (end,),
         dtype=dtype,
         remat=remat,
+        **_options(fields, layers, hidden, heads, head_dim, tied="output.weight" not in shapes),
     )
+
+
+def _options(
+    fields: _Metadata, layers: int, hidden: int, heads: int, head_dim: int, *, tied: bool
+) -> dict[str, Any]:
+    """The options of the family, read as if the metadata stood in a config.json."""
+    family = FAMILIES[_ARCHITECTURES[fields.arch]]
+    window = fields.whole("attention.sliding_window", 0, least=0) or None
+    scale = hidden / heads if _SCALED_BY_HIDDEN.get(fields.arch) == layers else head_dim
+    found: dict[str, Any] = {
+        # Metadata is float32; seven digits recover the intended decimal number.
+        "rms_norm_eps": float(f"{fields.positive('attention.layer_norm_rms_epsilon'):.7g}"),
+        "tie_word_embeddings": tied,
+        "hidden_size": hidden,
+        "query_pre_attn_scalar": scale,
+        "sliding_window": window,
+    }
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if f"{fields.arch}.{name}" in fields.values:
+            found[name] = fields.positive(name)
+    options = family_options(found, family, fields.where)
+    if family.windows == "pattern":
+        return options | layer_lists(found, family, layers, fields.where)._asdict() | _windowed_rope(family)
+    return options | {"sliding_window": window}
+
+
+def _windowed_rope(family: Family) -> dict[str, Any]:
+    """The base of layers with a window, which llama.cpp knows by the architecture."""
+    return {"window_rope_theta": family.window_theta} if family.full_rope == "own" else {}
+
+
+def _rope(fields: _Metadata, tensors: dict[str, ReaderTensor], head_dim: int) -> Rope:
+    return gguf_rope(
+        fields.values,
+        tensors,
+        lambda name: _values(tensors[name], (-1,)),
+        theta=fields.positive("rope.freq_base", 10000.0),
+        width=fields.whole("rope.dimension_count", head_dim),
+        head_dim=head_dim,
+        max_positions=fields.whole("context_length", 2048),
+        where=fields.where,
+    )
+
+
+def _token_id(meta: dict[str, Any], name: str, vocab: int, where: str) -> int | None:
+    """The id of a special token; None: the file names none."""
+    value = meta.get(name)
+    if value is not None and (not isinstance(value, int) or not 0 <= value < vocab):
+        raise InputError(f"{where}: metadata {name} is {value!r}, must be a token id below {vocab}.")
+    return None if value is None else int(value)
 
 
 def gguf_tokenizer(meta: dict[str, Any], where: str) -> Any:
@@ -184,46 +290,47 @@ def gguf_tokenizer(meta: dict[str, Any], where: str) -> Any:
     kind, tokens = meta.get("tokenizer.ggml.model"), meta.get("tokenizer.ggml.tokens")
     if kind not in ("gpt2", "llama") or not tokens:
         raise InputError(f'{where}: tokenizer model {kind!r} is not supported; use "gpt2" or "llama".')
-    types = meta.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    tokens = _listed(meta, "tokens", str, where)
+    types = _listed(meta, "token_type", int, where, len(tokens)) or [1] * len(tokens)
+    template = meta.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise InputError(f"{where}: metadata tokenizer.chat_template is {template!r}, must be a text.")
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {k: meta.get(f"tokenizer.ggml.{v}_token_id") for k, v in names.items()}
+    ids = {k: _token_id(meta, f"tokenizer.ggml.{v}_token_id", len(tokens), where) for k, v in names.items()}
     special = {f"{k}_token": tokens[i] for k, i in ids.items() if i is not None}
     if kind == "gpt2":
         split = splitter(str(meta.get("tokenizer.ggml.pre", "default")), tokens, where)
         adds = begins_with_bos(split)
-        tokenizer = byte_level_bpe(tokens, meta.get("tokenizer.ggml.merges") or [], split, where)
+        tokenizer = byte_level_bpe(tokens, _listed(meta, "merges", str, where), split, where)
     else:
         adds = True
         prefix = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
         unknown = special.get("unk_token", tokens[0])
-        tokenizer = scored_bpe(tokens, meta["tokenizer.ggml.scores"], unknown, prefix_space=prefix)
+        scores = _listed(meta, "scores", float, where, len(tokens))
+        if not scores or not np.isfinite(scores).all() or max(map(len, tokens)) > _LONGEST_PIECE:
+            raise InputError(
+                f"{where}: tokenizer.ggml.scores is missing or not finite, or a token is longer than "
+                f"{_LONGEST_PIECE} characters; get the file again."
+            )
+        tokenizer = scored_bpe(tokens, scores, unknown, prefix_space=prefix)
     mark_special(tokenizer, tokens, types)
     adds = bool(meta.get("tokenizer.ggml.add_bos_token", adds))
-    return wrap(tokenizer, special, meta.get("tokenizer.chat_template"), add_bos=adds)
+    return wrap(tokenizer, special, template, add_bos=adds)
 
 
-def _rope_scaling(
-    meta: dict[str, Any], tensors: dict[str, ReaderTensor], theta: float, head_dim: int, where: str
-) -> RopeScaling | None:
-    arch = meta["general.architecture"]
-    kind = meta.get(f"{arch}.rope.scaling.type", "none")
-    if kind == "linear":
-        return RopeScaling(kind="linear", factor=float(meta[f"{arch}.rope.scaling.factor"]))
-    if kind != "none":
-        raise InputError(f'{where}: rope scaling "{kind}" is not supported; use none or linear.')
-    if _ROPE_FREQS not in tensors:
-        return None
-    # Llama 3.1 and later: the file holds the divisor of each frequency. The largest is the factor. The other
-    # constants are the same in all released models; the comparison below checks them.
-    divisors = _values(tensors[_ROPE_FREQS], (head_dim // 2,))
-    scaling = RopeScaling(kind="llama3", factor=float(divisors.max()))
-    plain = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
-    ours = np.array([f / rope_stretch(f, scaling) for f in plain])
-    if not np.allclose(ours, divisors, rtol=1e-4):
+def _listed(meta: dict[str, Any], name: str, kind: type, where: str, length: int | None = None) -> list[Any]:
+    """A list of the tokenizer's metadata, of one type and of a given length; [] if it is missing."""
+    found = meta.get(f"tokenizer.ggml.{name}")
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+        raise InputError(f"{where}: metadata tokenizer.ggml.{name} must be a list of {kind.__name__} values.")
+    if length is not None and len(found) != length:
         raise InputError(
-            f"{where}: {_ROPE_FREQS} is not Llama 3's scaling of rope, which is the only one supported."
+            f"{where}: metadata tokenizer.ggml.{name} has {len(found)} entries for {length} tokens; get the "
+            "file again."
         )
-    return scaling
+    return found
 
 
 def _values(tensor: ReaderTensor, shape: tuple[int, ...]) -> np.ndarray:

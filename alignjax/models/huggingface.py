@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -18,15 +19,17 @@ from safetensors.numpy import save_file
 
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf, token_ids
+from alignjax.models.families import FAMILIES
 from alignjax.models.gguf_file import load_gguf
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.tokenizer_files import write_tokenizer
-from alignjax.models.weights import assemble, disassemble, slots
+from alignjax.models.weights import Slot, assemble, check_number, disassemble, slots
 from alignjax.runtime.processes import barrier, is_primary
 
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILE_NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # in the folder itself
 
 
 def load_pretrained(
@@ -66,9 +69,10 @@ def load_pretrained(
         check_vocabulary(tokenizer, config.vocab_size, str(path))
     shardings = decoder_shardings(config, mesh, where=str(path))
     with open_weights(path) as (shapes, read):
+        check_number(config, shapes, str(path))
         _check_tied_head(config, shapes, read, path)
         params = assemble(
-            slots(config),
+            _as_named(slots(config), shapes),
             shapes,
             read,
             dtype=dtype,
@@ -80,7 +84,7 @@ def load_pretrained(
 
 
 def save_pretrained(model: Model, path: str | Path) -> None:
-    """Writes config.json, model.safetensors and the tokenizer in the format of transformers.
+    """Writes config.json, generation_config.json, model.safetensors and the tokenizer as transformers does.
 
     A new folder appears complete or not at all; in an existing one each file is replaced in one step.
 
@@ -91,28 +95,48 @@ def save_pretrained(model: Model, path: str | Path) -> None:
     stored = str(model.params["embedding"].dtype)
     fields = config_to_hf(model.config) | {"torch_dtype": stored}
     tensors = dict(disassemble(model.config, model.params))
-    write_folder(Path(path), {"config.json": fields}, {WEIGHTS: tensors}, model.tokenizer)
+    generation = {name: fields[name] for name in ("bos_token_id", "eos_token_id")}
+    if model.tokenizer is not None and model.tokenizer.pad_token_id is not None:
+        generation["pad_token_id"] = model.tokenizer.pad_token_id
+    files = {"config.json": fields, "generation_config.json": generation}
+    write_folder(Path(path), files, {WEIGHTS: tensors}, model.tokenizer)
 
 
 def _with_generation_ends(config: DecoderConfig, fields: dict[str, Any], where: str) -> DecoderConfig:
     """Adds EOS ids that only generation_config.json lists, as for chat models."""
     ends = token_ids(fields, "eos_token_id", where)
+    if any(not 0 <= end < config.vocab_size for end in ends):
+        raise InputError(
+            f'{where}: field "eos_token_id" is {list(ends)}, must be below vocab_size, {config.vocab_size}.'
+        )
     merged = (*config.eos_ids, *(i for i in ends if i not in config.eos_ids))
     return dataclasses.replace(config, eos_ids=merged)
 
 
 def _redundant(config: DecoderConfig, name: str) -> bool:
-    """Whether a tensor of an old checkpoint is redundant: rotary tables, or a tied head."""
-    return name.endswith("rotary_emb.inv_freq") or (config.tie_embeddings and name == "lm_head.weight")
+    """Whether a tensor of an old checkpoint is redundant: rotary tables, causal masks, or a tied head."""
+    if not config.gated and name.endswith(("attn.bias", "attention.bias", ".masked_bias")):
+        return True
+    head = f"{FAMILIES[config.architecture].top_names['head']}.weight"
+    return name.endswith("rotary_emb.inv_freq") or (config.tie_embeddings and name == head)
+
+
+def _as_named(wanted: list[Slot], shapes: Mapping[str, Any]) -> list[Slot]:
+    """The leaves by the names in a file of the model without its head, such as the published GPT-2."""
+    prefix = wanted[0].names[0].split(".")[0] + "."
+    if wanted[0].names[0] in shapes or wanted[0].names[0].removeprefix(prefix) not in shapes:
+        return wanted
+    return [slot._replace(names=tuple(n.removeprefix(prefix) for n in slot.names)) for slot in wanted]
 
 
 def _check_tied_head(config: DecoderConfig, shapes: Any, read: Any, path: Path) -> None:
-    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    top = FAMILIES[config.architecture].top_names
+    embedding, head = (f"{top[part]}.weight" for part in ("embedding", "head"))
     if not config.tie_embeddings or head not in shapes or embedding not in shapes:
         return
     if not np.array_equal(read(embedding), read(head)):
         raise InputError(
-            f"{path}: tie_word_embeddings is true, but lm_head.weight differs from the embedding; "
+            f"{path}: tie_word_embeddings is true, but {head} differs from the embedding; "
             "set it to false in config.json if the head is to be used."
         )
 
@@ -125,7 +149,7 @@ def open_weights(path: Path) -> Iterator[Any]:
       path: the model's folder.
 
     Yields:
-      Name -> shape of every tensor, and a function from a name to the tensor.
+      Name -> shape of every tensor, and a function from a name, or a name and a slice of rows, to the tensor.
 
     Raises:
       InputError: a missing or damaged file.
@@ -136,7 +160,10 @@ def open_weights(path: Path) -> Iterator[Any]:
         index = read_json(path / _INDEX)
         if not isinstance(index.get("weight_map"), dict):
             raise InputError(f'{path / _INDEX}: "weight_map" is missing; download the index again.')
-        files = [path / name for name in sorted(set(index["weight_map"].values()))]
+        names = list(index["weight_map"].values())
+        if wrong := [name for name in names if not isinstance(name, str) or not _FILE_NAME.fullmatch(name)]:
+            raise InputError(f"{path / _INDEX}: {wrong[0]!r} is no file name; download the index again.")
+        files = [path / name for name in sorted(set(names))]
     else:
         raise InputError(
             f"{path}: has neither {WEIGHTS} nor {_INDEX}; convert weights in other formats to safetensors."
@@ -161,7 +188,11 @@ def open_safetensors(files: list[Path]) -> Iterator[Any]:
                 raise InputError(
                     f"{file}: not a readable safetensors file ({error}); get it again."
                 ) from None
-        yield shapes, lambda name: owners[name].get_tensor(name)
+
+        def read(name: str, rows: slice | None = None) -> np.ndarray:
+            return owners[name].get_tensor(name) if rows is None else owners[name].get_slice(name)[rows]
+
+        yield shapes, read
 
 
 def write_folder(
@@ -230,7 +261,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: no such file; a Hugging Face folder must have it.")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON or not UTF-8, too long a number, too deep
         raise InputError(f"{file}: not valid JSON ({error}); repair it.") from None
     if not isinstance(fields, dict):
         raise InputError(f"{file}: must hold a JSON object, not a {type(fields).__name__}.")

@@ -51,10 +51,10 @@ def is_neutral(lora: Lora) -> bool:
 
 
 def projection_sizes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of each projection that can be adapted."""
+    """(in, out) of each projection of a layer that can be adapted; experts have no adapters."""
     hidden, mlp = config.hidden_size, config.intermediate_size
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
+    sizes = {
         "q": (hidden, heads),
         "k": (hidden, kv),
         "v": (hidden, kv),
@@ -63,6 +63,24 @@ def projection_sizes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
         "up": (hidden, mlp),
         "down": (mlp, hidden),
     }
+    if not config.gated:
+        del sizes["gate"]
+    if config.num_experts:
+        sizes = {name: sizes[name] for name in ("q", "k", "v", "o")}
+    return sizes
+
+
+def num_layer_weights(config: DecoderConfig) -> int:
+    """Number of entries of one layer's matrices.
+
+    Args:
+      config: the decoder's shape.
+
+    Returns:
+      The number.
+    """
+    experts = config.num_experts * (3 * config.hidden_size * config.intermediate_size + config.hidden_size)
+    return experts + sum(rows * columns for rows, columns in projection_sizes(config).values())
 
 
 def init_lora(
@@ -81,14 +99,15 @@ def init_lora(
       config: the decoder they belong to.
       rank: r >= 1.
       alpha: scale times rank.
-      targets: projections to adapt, any of "q", "k", "v", "o", "gate", "up", "down".
+      targets: projections to adapt, any of "q", "k", "v", "o", "gate", "up", "down"; those that the model
+        does not have are passed over.
       dropout: in [0, 1); active only where a dropout key is given.
 
     Returns:
       The adapters, float32.
 
     Raises:
-      InputError: an unknown target, no target, rank < 1, or a dropout outside [0, 1).
+      InputError: an unknown target, no target that the model has, rank < 1, or a dropout outside [0, 1).
 
     Reference: Hu et al. 2021, arXiv 2106.09685, section 4.1; A starts as in PEFT.
     """
@@ -100,9 +119,13 @@ def init_lora(
     if not 0.0 <= dropout < 1.0:
         raise InputError(f"lora.dropout: is {dropout}; must be at least 0 and below 1.")
     sizes = projection_sizes(config)
+    if not set(targets) & set(sizes):
+        raise InputError(
+            f"lora.targets: the model has none of {', '.join(targets)}; it has {', '.join(sizes)}."
+        )
     layers = {}
     for target, subkey in zip(TARGETS, jax.random.split(key, len(TARGETS)), strict=True):
-        if target not in targets:
+        if target not in targets or target not in sizes:
             continue
         fan_in, out = sizes[target]
         bound = fan_in**-0.5

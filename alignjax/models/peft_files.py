@@ -1,5 +1,6 @@
 """Reads and writes LoRA adapters in PEFT's layout, and models that are a base and an adapter."""
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +12,12 @@ from jax.sharding import Mesh
 
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig
+from alignjax.models.families import FAMILIES
 from alignjax.models.huggingface import load_pretrained as load_whole
 from alignjax.models.huggingface import open_safetensors, read_json, write_folder
 from alignjax.models.lora import TARGETS, Lora, merge_lora, projection_sizes
 from alignjax.models.model import Model
-from alignjax.models.weights import HF_PROJECTIONS, check_tensors
+from alignjax.models.weights import check_tensors, projection_modules
 from alignjax.runtime.processes import to_host
 
 ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -31,6 +33,7 @@ _REFUSED = (
     "target_parameters",
     "alora_invocation_tokens",
 )
+_REPEATS = re.compile(r"[*+}]")
 # Ways to begin a training that leave the base as it is; all others (pissa, olora, corda, loftq) change it.
 _INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -90,12 +93,20 @@ def base_of(path: str | Path) -> tuple[Path, Path | None]:
     named = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path")
     if isinstance(named, str) and named:
         for base in (Path(named), path / named):
-            if (base / "config.json").is_file() and not (base / ADAPTER_CONFIG).exists():
+            if _is_file(base / "config.json") and not _is_file(base / ADAPTER_CONFIG):
                 return base, path
     raise InputError(
         f"{path / ADAPTER_CONFIG}: base_model_name_or_path is {named!r}, which is no folder with a model "
         f"here; give the base as the model and {path} as its adapter (--adapter=, or config.model.adapter)."
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or half of a surrogate pair
+        return False
 
 
 def save_adapter(
@@ -110,18 +121,23 @@ def save_adapter(
       base_model: name or path of the base model, recorded for PEFT.
 
     Raises:
-      InputError: the adapters have different ranks, or the path is a file.
+      InputError: the adapters have different ranks, the family's adapters cannot be written, or the path is a
+        file.
     """
+    _refuse_layout(config, str(path))
     layers = lora.params["layers"]
     ranks = {pair["a"].shape[2] for pair in layers.values()}
     if len(ranks) != 1:
         raise InputError(f"{path}: adapters of ranks {sorted(ranks)} cannot be saved together; use one rank.")
     rank = ranks.pop()
-    tensors = {}
-    for target, pair in layers.items():
-        a, b = to_host(pair["a"]), to_host(pair["b"])
+    tensors, joined = {}, dict[str, int]()
+    modules = {n: parts for n, parts in projection_modules(config).items() if set(parts) & set(layers)}
+    for name, parts in modules.items():
+        a, b = _of_module(parts, layers, config)
+        if a.shape[2] != rank:
+            joined[name] = a.shape[2]
         for i in range(config.num_layers):
-            prefix = f"base_model.model.model.layers.{i}.{HF_PROJECTIONS[target]}"
+            prefix = f"base_model.model.model.layers.{i}.{name}"
             tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[i].T)
             tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[i].T)
     fields = {
@@ -132,7 +148,9 @@ def save_adapter(
         "r": rank,
         "lora_alpha": lora.scale * rank,
         "lora_dropout": lora.dropout,
-        "target_modules": [HF_PROJECTIONS[t].split(".")[1] for t in layers],
+        "rank_pattern": joined,
+        "alpha_pattern": {name: lora.scale * r for name, r in joined.items()},
+        "target_modules": [name.split(".")[1] for name in modules],
         "bias": "none",
         "fan_in_fan_out": False,
         "modules_to_save": None,
@@ -140,6 +158,40 @@ def save_adapter(
         "use_dora": False,
     }
     write_folder(Path(path), {ADAPTER_CONFIG: fields}, {_ADAPTER_WEIGHTS: tensors})
+
+
+def _refuse_layout(config: DecoderConfig, where: str) -> None:
+    """Refuses families whose tensors PEFT adapts in another layout than `in` to `out`."""
+    family = FAMILIES[config.architecture]
+    if family.stored_in_out or family.fused_by_head:
+        raise InputError(
+            f"{where}: adapters of {config.architecture} are not supported in PEFT's layout; merge them into "
+            "the model."
+        )
+
+
+def _of_module(
+    parts: tuple[str, ...], layers: Mapping[str, Any], config: DecoderConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """A [L, in, R] and B [L, R, out] of a module that holds the rows of several projections.
+
+    Projections with one and the same A keep it, as when the adapter was read from such a module. Otherwise
+    the product is the same with all A side by side and B block-diagonal, at the sum of the ranks.
+    """
+    pairs = {part: {k: to_host(v) for k, v in layers[part].items()} for part in parts if part in layers}
+    first = next(iter(pairs.values()))["a"]
+    shared = all(np.array_equal(first, pair["a"]) for pair in pairs.values())
+    a = first if shared else np.concatenate([pair["a"] for pair in pairs.values()], axis=2)
+    sizes = projection_sizes(config)
+    b = np.zeros((len(a), a.shape[2], sum(sizes[part][1] for part in parts)), first.dtype)
+    row, column = 0, 0
+    for part in parts:
+        if part in pairs:
+            own = pairs[part]["b"]
+            b[:, row : row + own.shape[1], column : column + own.shape[2]] = own
+            row += 0 if shared else own.shape[1]
+        column += sizes[part][1]
+    return a, b
 
 
 def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
@@ -161,15 +213,21 @@ def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
     """
     path = Path(path)
     fields = read_json(path / ADAPTER_CONFIG)
+    _refuse_layout(config, str(path))
     module = _modules(fields, str(path / ADAPTER_CONFIG))
+    dropout = fields.get("lora_dropout") or 0.0
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise InputError(
+            f"{path / ADAPTER_CONFIG}: lora_dropout is {dropout!r}, must be at least 0 and below 1."
+        )
     with open_safetensors([path / _ADAPTER_WEIGHTS]) as (shapes, read):
-        targets = _adapter_targets(shapes, path)
+        found = _adapted_modules(shapes, config, path)
         sizes = projection_sizes(config)
         expected, modules = {}, dict[str, _Module]()
-        for target in targets:
-            fan_in, out = sizes[target]
+        for module_name, parts in found.items():
+            fan_in, out = sizes[parts[0]][0], sum(sizes[part][1] for part in parts)
             for i in range(config.num_layers):
-                name = f"model.layers.{i}.{HF_PROJECTIONS[target]}"
+                name = f"model.layers.{i}.{module_name}"
                 modules[name] = one = module(name)
                 a, b = (f"base_model.model.{name}.lora_{letter}.weight" for letter in "AB")
                 if fields.get("layers_to_transform") is not None and a not in shapes and b not in shapes:
@@ -177,38 +235,40 @@ def load_adapter(path: str | Path, config: DecoderConfig) -> Lora:
                 expected |= {a: (one.rank, fan_in), b: (out, one.rank)}
         check_tensors(expected, shapes, ignore=lambda _: False, where=str(path / _ADAPTER_WEIGHTS))
         scale = module("").scale
-        layers = {
-            target: _stacked(target, sizes[target], config.num_layers, modules, scale, set(expected), read)
-            for target in targets
-        }
-    return Lora(params={"layers": layers}, scale=scale, dropout=float(fields.get("lora_dropout") or 0.0))
+        layers = {}
+        for module_name, parts in found.items():
+            a, b = _stacked(module_name, config.num_layers, modules, scale, expected, read)
+            ends = list(itertools.accumulate(sizes[part][1] for part in parts))
+            for part, own in zip(parts, np.split(b, ends[:-1], axis=2), strict=True):
+                layers[part] = {"a": jnp.asarray(a), "b": jnp.asarray(own)}
+        layers = {target: layers[target] for target in TARGETS if target in layers}
+    return Lora(params={"layers": layers}, scale=scale, dropout=dropout)
 
 
 def _stacked(
-    target: str,
-    size: tuple[int, int],
+    module_name: str,
     num_layers: int,
     modules: Mapping[str, _Module],
     scale: float,
-    present: set[str],
+    shapes: Mapping[str, tuple[int, int]],
     read: Callable[[str], np.ndarray],
-) -> dict[str, Any]:
-    """A [L, in, r] and B [L, r, out] of one projection; what a layer does not adapt is zero."""
-    fan_in, out = size
+) -> tuple[np.ndarray, np.ndarray]:
+    """A [L, in, r] and B [L, r, out] of one module; what a layer does not adapt is zero."""
+    of_layers = [f"model.layers.{i}.{module_name}" for i in range(num_layers)]
+    names = [tuple(f"base_model.model.{name}.lora_{letter}.weight" for letter in "AB") for name in of_layers]
+    fan_in, out = next((shapes[a][1], shapes[b][0]) for a, b in names if a in shapes)
     rank = max(module.rank for module in modules.values())
     a = np.zeros((num_layers, fan_in, rank), np.float32)
     b = np.zeros((num_layers, rank, out), np.float32)
-    for i in range(num_layers):
-        name = f"model.layers.{i}.{HF_PROJECTIONS[target]}"
-        first, second = (f"base_model.model.{name}.lora_{letter}.weight" for letter in "AB")
-        if first not in present:
+    for i, (first, second) in enumerate(names):
+        if first not in shapes:
             continue
-        own = modules[name]
+        own = modules[of_layers[i]]
         a[i, :, : own.rank] = read(first).astype(np.float32).T
         b[i, : own.rank] = read(second).astype(np.float32).T
         if own.scale != scale:
             b[i] *= np.float32(own.scale / scale)
-    return {"a": jnp.asarray(a), "b": jnp.asarray(b)}
+    return a, b
 
 
 def _modules(fields: dict[str, Any], where: str) -> Callable[[str], _Module]:
@@ -237,9 +297,13 @@ def _modules(fields: dict[str, Any], where: str) -> Callable[[str], _Module]:
             raise InputError(f"{where}: {name} is {pattern!r}; must be an object.")
         for key, value in pattern.items():
             _positive(value, f"{name}.{key}", where)
+            if len(key) > 500 or ")*" in key or ")+" in key or "){" in key or len(_REPEATS.findall(key)) > 3:
+                raise InputError(
+                    f"{where}: {name} has {key[:60]!r}, whose repetitions could be tried for ever."
+                )
             try:
                 re.compile(key)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise InputError(f"{where}: {name} has {key!r}, no regular expression ({error}).") from None
     root = bool(fields.get("use_rslora"))
 
@@ -266,17 +330,20 @@ def _positive(value: Any, name: str, where: str) -> float:
     return value
 
 
-def _adapter_targets(shapes: dict[str, tuple[int, ...]], path: Path) -> list[str]:
-    short = {name: target for target, name in HF_PROJECTIONS.items()}
+def _adapted_modules(
+    shapes: Mapping[str, tuple[int, ...]], config: DecoderConfig, path: Path
+) -> dict[str, tuple[str, ...]]:
+    """The modules of `projection_modules` that the file adapts."""
+    modules = projection_modules(config)
     found = set()
     for name in shapes:
         match = _ADAPTER_NAME.fullmatch(name)
-        if match is None or match[2] not in short:
+        if match is None or match[2] not in modules:
             raise InputError(
                 f"{path / _ADAPTER_WEIGHTS}: tensor {name} is not an adapter of a known projection "
-                f"({', '.join(HF_PROJECTIONS.values())}); use an adapter of these alone."
+                f"({', '.join(modules)}); use an adapter of these alone."
             )
-        found.add(short[match[2]])
+        found.add(match[2])
     if not found:
         raise InputError(f"{path / _ADAPTER_WEIGHTS}: holds no adapter; get the file again.")
-    return [t for t in TARGETS if t in found]
+    return {name: parts for name, parts in modules.items() if name in found}

@@ -11,13 +11,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alignjax.errors import InputError
-from alignjax.models.config import ARCHITECTURES, DecoderConfig, config_from_hf, config_to_hf
+from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf
+from alignjax.models.families import FAMILIES, Family
 from alignjax.models.huggingface import WEIGHTS, open_weights, read_json, write_folder
 from alignjax.models.placement import decoder_shardings, place_head
 from alignjax.models.score_model import KINDS, Kind, Reads, ScoreModel, body_config, identity_normalizer
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.tokenizer_files import with_pad
-from alignjax.models.weights import Slot, assemble, disassemble, slots
+from alignjax.models.weights import Slot, assemble, check_number, disassemble, slots
 from alignjax.runtime.processes import to_host
 
 Layout = Literal["safe_rlhf", "classification"]
@@ -74,6 +75,7 @@ def load_score_model(
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size, str(path))
     with open_weights(path) as (shapes, read):
+        check_number(config, shapes, str(path))
         wanted = _head_slots(fields, layout, config, shapes, normalize=normalize, where=str(path))
         known = {name for slot in wanted for name in slot.names}
 
@@ -135,7 +137,7 @@ def save_score_model(model: ScoreModel, path: str | Path, *, layout: Layout = "s
         tensors["normalizer.count"] = np.zeros(1, np.int64)
     stored = str(model.params["decoder"]["embedding"].dtype)
     fields = config_to_hf(config) | _head_fields(model, layout) | {"torch_dtype": stored}
-    fields["architectures"] = [fields["architectures"][0].removesuffix("ForCausalLM") + _SUFFIXES[layout]]
+    fields["architectures"] = [_stem(FAMILIES[config.architecture]) + _SUFFIXES[layout]]
     write_folder(Path(path), {"config.json": fields}, {WEIGHTS: tensors}, model.tokenizer)
 
 
@@ -156,6 +158,11 @@ def _head_fields(model: ScoreModel, layout: str) -> dict[str, Any]:
     }
 
 
+def _stem(family: Family) -> str:
+    """The name of a family's score models before the suffix of their layout."""
+    return family.classifier or family.architecture.removesuffix("ForCausalLM")
+
+
 def layout_of(fields: dict[str, Any], where: str) -> tuple[str, str]:
     """The layout of a score model, and the architecture of its decoder.
 
@@ -169,13 +176,13 @@ def layout_of(fields: dict[str, Any], where: str) -> tuple[str, str]:
     Raises:
       InputError: the architecture is not a supported score model.
     """
-    name = str((fields.get("architectures") or [None])[0])
+    names = fields.get("architectures") or [None]
+    name = str(names[0] if isinstance(names, list) else names)
+    stems = {_stem(family): family.architecture for family in FAMILIES.values()}
     for layout, suffix in _SUFFIXES.items():
-        causal = name.removesuffix(suffix) + "ForCausalLM"
-        if name.endswith(suffix) and causal in ARCHITECTURES:
-            return layout, causal
-    families = [causal.removesuffix("ForCausalLM") for causal in ARCHITECTURES]
-    known = ", ".join(family + suffix for suffix in _SUFFIXES.values() for family in families)
+        if name.endswith(suffix) and name.removesuffix(suffix) in stems:
+            return layout, stems[name.removesuffix(suffix)]
+    known = ", ".join(stem + suffix for suffix in _SUFFIXES.values() for stem in stems)
     raise InputError(
         f"{where}: architecture {name} is not a score model that can be read; use one of {known}."
     )
@@ -187,7 +194,8 @@ def _settings(fields: dict[str, Any], layout: str, where: str) -> tuple[Kind, bo
     if kind not in KINDS:
         raise InputError(f'{where}: score_type is {kind!r}; only "reward" and "cost" are supported.')
     if layout == "classification":
-        labels = fields.get("num_labels") or len(fields.get("id2label") or ["LABEL_0"])
+        named = fields.get("id2label") or ["LABEL_0"]
+        labels = fields.get("num_labels") or (len(named) if isinstance(named, list | dict) else named)
         if labels != 1:
             raise InputError(
                 f"{where}: {fields['architectures'][0]} with {labels} labels is not a score model; use one "
@@ -236,17 +244,14 @@ def _head_slots(
             f"{where}: {weight} has {labels} labels, but a score model has one; use a model with a single "
             "label."
         )
-    found = [Slot(("head", "kernel"), (weight,), (1, config.hidden_size), stacked=False, transposed=True)]
+    found = [Slot(("head", "kernel"), (weight,), (1, config.hidden_size), transposed=True)]
     if layout == "classification":
         return found
     biased = fields.get("score_bias", fields.get("bias"))
     if bias in shapes if biased is None else biased:
-        found.append(Slot(("head", "bias"), (bias,), (1,), stacked=False, transposed=False))
+        found.append(Slot(("head", "bias"), (bias,), (1,)))
     if normalize or any(f"normalizer.{name}" in shapes for name in ("mean", "var")):
-        found += [
-            Slot(("normalizer", name), (f"normalizer.{name}",), (1,), stacked=False, transposed=False)
-            for name in ("mean", "var")
-        ]
+        found += [Slot(("normalizer", name), (f"normalizer.{name}",), (1,)) for name in ("mean", "var")]
     return found
 
 

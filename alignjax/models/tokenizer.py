@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from alignjax.errors import InputError
+from alignjax.models.tokenizer_checks import check_tokenizer_file, probe
+from alignjax.runtime.faults import is_panic
 
 if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +74,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
     path = Path(path)
     if not any((path / name).is_file() for name in _FILES):
         return None
+    check_tokenizer_file(path / "tokenizer.json")
     _quiet_transformers()
     from transformers import AutoTokenizer
 
@@ -80,8 +83,11 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
     # It warns of ids outside the vocabulary, which `check_vocabulary` refuses.
     log.setLevel(logging.ERROR)
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except Exception as error:  # tokenizers raises the bare class
+        # Not left out: a folder with code of its own would ask on standard input whether to run it.
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except BaseException as error:  # tokenizers raises the bare class Exception, or panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if not (path / "tokenizer.json").is_file() and (path / "tokenizer.model").is_file():
             raise InputError(
                 f"{path}: holds tokenizer.model but no tokenizer.json; install sentencepiece and "
@@ -93,6 +99,8 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase | None":
         ) from None
     finally:
         log.setLevel(level)
+    probe(tokenizer, str(path))
+    return tokenizer
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: str) -> None:
@@ -130,13 +138,12 @@ def byte_level_bpe(tokens: Sequence[str], merges: Sequence[str], split: str, whe
       InputError: an unknown splitter, or a damaged merge.
     """
     split = splitter(split, tokens, where)
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(tokens)},
-            merges=[_pair(merge, where) for merge in merges],
-            ignore_merges=split in _WHOLE_WORDS,
-        )
-    )
+    pairs = [_pair(merge, where) for merge in merges]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    for left, right in pairs:
+        if not {left, right, left + right} <= vocab.keys():
+            raise InputError(f'{where}: merge "{left} {right}" is not of the tokens; the file is damaged.')
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=split in _WHOLE_WORDS))
     steps: list[pre_tokenizers.PreTokenizer]
     if split in _LIKE_GPT2:
         steps = [pre_tokenizers.Digits(individual_digits=True)] if _LIKE_GPT2[split] else []

@@ -1,6 +1,7 @@
 """The tensors of model files: names, shapes, and the conversion to and from the stacked parameter tree."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,25 +13,12 @@ from jax.sharding import Sharding
 
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig
+from alignjax.models.families import FAMILIES
+from alignjax.models.layers import norm_widths
 from alignjax.models.lora import projection_sizes
 from alignjax.runtime.mesh import array_of_parts
 from alignjax.runtime.processes import to_host
 
-HF_PROJECTIONS = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-_HF_NORMS = {
-    "attn_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-}
 _GGUF_PARTS = {
     "q": "attn_q",
     "k": "attn_k",
@@ -41,26 +29,70 @@ _GGUF_PARTS = {
     "down": "ffn_down",
     "attn_norm": "attn_norm",
     "mlp_norm": "ffn_norm",
+    "attn_post_norm": "post_attention_norm",
+    "mlp_post_norm": "post_ffw_norm",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
 }
-_HF_TOP = {
-    "embedding": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "head": "lm_head.weight",
-}
-_GGUF_TOP = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
+# The tensors of files that hold several projections, and their names in a GGUF file.
+_GGUF_FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+_GGUF_TOP = {"embedding": "token_embd", "final_norm": "output_norm", "head": "output"}
 _NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class Rows(NamedTuple):
+    """Which rows of a tensor that holds several projections are a leaf's.
+
+    Projections follow each other; with `heads` above 1 this is so within each head's share of the tensor.
+    """
+
+    start: int  # where the leaf would begin if heads were 1
+    total: int
+    heads: int = 1
+
+    def of(self, tensor: np.ndarray, count: int) -> np.ndarray:
+        """The leaf's `count` rows."""
+        by_head = tensor.reshape(self.heads, self.total // self.heads, *tensor.shape[1:])
+        first, size = self.start // self.heads, count // self.heads
+        return by_head[:, first : first + size].reshape(count, *tensor.shape[1:])
 
 
 class Slot(NamedTuple):
     """One leaf of the parameter tree and the tensors that it is made of."""
 
     path: tuple[str, ...]  # in the tree
-    names: tuple[str, ...]  # in the file; one per layer for a stacked leaf, else one
-    shape: tuple[int, ...]  # of each tensor in the file
-    stacked: bool
-    transposed: bool  # files hold matrices as [out, in], the tree as [in, out]
+    names: tuple[str, ...]  # in the file, one for each entry of `stack`
+    shape: tuple[int, ...]  # of each tensor in the file, or of the part of it that is this leaf's
+    stack: tuple[int, ...] = ()  # the leaf's first dimensions: (L,) by layer, (L, E) also by expert
+    transposed: bool = False  # the file holds a matrix as [out, in], the tree as [in, out]
+    rows: Rows | None = None  # of the dimension `out`; None: the whole tensor
+
+    @property
+    def out_axis(self) -> int:
+        """The dimension `out` of a tensor in the file."""
+        return 0 if self.transposed else len(self.shape) - 1
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of each tensor in the file."""
+        if self.rows is None:
+            return self.shape
+        return tuple(self.rows.total if i == self.out_axis else n for i, n in enumerate(self.shape))
+
+
+def projection_modules(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
+    """The modules of one layer of a Hugging Face model that hold its projections.
+
+    Args:
+      config: the decoder's shape.
+
+    Returns:
+      Name of the module, such as "self_attn.q_proj" -> the projections whose rows it holds, in their order.
+    """
+    family, sizes = FAMILIES[config.architecture], projection_sizes(config)
+    joined = {part for parts in family.fused.values() for part in parts}
+    single = {family.projections[part]: (part,) for part in sizes if part not in joined}
+    return single | dict(family.fused)
 
 
 def slots(config: DecoderConfig, *, gguf: bool = False) -> list[Slot]:
@@ -73,39 +105,87 @@ def slots(config: DecoderConfig, *, gguf: bool = False) -> list[Slot]:
     Returns:
       The leaves.
     """
-    top = _GGUF_TOP if gguf else _HF_TOP
-    hidden = config.hidden_size
+    family, sizes = FAMILIES[config.architecture], projection_sizes(config)
+    top = _GGUF_TOP if gguf else family.top_names
+    prefix = "blk" if gguf else family.layer_prefix
+    of_layer = dict(_GGUF_PARTS) if gguf else {**family.projections, **family.norm_names}
+    hidden, layers = config.hidden_size, config.num_layers
+    rows: dict[str, Rows] = {}
+    for name, parts in family.fused.items():
+        of_layer |= dict.fromkeys(parts, _GGUF_FUSED[name] if gguf else name)
+        starts = list(itertools.accumulate((sizes[part][1] for part in parts), initial=0))
+        heads = config.num_heads if family.fused_by_head else 1
+        rows |= {part: Rows(start, starts[-1], heads) for part, start in zip(parts, starts[:-1], strict=True)}
     result = [
-        Slot(("embedding",), (top["embedding"],), (config.vocab_size, hidden), False, False),
-        Slot(("final_norm", "scale"), (top["final_norm"],), (hidden,), False, False),
+        Slot(("embedding",), (f"{top['embedding']}.weight",), (config.vocab_size, hidden)),
+        Slot(("final_norm", "scale"), (f"{top['final_norm']}.weight",), (hidden,)),
     ]
+    if config.norm_bias:
+        result.append(Slot(("final_norm", "bias"), (f"{top['final_norm']}.bias",), (hidden,)))
+    if config.learned_positions:
+        name = f"{family.top_names['position_embedding']}.weight"
+        result.append(Slot(("position_embedding",), (name,), (config.max_positions, hidden)))
     if not config.tie_embeddings:
-        result.append(Slot(("head",), (top["head"],), (config.vocab_size, hidden), False, True))
+        shape = (config.vocab_size, hidden)
+        result.append(Slot(("head",), (f"{top['head']}.weight",), shape, transposed=True))
 
     def add(part: str, leaf: str, suffix: str, shape: tuple[int, ...]) -> None:
-        part_name = _GGUF_PARTS[part] if gguf else {**HF_PROJECTIONS, **_HF_NORMS}[part]
-        prefix = "blk" if gguf else "model.layers"
-        names = tuple(f"{prefix}.{i}.{part_name}.{suffix}" for i in range(config.num_layers))
-        result.append(Slot(("layers", part, leaf), names, shape, True, len(shape) == 2))
+        names = tuple(f"{prefix}.{i}.{of_layer[part]}.{suffix}" for i in range(layers))
+        transposed = len(shape) == 2 and not family.stored_in_out
+        path = ("layers", part, leaf)
+        result.append(Slot(path, names, shape, (layers,), transposed, rows.get(part)))
 
     biased = dict.fromkeys("qkv", config.qkv_bias) | {"o": config.o_bias}
     biased |= dict.fromkeys(("gate", "up", "down"), config.mlp_bias)
-    for part, (fan_in, out) in projection_sizes(config).items():
-        add(part, "kernel", "weight", (out, fan_in))
+    for part, (fan_in, out) in sizes.items():
+        add(part, "kernel", "weight", (fan_in, out) if family.stored_in_out else (out, fan_in))
         if biased[part]:
             add(part, "bias", "bias", (out,))
-    for part in ("attn_norm", "mlp_norm"):
-        add(part, "scale", "weight", (hidden,))
-    if config.qk_norm:
-        for part in ("q_norm", "k_norm"):
-            add(part, "scale", "weight", (config.head_dim,))
+    for part, width in norm_widths(config).items():
+        add(part, "scale", "weight", (width,))
+        if config.norm_bias:
+            add(part, "bias", "bias", (width,))
+    return result + (_expert_slots(config) if config.num_experts else [])
+
+
+def check_number(config: DecoderConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Refuses a config that claims far more tensors than there are, before their names take all memory.
+
+    Args:
+      config: the decoder's shape.
+      shapes: name -> shape of every tensor in the file.
+      where: the file or folder, for messages.
+
+    Raises:
+      InputError: there are fewer tensors than layers, or than matrices of experts.
+    """
+    if config.num_layers * max(1, 3 * config.num_experts) > len(shapes):
+        experts = f" of {config.num_experts} experts" if config.num_experts else ""
+        raise InputError(
+            f"{where}: the config has {config.num_layers} layers{experts}, the weights have only "
+            f"{len(shapes)} tensors; the file is incomplete, or the config is of another model."
+        )
+
+
+def _expert_slots(config: DecoderConfig) -> list[Slot]:
+    """The leaves of `Experts`; each expert has its own tensors in a file."""
+    family, layers, count = FAMILIES[config.architecture], config.num_layers, config.num_experts
+    hidden, inner = config.hidden_size, config.intermediate_size
+    shapes = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    prefixes = [f"{family.layer_prefix}.{i}" for i in range(layers)]
+    routers = tuple(f"{prefix}.{family.expert_names['router']}.weight" for prefix in prefixes)
+    result = [Slot(("layers", "experts", "router"), routers, (count, hidden), (layers,), True)]
+    for part, shape in shapes.items():
+        own = family.expert_names[part]
+        names = tuple(f"{prefix}.{own.format(e)}.weight" for prefix in prefixes for e in range(count))
+        result.append(Slot(("layers", "experts", part), names, shape, (layers, count), True))
     return result
 
 
 def assemble(
     wanted: list[Slot],
     shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], np.ndarray],
+    read: Callable[..., np.ndarray],
     *,
     dtype: str,
     ignore: Callable[[str], bool],
@@ -119,7 +199,8 @@ def assemble(
     Args:
       wanted: from `slots`.
       shapes: name -> shape of every tensor in the file.
-      read: name -> the tensor.
+      read: name -> the tensor; name and a slice -> these rows of it (only asked where a tensor is several
+        leaves).
       dtype: of the result, "float32" or "bfloat16".
       ignore: name -> whether a tensor may be in the file without being wanted.
       where: the file or folder, for messages.
@@ -131,7 +212,7 @@ def assemble(
     Raises:
       InputError: a tensor is missing, has the wrong shape, or is unknown.
     """
-    expected = {name: slot.shape for slot in wanted for name in slot.names}
+    expected = {name: slot.tensor_shape for slot in wanted for name in slot.names}
     check_tensors(expected, shapes, ignore=ignore, where=where)
     tree: dict[str, Any] = {}
     for slot in wanted:
@@ -144,20 +225,28 @@ def assemble(
 
 
 def _read_leaf(
-    slot: Slot, read: Callable[[str], np.ndarray], dtype: np.dtype, sharding: Sharding | None
+    slot: Slot, read: Callable[..., np.ndarray], dtype: np.dtype, sharding: Sharding | None
 ) -> Array:
     one = slot.shape[::-1] if slot.transposed else slot.shape
-    shape = (len(slot.names), *one) if slot.stacked else one
+    shape = (*slot.stack, *one)
+
+    def tensor_of(name: str) -> np.ndarray:
+        rows = slot.rows
+        if rows is None:
+            return read(name)
+        if slot.out_axis == 0 and rows.heads == 1:
+            return read(name, slice(rows.start, rows.start + slot.shape[0]))  # only these are read
+        out_first = np.moveaxis(read(name), slot.out_axis, 0)
+        return np.moveaxis(rows.of(out_first, slot.shape[slot.out_axis]), 0, slot.out_axis)
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
-        layers, index = (index[0], index[1:]) if slot.stacked else (slice(None), index)
-        names = slot.names[layers]
-        size = (s.stop - s.start for s in index)
-        values = np.empty((len(names), *size), dtype)
-        for row, name in zip(values, names, strict=True):
-            tensor = read(name)
-            row[...] = (tensor.T if slot.transposed else tensor)[index]
-        return values if slot.stacked else values[0]
+        stack, index = index[: len(slot.stack)], index[len(slot.stack) :]
+        names = np.asarray(np.array(slot.names).reshape(slot.stack)[stack])
+        values = np.empty((*names.shape, *(s.stop - s.start for s in index)), dtype)
+        for at in np.ndindex(names.shape):
+            tensor = tensor_of(str(names[at]))
+            values[at] = (tensor.T if slot.transposed else tensor)[index]
+        return values
 
     if sharding is None:
         return jnp.asarray(part(tuple(slice(0, size) for size in shape)))
@@ -205,13 +294,33 @@ def disassemble(config: DecoderConfig, params: Any) -> Iterator[tuple[str, np.nd
     Yields:
       Name and tensor, in the dtype of the parameters.
     """
+    tensors: dict[tuple[str, ...], list[Slot]] = {}
     for slot in slots(config):
-        leaf = params
-        for key in slot.path:
-            leaf = leaf[key]
-        array = to_host(leaf)
-        for name, tensor in zip(slot.names, array if slot.stacked else array[None], strict=True):
-            yield name, np.ascontiguousarray(tensor.T if slot.transposed else tensor)
+        tensors.setdefault(slot.names, []).append(slot)
+    for names, parts in tensors.items():
+        # Several leaves in one tensor: in the order of their rows.
+        parts.sort(key=lambda slot: slot.rows.start if slot.rows else 0)
+        arrays = [_in_file(slot, params) for slot in parts]
+        for i, name in enumerate(names):
+            one = arrays[0][i] if len(arrays) == 1 else _joined(parts, [array[i] for array in arrays])
+            yield name, np.ascontiguousarray(one)
+
+
+def _joined(parts: list[Slot], arrays: list[np.ndarray]) -> np.ndarray:
+    """The tensor that holds several leaves; the inverse of `Rows.of` for all of them."""
+    axis, rows = parts[0].out_axis, parts[0].rows
+    heads = 1 if rows is None else rows.heads
+    out_first = [np.moveaxis(array, axis, 0) for array in arrays]
+    by_head = [x.reshape(heads, len(x) // heads, *x.shape[1:]) for x in out_first]
+    joined = np.concatenate(by_head, axis=1)
+    return np.moveaxis(joined.reshape(-1, *joined.shape[2:]), 0, axis)
+
+
+def _in_file(slot: Slot, params: Any) -> np.ndarray:
+    """A leaf on the host as its tensors are in a file: [number of tensors, ...]."""
+    array = to_host(functools.reduce(lambda node, key: node[key], slot.path, params))
+    array = array.reshape(len(slot.names), *array.shape[len(slot.stack) :])
+    return array.swapaxes(1, 2) if slot.transposed else array
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from alignjax.models import DecoderConfig
-from alignjax.models.lora import projection_sizes
+from alignjax.models.lora import num_layer_weights
 from alignjax.runtime.mesh import row_parts
 
 # Continuations drawn together on each part of the rows, unless K or memory requires another number: enough to
@@ -89,9 +89,8 @@ def _shape(rows: int, num_samples: int) -> Together:
 
 def num_weights(config: DecoderConfig) -> int:
     """Number of entries of a decoder's matrices: layers, embedding and, if untied, the head."""
-    layer = sum(rows * columns for rows, columns in projection_sizes(config).values())
     ends = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
-    return config.num_layers * layer + ends
+    return config.num_layers * num_layer_weights(config) + ends
 
 
 def memory_of(mesh: Mesh | None) -> int | None:

@@ -24,6 +24,7 @@ from alignjax.models import (
     decoder_shardings,
     init_params,
     load_pretrained,
+    projection_sizes,
     save_pretrained,
 )
 from alignjax.policy.values import Policy
@@ -113,6 +114,8 @@ def data(setup: Setup, policy: Policy) -> Stage[Data]:
             setup.log.say(f"  {note}")
         for name, counts in pairs.counts.items():
             setup.log.say(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
+        if world is None and not config.accept_uninformative:
+            pairs.require_enough(held_out=config.calibrate, most_test=config.num_test_prompts)
         return Data(pairs, template)
 
     # What is asked by category does not determine the pairs: it is among the settings of the dual.
@@ -168,6 +171,12 @@ def _read(setup: Setup, path: Path, work: Work) -> Policy:
             raise InputError(
                 f"config.model.max_length: is {settings.max_length}; {path} has a context of {most} tokens; "
                 "lower it."
+            )
+        lora, known = setup.config.lora, projection_sizes(model.config)
+        if lora.rank and (missing := [name for name in lora.targets if name not in known]):
+            setup.log.say(
+                f"  lora.targets: this model's layers have no {', '.join(missing)} that can be adapted, "
+                f"only {', '.join(name for name in lora.targets if name in known)}."
             )
         return model.replace(config=with_kernel(setup, model.config))
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from alignjax.models import DecoderConfig, Model, init_params
+from alignjax.models import DecoderConfig, Model, RopeScaling, init_params
 
 BASE = DecoderConfig("llama", 40, 16, 24, 2, 4, 2, 4, bos_id=1, eos_ids=(2,))
 KINDS = {
@@ -18,7 +18,15 @@ KINDS = {
     "tied": dataclasses.replace(BASE, tie_embeddings=True, eos_ids=(2, 3)),
     "mistral": dataclasses.replace(BASE, architecture="mistral", sliding_window=4),
     "qwen2": dataclasses.replace(BASE, architecture="qwen2", qkv_bias=True, bos_id=None),
-    "qwen3": dataclasses.replace(BASE, architecture="qwen3", qk_norm=True, head_dim=8, rope_theta=1e6),
+    "qwen3": dataclasses.replace(BASE, architecture="qwen3", qk_norm="head", head_dim=8, rope_theta=1e6),
+    "phi3": dataclasses.replace(
+        BASE,
+        architecture="phi3",
+        rotary_dim=2,
+        rope_scaling=RopeScaling(
+            "longrope", 2.0, original_max_positions=1024, short_factors=(1.5,), long_factors=(4.0,)
+        ),
+    ),
 }
 
 

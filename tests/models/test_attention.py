@@ -3,58 +3,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from alignjax.models.attention import (
-    apply_rope,
-    attend,
-    attend_cached,
-    attend_fused,
-    attention_mask,
-    rope_frequencies,
-    rope_stretch,
-    rope_tables,
-)
-from alignjax.models.config import DecoderConfig, RopeScaling
-
-CONFIG = DecoderConfig("llama", 11, 8, 12, 1, 2, 1, 4, rope_theta=100.0)
-
-
-def test_rope_by_hand():
-    # H = 4, theta = 100: frequencies 1 and 100^(-1/2) = 0.1. At position 2 the pair (x0, x2) turns by 2
-    # radians and (x1, x3) by 0.2: (1, 0) goes to (cos 2, sin 2), (0, 1) to (-sin 0.2, cos 0.2).
-    np.testing.assert_allclose(rope_frequencies(CONFIG), [1.0, 0.1], rtol=1e-6)
-    x = jnp.array([1.0, 0.0, 0.0, 1.0]).reshape(1, 1, 1, 4)
-    turned = apply_rope(x, *rope_tables(CONFIG, jnp.array([[2]])))
-    expected = [math.cos(2), -math.sin(0.2), math.sin(2), math.cos(0.2)]
-    np.testing.assert_allclose(turned.ravel(), expected, rtol=1e-6)
-
-
-def test_rope_keeps_norms_and_depends_on_distance_only():
-    keys = jax.random.split(jax.random.key(0))
-    q, k = (jax.random.normal(key, (1, 1, 1, 4)) for key in keys)
-
-    def score(i, j):
-        def turn(x, at):
-            return apply_rope(x, *rope_tables(CONFIG, jnp.array([[at]])))
-
-        return float(jnp.sum(turn(q, i) * turn(k, j)))
-
-    np.testing.assert_allclose(score(7, 3), score(104, 100), rtol=1e-4)
-    turned = apply_rope(q, *rope_tables(CONFIG, jnp.array([[31]])))
-    np.testing.assert_allclose(jnp.linalg.norm(turned), jnp.linalg.norm(q), rtol=1e-6)
-
-
-def test_rope_stretch_by_hand():
-    assert rope_stretch(0.3, RopeScaling("linear", 3.0)) == pytest.approx(0.1)
-    # Llama 3 with an original context of 100 tokens: a frequency f makes 100 f / 2 pi turns in it.
-    # 8 turns are over the high factor 4: kept. Half a turn is under the low factor 1: divided by 8.
-    # 2.5 turns are half way between: the mean of f and f / 8.
-    scaling = RopeScaling("llama3", 8.0, 1.0, 4.0, 100)
-    f = 2 * math.pi / 100
-    assert rope_stretch(8 * f, scaling) == pytest.approx(8 * f)
-    assert rope_stretch(0.5 * f, scaling) == pytest.approx(0.5 * f / 8)
-    assert rope_stretch(2.5 * f, scaling) == pytest.approx(2.5 * f * (1 + 1 / 8) / 2)
+from alignjax.models.attention import attend, attend_cached, attend_fused, attention_mask
 
 
 def test_mask_is_the_stated_rule():

@@ -9,7 +9,7 @@ import pytest
 
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, config_from_hf, config_to_hf, init_params, unembed
-from alignjax.models.decoder import RMSNorm
+from alignjax.models.block import Norm
 from alignjax.models.weights import slots
 
 FIELDS = {
@@ -112,7 +112,7 @@ def test_what_a_family_does_not_have_is_refused(name, fields, message):
 
 
 def test_a_norm_with_an_offset():
-    norm, x = RMSNorm(0.0, offset=1.0), jnp.asarray([3.0, -4.0])
+    norm, x = Norm(0.0, offset=1.0), jnp.asarray([3.0, -4.0])
     fresh = norm.init(jax.random.key(0), x)
     # The root of the mean square is sqrt(12.5); a new norm multiplies by 1 + 0.
     np.testing.assert_allclose(np.asarray(norm.apply(fresh, x)), np.array([3.0, -4.0]) / 12.5**0.5, rtol=1e-6)

@@ -1,5 +1,8 @@
 """GGUF files written with llama.cpp's own package, q and k permuted as its converter does."""
 
+import dataclasses
+import math
+
 import gguf
 import jax
 import numpy as np
@@ -7,7 +10,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from alignjax.errors import InputError
-from alignjax.models import DecoderConfig, Model, RopeScaling, init_params, load_pretrained, save_pretrained
+from alignjax.models import (
+    DecoderConfig,
+    Model,
+    RopeScaling,
+    config_from_hf,
+    init_params,
+    load_pretrained,
+    save_pretrained,
+)
 from alignjax.models.gguf_file import unpermute
 
 PARTS = {
@@ -15,6 +26,7 @@ PARTS = {
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
 }  # fmt: skip
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 # What the metadata of a file says about the decoder.
@@ -49,8 +61,10 @@ def gguf_name(name):
     return f"{TOP[part]}.{leaf}"
 
 
-def write(path, model, tensors, *, quantization=None, tokens=TOKENS, change=lambda writer: None, skip=()):
-    config, arch = model.config, model.config.architecture
+def write(
+    path, model, tensors, *, arch=None, quantization=None, tokens=TOKENS, change=lambda writer: None, skip=()
+):
+    config, arch = model.config, arch or model.config.architecture
     writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(config.num_layers)
     writer.add_context_length(config.max_positions)
@@ -107,6 +121,46 @@ def test_equal_logits_from_both_kinds_of_file(kind, pair, logits, tmp_path):
         assert getattr(back.config, field) == getattr(model.config, field), field
     assert (back.config.bos_id, back.config.eos_ids) == (1, (2,))
     np.testing.assert_array_equal(logits(back), logits(model))
+
+
+GEMMA_NORMS = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["gemma", "gemma2", "gemma3"])
+def test_gemma_as_llama_cpp_writes_it(arch, logits, tmp_path, monkeypatch):
+    # Widths of heads and layers as in the published models, whose scale of attention a file does not give.
+    fields = {
+        "architectures": [f"{arch.capitalize()}ForCausalLM"],
+        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8,
+        "sliding_window": 4, "bos_token_id": 1, "eos_token_id": 2, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    config = config_from_hf(fields)
+    keys = iter(jax.random.split(jax.random.key(0), 64))
+    params = jax.tree.map(
+        lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), init_params(next(keys), config)
+    )
+    model = Model(params=params, config=config)
+    save_pretrained(model, tmp_path / "folder")
+    tensors = load_file(tmp_path / "folder" / "model.safetensors")
+    # GemmaModel.modify_tensors in convert_hf_to_gguf.py: norms are stored with their offset.
+    tensors = {n: np.asarray(t) + n.endswith("norm.weight") for n, t in tensors.items()}
+
+    def change(writer):
+        if arch != "gemma":
+            writer.add_sliding_window(4)
+        if arch == "gemma2":
+            writer.add_attn_logit_softcapping(50.0)
+            writer.add_final_logit_softcapping(30.0)
+
+    if arch != "gemma":
+        monkeypatch.setattr(f"{__name__}.PARTS", PARTS | GEMMA_NORMS)
+    back = load_pretrained(write(tmp_path / "m.gguf", model, tensors, arch=arch, change=change))
+    assert back.config == config
+    np.testing.assert_allclose(logits(back), logits(model), atol=1e-5)
 
 
 def test_unpermute_undoes_llama_cpps_permute():
@@ -177,20 +231,67 @@ def test_a_mixture_of_experts_is_refused(pair, tmp_path):
         load_pretrained(write(tmp_path / "m.gguf", model, tensors, change=lambda w: w.add_expert_count(4)))
 
 
-def test_another_rope_is_refused(pair, tmp_path):
+def test_yarn(pair, tmp_path):
+    model, tensors = pair("qwen3")
+
+    def change(writer):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        writer.add_rope_scaling_orig_ctx_len(512)
+
+    back = load_pretrained(write(tmp_path / "m.gguf", model, tensors, change=change))
+    assert back.config.rope_scaling == RopeScaling("yarn", 4.0, original_max_positions=512)
+
+
+def test_phi3(pair, logits, tmp_path):
+    """Fused tensors, partial rotation, and longrope in two tensors, as the converter writes them."""
+    model, tensors = pair("phi3")
+
+    def change(writer):
+        writer.add_rope_dimension_count(2)
+        writer.add_sliding_window(0)
+        writer.add_rope_scaling_orig_ctx_len(1024)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(2) / math.log(1024)))
+        writer.add_tensor("rope_factors_short.weight", np.array([1.5], np.float32))
+        writer.add_tensor("rope_factors_long.weight", np.array([4.0], np.float32))
+
+    back = load_pretrained(write(tmp_path / "m.gguf", model, tensors, change=change))
+    scaling = back.config.rope_scaling
+    assert scaling is not None and scaling.attention_factor == pytest.approx(math.sqrt(1.1), rel=1e-6)
+    assert dataclasses.replace(scaling, attention_factor=None) == model.config.rope_scaling
+    assert (back.config.rotary_dim, back.config.sliding_window) == (2, None)
+    jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
+    np.testing.assert_allclose(logits(back), logits(model), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), 'rope type "yarn" needs .* "factor"'),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE), 'rope scaling "longrope" is not'),
+        (lambda w: w.add_rope_dimension_count(2), "rope rotates only a part of each head"),
+        (
+            lambda w: w.add_tensor("rope_factors_short.weight", np.array([1.5], np.float32)),
+            'needs a positive number "original_max_position_embeddings"; found None',
+        ),
+        (
+            lambda w: w.add_tensor("rope_freqs.weight", np.array([1.0, np.inf], np.float32)),
+            "rope_freqs.weight is not Llama 3's scaling",
+        ),
+        (
+            lambda w: (
+                w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+                w.add_rope_scaling_factor(4.0),
+                w.add_rope_scaling_attn_factors(0.5),
+            ),
+            "llama.rope.scaling.attn_factor is 0.5, which is not supported",
+        ),
+    ],
+)
+def test_another_rope_is_refused(pair, tmp_path, change, message):
     model, tensors = pair("llama")
-
-    def yarn(w):
-        return w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-
-    with pytest.raises(InputError, match='rope scaling "yarn" is not supported'):
-        load_pretrained(write(tmp_path / "m.gguf", model, tensors, change=yarn))
-
-    def part(w):
-        return w.add_rope_dimension_count(2)
-
-    with pytest.raises(InputError, match="rope rotates only a part of each head"):
-        load_pretrained(write(tmp_path / "n.gguf", model, tensors, change=part))
+    with pytest.raises(InputError, match=message):
+        load_pretrained(write(tmp_path / "m.gguf", model, tensors, change=change))
 
 
 def test_a_missing_tensor_is_named(pair, tmp_path):
@@ -210,12 +311,12 @@ def test_more_tokens_than_embeddings(pair, tmp_path):
 
 
 def test_other_architectures_are_refused_by_name(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma2")
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "falcon")
     writer.add_block_count(1)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(InputError, match="architecture gemma2 is not supported; use llama, qwen2 or qwen3"):
+    with pytest.raises(InputError, match="architecture falcon is not supported; use one of llama, qwen2"):
         load_pretrained(tmp_path / "m.gguf")
 
 

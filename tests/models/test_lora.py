@@ -8,7 +8,7 @@ from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, hidden_states, init_lora, init_params, lora_axes, merge_lora
 from alignjax.models.lora import TARGETS
 
-CONFIG = DecoderConfig("qwen3", 31, 16, 24, 2, 4, 2, 8, qk_norm=True)
+CONFIG = DecoderConfig("qwen3", 31, 16, 24, 2, 4, 2, 8, qk_norm="head")
 TOKENS = jax.random.randint(jax.random.key(0), (2, 6), 0, 31)
 ROWS = (TOKENS, jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[None], (2, 6)), jnp.ones_like(TOKENS))
 PARAMS = init_params(jax.random.key(1), CONFIG)

@@ -1,12 +1,13 @@
 """Adapters of other layouts: patterns of rank and scale, bases that are named, and what is refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from alignjax.errors import InputError
 from alignjax.models import (
@@ -20,8 +21,10 @@ from alignjax.models import (
     save_adapter,
     save_pretrained,
 )
+from alignjax.models.weights import disassemble
 
 CONFIG = DecoderConfig("llama", 12, 16, 32, 2, 2, 1, 8, eos_ids=(2,))
+PHI = dataclasses.replace(CONFIG, architecture="phi3")  # qkv_proj has 16 + 8 + 8 rows, gate_up_proj 32 + 32
 PREFIX = "base_model.model.model.layers"
 
 
@@ -69,6 +72,78 @@ def test_patterns_of_rank_and_alpha(tmp_path, fields, ranks, scales):
     for i, scale in enumerate(scales):
         a, b = (tensors[f"{PREFIX}.{i}.self_attn.q_proj.lora_{x}.weight"].astype(np.float64) for x in "AB")
         np.testing.assert_allclose(after[i], before[i] + scale * (b @ a).T, rtol=0, atol=2e-6)
+
+
+def added_to_files(folder: Path) -> dict[str, np.ndarray]:
+    """What an adapter adds to each tensor of the base's file, by the rule of PEFT."""
+    fields, tensors = (
+        json.loads((folder / "adapter_config.json").read_text()),
+        load_file(folder / "adapter_model.safetensors"),
+    )
+    found = {}
+    for name in (n for n in tensors if n.endswith("lora_A.weight")):
+        module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        a, b = (tensors[name.replace("lora_A", f"lora_{x}")].astype(np.float64) for x in "AB")
+        end = ".".join(module.split(".")[-2:])
+        rank = fields["rank_pattern"].get(end, fields["r"])
+        alpha = fields["alpha_pattern"].get(end, fields["lora_alpha"])
+        assert a.shape[0] == b.shape[1] == rank
+        found[f"{module}.weight"] = alpha / rank * (b @ a)
+    return found
+
+
+@pytest.mark.parametrize("targets", [("q", "k", "v", "o", "gate", "up", "down"), ("q", "v", "up")])
+def test_adapters_of_projections_in_one_tensor_are_exact(tmp_path, targets):
+    """Three adapters of q, k and v are one of qkv_proj at three times the rank."""
+    keys = iter(jax.random.split(jax.random.key(1), 2 * len(targets) + 1))
+    lora = init_lora(next(keys), PHI, rank=2, alpha=5.0, targets=targets)
+    lora = lora.replace(params=jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), lora.params))
+    params = init_params(jax.random.key(0), PHI)
+    save_adapter(lora, PHI, tmp_path / "a")
+    fields = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    ranks = (
+        {"self_attn.qkv_proj": 6, "mlp.gate_up_proj": 4} if len(targets) == 7 else {"self_attn.qkv_proj": 4}
+    )
+    assert fields["r"] == 2 and fields["rank_pattern"] == ranks
+    others = {"o_proj", "down_proj"} if len(targets) == 7 else set()
+    assert set(fields["target_modules"]) == {"qkv_proj", "gate_up_proj"} | others
+    before, after = (dict(disassemble(PHI, p)) for p in (params, merge_lora(params, lora)))
+    added = added_to_files(tmp_path / "a")
+    for name, tensor in before.items():
+        np.testing.assert_allclose(after[name], tensor + added.get(name, 0.0), rtol=0, atol=5e-6)
+    read = merge_lora(params, load_adapter(tmp_path / "a", PHI))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=5e-6), read, merge_lora(params, lora)
+    )
+
+
+def test_an_adapter_of_one_tensor_is_one_for_each_projection(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(2):
+        name = f"{PREFIX}.{layer}.self_attn.qkv_proj"
+        tensors[f"{name}.lora_A.weight"] = rng.normal(size=(2, 16)).astype(np.float32)
+        tensors[f"{name}.lora_B.weight"] = rng.normal(size=(32, 2)).astype(np.float32)
+    lora = load_adapter(write(tmp_path / "a", tensors, target_modules=["qkv_proj"]), PHI)
+    assert set(lora.params["layers"]) == {"q", "k", "v"}
+    params = init_params(jax.random.key(0), PHI)
+    before, after = (dict(disassemble(PHI, p)) for p in (params, merge_lora(params, lora)))
+    for layer in range(2):
+        a, b = (tensors[f"{PREFIX}.{layer}.self_attn.qkv_proj.lora_{x}.weight"] for x in "AB")
+        name = f"model.layers.{layer}.self_attn.qkv_proj.weight"
+        np.testing.assert_allclose(after[name], before[name] + 2.0 * b @ a, rtol=0, atol=5e-6)
+    # Written again it is the same file, at the same rank.
+    save_adapter(lora, PHI, tmp_path / "b")
+    again = load_file(tmp_path / "b" / "adapter_model.safetensors")
+    assert set(again) == set(tensors)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(again[name], tensor)
+
+
+def test_modules_of_another_family_are_refused(tmp_path):
+    message = r"self_attn.q_proj.lora_A.weight is not an adapter of a known projection \(self_attn.o_proj"
+    with pytest.raises(InputError, match=message):
+        load_adapter(write(tmp_path / "a", drawn({0: 2, 1: 2})), PHI)
 
 
 def test_layers_that_are_not_adapted_stay(tmp_path):

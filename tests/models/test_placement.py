@@ -23,7 +23,7 @@ from alignjax.models import (
 from alignjax.models.weights import assemble, slots
 from alignjax.runtime.mesh import make_mesh
 
-CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm=True, eos_ids=(2, 9))
+CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm="head", eos_ids=(2, 9))
 
 
 @pytest.fixture(scope="module")

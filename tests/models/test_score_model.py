@@ -32,6 +32,7 @@ from alignjax.models import (
     score_model,
 )
 from alignjax.models.score_model import Kind
+from alignjax.models.score_model_files import layout_of
 
 NAMES = ("llama", "tied", "mistral", "qwen2", "qwen3")
 of_pairs, of_responses = jax.jit(pair_scores), jax.jit(response_scores)
@@ -356,7 +357,7 @@ def test_several_files_are_read(folder):
             {"architectures": ["LlamaForCausalLM"]},
             "config.json: architecture LlamaForCausalLM is not a score",
         ),
-        ({"architectures": ["GPT2ModelForScore"]}, "GPT2ModelForScore .* Qwen3ForSequenceClassification"),
+        ({"architectures": ["FalconModelForScore"]}, "FalconModelForScore .* Qwen3ForSequenceClassification"),
         ({"architectures": None}, "architecture None is not a score model"),
         ({"score_type": "critic"}, 'score_type is \'critic\'; only "reward" and "cost"'),
         ({"score_dim": 2}, "score_dim is 2; only 1"),
@@ -536,3 +537,15 @@ def test_transformers_reads_its_layout_and_scores_alike(name, scorer, tmp_path):
 def test_the_body_has_no_head(kinds):
     config = body_config(kinds["llama"])
     assert config.tie_embeddings and dataclasses.replace(config, tie_embeddings=False) == kinds["llama"]
+
+
+@pytest.mark.parametrize(
+    ("name", "causal"),
+    [
+        ("Gemma3TextForSequenceClassification", "Gemma3ForCausalLM"),
+        ("GPT2ForSequenceClassification", "GPT2LMHeadModel"),
+        ("Qwen3MoeForSequenceClassification", "Qwen3MoeForCausalLM"),
+    ],
+)
+def test_classifiers_by_their_names_in_transformers(name, causal):
+    assert layout_of({"architectures": [name]}, "config.json") == ("classification", causal)

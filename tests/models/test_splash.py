@@ -106,7 +106,7 @@ def test_each_device_computes_its_rows_and_heads(rows):
 def test_a_whole_decoder_with_it(monkeypatch):
     interpreted = functools.partial(attend_splash, interpret=True)
     monkeypatch.setattr(splash, "attend_splash", interpreted)
-    config = DecoderConfig("qwen3", 11, 16, 24, 2, 4, 2, 8, qk_norm=True, remat=True)
+    config = DecoderConfig("qwen3", 11, 16, 24, 2, 4, 2, 8, qk_norm="head", remat=True)
     segments, branches = ids_of([(40, 80, 140), (10, 70, 150)])
     tokens = jax.random.randint(jax.random.key(3), segments.shape, 0, 11)
     positions = jnp.broadcast_to(jnp.arange(LENGTH)[None], segments.shape)

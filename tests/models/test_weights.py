@@ -1,12 +1,16 @@
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from alignjax.errors import InputError
-from alignjax.models import init_params
+from alignjax.models import init_params, load_pretrained, save_pretrained
+from alignjax.models.placement import decoder_shardings
 from alignjax.models.weights import assemble, check_tensors, disassemble, slots
+from alignjax.runtime.mesh import make_mesh
 
 
 def none(name):
@@ -23,7 +27,7 @@ def test_slots_cover_the_tree(kinds, kind):
     for path, leaf in leaves.items():
         slot = wanted[path]
         shape = slot.shape[::-1] if slot.transposed else slot.shape
-        assert leaf.shape == ((config.num_layers, *shape) if slot.stacked else shape), path
+        assert leaf.shape == (*slot.stack, *shape), path
     # Both kinds of file hold the same tensors under other names, each name once.
     for gguf in (False, True):
         names = [name for slot in slots(config, gguf=gguf) for name in slot.names]
@@ -66,6 +70,74 @@ def test_assemble_undoes_disassemble(random_model):
         tensors["model.layers.1.mlp.down_proj.weight"],
         np.asarray(model.params["layers"]["down"]["kernel"][1]).T,
     )
+
+
+def test_projections_in_one_tensor_by_hand(random_model):
+    """Phi-3: rows of q, k and v, and rows of gate and up, one after the other."""
+    model = random_model("phi3")
+    tensors = dict(disassemble(model.config, model.params))
+    layer, params = "model.layers.1", model.params["layers"]
+    names = {name.removeprefix(f"{layer}.") for name in tensors if name.startswith(layer)}
+    assert names == {
+        "self_attn.qkv_proj.weight", "self_attn.o_proj.weight", "mlp.gate_up_proj.weight",
+        "mlp.down_proj.weight", "input_layernorm.weight", "post_attention_layernorm.weight",
+    }  # fmt: skip
+    qkv, gate_up = tensors[f"{layer}.self_attn.qkv_proj.weight"], tensors[f"{layer}.mlp.gate_up_proj.weight"]
+    # Four heads of 4, two key and value heads; 24 wide.
+    assert qkv.shape == (16 + 8 + 8, 16) and gate_up.shape == (24 + 24, 16)
+    for part, rows in (("q", qkv[:16]), ("k", qkv[16:24]), ("v", qkv[24:])):
+        np.testing.assert_array_equal(rows, np.asarray(params[part]["kernel"][1]).T)
+    for part, rows in (("gate", gate_up[:24]), ("up", gate_up[24:])):
+        np.testing.assert_array_equal(rows, np.asarray(params[part]["kernel"][1]).T)
+    assert {n for s in slots(model.config, gguf=True) for n in s.names if n.startswith("blk.0.")} == {
+        f"blk.0.{part}.weight"
+        for part in ("attn_qkv", "attn_output", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
+    }
+
+
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
+def test_assemble_reads_only_the_rows_of_a_leaf(random_model, sizes):
+    model = random_model("phi3")
+    tensors = dict(disassemble(model.config, model.params))
+    read = []
+
+    def get(name, rows=None):
+        read.append((name, rows))
+        return tensors[name] if rows is None else tensors[name][rows]
+
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    places = decoder_shardings(model.config, sizes and make_mesh(*sizes), where="f")
+    tree = assemble(
+        slots(model.config), shapes, get, dtype="float32", ignore=none, where="f", shardings=places
+    )
+    jax.tree.map(np.testing.assert_array_equal, tree, model.params)
+    fused = {(rows.start, rows.stop) for name, rows in read if "qkv" in name}
+    assert fused == {(0, 16), (16, 24), (24, 32)}
+    assert all(rows is None for name, rows in read if "_proj" not in name)
+
+
+def test_a_tensor_of_the_wrong_total_is_refused(random_model):
+    model = random_model("phi3")
+    tensors = dict(disassemble(model.config, model.params))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes["model.layers.0.self_attn.qkv_proj.weight"] = (48, 16)
+    with pytest.raises(InputError, match=r"qkv_proj.weight is \[48, 16\], must be \[32, 16\]"):
+        assemble(slots(model.config), shapes, tensors.__getitem__, dtype="float32", ignore=none, where="f")
+
+
+GOLDENS = Path(__file__).parents[1] / "parity" / "goldens"
+
+
+@pytest.mark.parametrize("name", sorted(folder.name for folder in GOLDENS.iterdir()))
+def test_a_folder_of_transformers_is_written_back_exactly(name, tmp_path):
+    source = GOLDENS / name
+    model = load_pretrained(source)
+    save_pretrained(model, tmp_path / "out")
+    theirs, ours = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
+    assert set(theirs) == set(ours)
+    for tensor, values in theirs.items():
+        np.testing.assert_array_equal(ours[tensor], values)
+    assert load_pretrained(tmp_path / "out").config == model.config
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from alignjax.policy import response_kl, response_logps, sample
 from alignjax.policy.sampling import greedy
 from alignjax.runtime.mesh import make_mesh
 
-CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm=True, eos_ids=(2, 9))
+CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm="head", eos_ids=(2, 9))
 # Five prompts: not a multiple of the four parts that rows are divided into.
 PROMPTS = [np.array(ids, np.int32) for ids in ([1, 3, 4], [5] * 20, [1], [1, 10, 7, 7, 8], [6, 6])]
 

@@ -16,7 +16,7 @@ from alignjax.policy import sampling
 from alignjax.policy.logps import response_logps
 from alignjax.policy.sampling import greedy, sample, sample_with_densities
 
-CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm=True, eos_ids=(2, 9))
+CONFIG = DecoderConfig("qwen3", 11, 16, 32, 2, 4, 2, 8, qk_norm="head", eos_ids=(2, 9))
 PROMPTS = [np.array(ids, np.int32) for ids in ([1, 3, 4], [5] * 20, [1], [1, 10, 7, 7, 8])]
 
 
