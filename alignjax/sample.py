@@ -1,7 +1,9 @@
 """Draws responses from a model.
 
-    python -m alignjax.sample --model=PATH [--adapter=FOLDER] --prompts=FILE.jsonl --output=FILE.jsonl \
-        --num_samples=K --max_new_tokens=T [--temperature --top_p --seed --greedy]
+    python -m alignjax.sample --model=PATH [--adapter=FOLDER]
+        --prompts=FILE.jsonl --output=FILE.jsonl
+        --num_samples=K --max_new_tokens=T
+        [--temperature=T] [--top_p=P] [--seed=S] [--greedy]
 
 Input lines: {"prompt"}, a text or a list of messages, or {"prompt_ids"}, token ids to which nothing is added.
 Output, K lines per prompt: {"prompt", "response", "response_ids", "logps", "sample"}. "logps" (nats) is the
@@ -20,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
+from alignjax.config import ModelSettings
 from alignjax.data.files import read_rows
 from alignjax.data.rows import Row
 from alignjax.errors import InputError
@@ -44,6 +47,8 @@ def sample(
     greedy: bool = False,
     template: str = "",
     template_kwargs: str = "",
+    template_date: str = ModelSettings().template_date,
+    add_bos: bool | None = None,
     dtype: str = "float32",
     prompt_batch_size: int | None = None,
 ) -> None:
@@ -62,6 +67,8 @@ def sample(
       greedy: take the most probable token at every step instead of drawing one.
       template: text with {prompt}; empty: the tokenizer's own.
       template_kwargs: what the chat template reads, as a JSON object.
+      template_date: YYYY-MM-DD, what a chat template takes for today.
+      add_bos: whether prompts begin with a BOS; None: as the tokenizer and the template do.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
       prompt_batch_size: prompts computed together; None: enough for about 128 responses.
 
@@ -78,7 +85,9 @@ def sample(
             raise InputError(f'{where}: column "prompt" (or "prompt_ids") is missing; add it.')
     model = load_pretrained(model_path, dtype=dtype)
     lora = load_adapter(adapter_path, model.config) if adapter_path else None
-    encoder = make_encoder(model, model_path, template, template_kwargs)
+    encoder = make_encoder(
+        model, model_path, template, template_kwargs, template_date=template_date, add_bos=add_bos
+    )
     prompts = [prompt_ids(encoder, row, where) for where, row in lines]
     for (where, _), prompt in zip(lines, prompts, strict=True):
         check_context(model, model_path, where, prompt=len(prompt), response=max_new_tokens)
@@ -163,6 +172,10 @@ def _define_flags() -> None:
     flags.DEFINE_bool("greedy", False, "Take the most probable token at every step.")
     flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the bare prompt.")
     flags.DEFINE_string("template_kwargs", "", "What --model's chat template reads, as a JSON object.")
+    flags.DEFINE_string(
+        "template_date", ModelSettings().template_date, "What a chat template takes for today."
+    )
+    flags.DEFINE_bool("add_bos", None, "Begin prompts with a BOS, or not; default: as the tokenizer does.")
     flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
     flags.DEFINE_integer("prompt_batch_size", None, "Prompts computed together; default: 128 / num_samples.")
 
@@ -183,6 +196,8 @@ def _main() -> None:
         greedy=given.greedy,
         template=given.template,
         template_kwargs=given.template_kwargs,
+        template_date=given.template_date,
+        add_bos=given.add_bos,
         dtype=given.dtype,
         adapter_path=given.adapter,
         prompt_batch_size=given.prompt_batch_size,

@@ -1,11 +1,13 @@
 """Log-probabilities of given responses, and their rewards.
 
-    python -m alignjax.score --model=PATH [--adapter=FOLDER] --input=FILE.jsonl --output=FILE.jsonl \
+    python -m alignjax.score --model=PATH [--adapter=FOLDER]
+        --input=FILE.jsonl --output=FILE.jsonl
         [--reference=PATH --beta=B | --reward_model=PATH]
 
-Input lines: {"prompt", "response"} or {"prompt", "chosen", "rejected"}; "prompt" is a text or a list of
-messages; or any layout of pairs that `train` reads (docs/data-formats.md). Token ids may be given in place of
-any text ("prompt_ids", "response_ids", "chosen_ids", "rejected_ids"); nothing is added to them.
+Input lines: {"prompt", "response"} (or "completion"), or {"prompt", "chosen", "rejected"};
+"prompt" is a text or a list of messages; or any layout of pairs that `train` reads (docs/data-formats.md).
+Token ids may be given in place of any text ("prompt_ids", "response_ids", "chosen_ids", "rejected_ids");
+nothing is added to them.
 
 Output: the same lines with "logps" (nats, the sum over the response's tokens, EOS included) and "num_tokens".
 With a reference also "ref_logps" and "reward" = beta (logps - ref_logps). With a reward model also "reward",
@@ -24,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from alignjax import cli
+from alignjax.config import ModelSettings
 from alignjax.data.files import read_rows
 from alignjax.data.records import prompt_json, read_unlabelled
 from alignjax.data.rows import Row
@@ -56,7 +59,10 @@ from alignjax.scores.reading import as_response, conversation_ids, same_tokenize
 
 _PAIR = ("chosen", "rejected")
 # Columns by which a row is a pair of another layout.
-_LAYOUTS = ("response_0", "response_a", "response1", "human_ref_A", "completions", "answers", "rejected")
+_LAYOUTS = (
+    *("response_0", "response_a", "response1", "human_ref_A", "conversation_a"),
+    *("completions", "answers", "rejected"),
+)
 
 
 class Line(NamedTuple):
@@ -96,6 +102,8 @@ def score(
     reward_model_path: str = "",
     template: str = "",
     template_kwargs: str = "",
+    template_date: str = ModelSettings().template_date,
+    add_bos: bool | None = None,
     dtype: str = "float32",
     batch_size: int = 8,
 ) -> None:
@@ -112,6 +120,8 @@ def score(
         are read with its own tokenizer.
       template: text with {prompt}, for all models; empty: each tokenizer's own.
       template_kwargs: what the policy's chat template reads, as a JSON object.
+      template_date: YYYY-MM-DD, what the policy's chat template takes for today.
+      add_bos: whether the policy's prompts begin with a BOS; None: as its tokenizer and template do.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
       batch_size: responses computed together.
 
@@ -124,7 +134,9 @@ def score(
         raise InputError(f"{input_path}: holds no lines; there is nothing to score.")
     model = load_pretrained(model_path, dtype=dtype)
     lora = load_adapter(adapter_path, model.config) if adapter_path else None
-    encoder = make_encoder(model, model_path, template, template_kwargs)
+    encoder = make_encoder(
+        model, model_path, template, template_kwargs, template_date=template_date, add_bos=add_bos
+    )
     responses = _encode(encoder, lines, model)
     logps = _logps(model, responses, batch_size, "log-probabilities", model_path, lora)
     del model, lora
@@ -167,7 +179,7 @@ def _check_options(
 def _lines_of(where: str, row: dict[str, Any]) -> list[Line]:
     """A row as it is, or the pairs of a layout that `train` reads, such as dialogues and ranked lists."""
     Row(where, row).refuse_what_is_not_kept()
-    if has_response(row, "prompt") and (has_response(row, "response") or _is_plain_pair(row)):
+    if has_response(row, "prompt") and (_single(row) or _is_plain_pair(row)):
         return [Line(where, row, _columns(row, where))]
     if not any(name in row for name in _LAYOUTS):
         return [Line(where, row, _columns(row, where))]  # says what is missing
@@ -183,6 +195,11 @@ def _lines_of(where: str, row: dict[str, Any]) -> list[Line]:
     ]
 
 
+def _single(row: dict[str, Any]) -> str:
+    """The column of a single response, in KTO's data "completion"; empty: there is none."""
+    return next((name for name in ("response", "completion") if has_response(row, name)), "")
+
+
 def _is_plain_pair(row: dict[str, Any]) -> bool:
     """Whether both responses are there as a text, one message, or token ids; or one of them is not there."""
     here = [name for name in _PAIR if has_response(row, name)]
@@ -193,15 +210,15 @@ def _is_plain_pair(row: dict[str, Any]) -> bool:
 
 
 def _columns(row: dict[str, Any], where: str) -> tuple[str, ...]:
-    single, pair = has_response(row, "response"), [name for name in _PAIR if has_response(row, name)]
+    single, pair = _single(row), [name for name in _PAIR if has_response(row, name)]
     if single and pair:
         raise InputError(
-            f'{where}: has "response" and "{pair[0]}"; give one response, or chosen and rejected.'
+            f'{where}: has "{single}" and "{pair[0]}"; give one response, or chosen and rejected.'
         )
     if not has_response(row, "prompt"):
         raise InputError(f'{where}: column "prompt" (or "prompt_ids") is missing; add it.')
     if single:
-        return ("response",)
+        return (single,)
     if not pair:
         raise InputError(f'{where}: column "response" is missing (or "chosen" and "rejected"); add it.')
     missing = [name for name in _PAIR if name not in pair]
@@ -293,7 +310,7 @@ def _render(lines: Sequence[Line], logps: np.ndarray, rewards: Rewards | None, l
         row = dict(row)
         total = 0
         for name in columns:
-            prefix = "" if name == "response" else f"{name}_"
+            prefix = "" if len(columns) == 1 else f"{name}_"
             row[f"{prefix}logps"] = float(logps[i])
             row[f"{prefix}num_tokens"] = lengths[i]
             total += lengths[i]
@@ -317,6 +334,10 @@ def _define_flags() -> None:
     flags.DEFINE_string("reward_model", "", "Reward model, or cost model: then the reward is minus the cost.")
     flags.DEFINE_string("template", "", "Text with {prompt}; default: the chat template, or the bare prompt.")
     flags.DEFINE_string("template_kwargs", "", "What --model's chat template reads, as a JSON object.")
+    flags.DEFINE_string(
+        "template_date", ModelSettings().template_date, "What a chat template takes for today."
+    )
+    flags.DEFINE_bool("add_bos", None, "Begin prompts with a BOS, or not; default: as the tokenizer does.")
     flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
     flags.DEFINE_integer("batch_size", 8, "Responses computed together.")
 
@@ -333,6 +354,8 @@ def _main() -> None:
         reward_model_path=given.reward_model,
         template=given.template,
         template_kwargs=given.template_kwargs,
+        template_date=given.template_date,
+        add_bos=given.add_bos,
         dtype=given.dtype,
         batch_size=given.batch_size,
     )

@@ -18,6 +18,7 @@ from alignjax.models import (
     init_lora,
     init_params,
     init_score_model,
+    load_score_model,
     merge_lora,
     save_adapter,
     save_pretrained,
@@ -26,7 +27,10 @@ from alignjax.models import (
 from alignjax.policy import response_logps
 from alignjax.score import _lines_of, score
 from alignjax.scores.learned import learned_scores
+from tests.data.test_tokenize import byte_tokenizer
+from tests.data.test_turns import CHATML, tokenizer_of
 
+TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}."
 CONFIG = DecoderConfig("llama", 11, 16, 24, 2, 2, 1, 8, max_positions=16)
 ROWS = [
     {"prompt_ids": [1, 2], "response_ids": [3, 4, 5]},
@@ -179,6 +183,106 @@ def test_lines_that_train_reads_are_read(row, columns, prompt, texts):
     assert tuple(line.row[name] for name in columns) == texts
 
 
+def test_a_completion_is_a_response():
+    (line,) = _lines_of("f:1", {"prompt": "p", "completion": "a", "label": True})
+    assert line.columns == ("completion",)
+    with pytest.raises(InputError, match='f:1: has "completion" and "chosen"'):
+        _lines_of("f:1", {"prompt": "p", "completion": "a", "chosen": "b"})
+
+
 def test_lines_with_tools_are_refused_by_name():
     with pytest.raises(InputError, match='f:1: "tools" cannot be handed to the chat template'):
         _lines_of("f:1", {"prompt": "p", "response": "a", "tools": [{"name": "f"}]})
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory) -> pathlib.Path:
+    """policy/ with ChatML's template, and classifier/ with another vocabulary and a template of its own."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizers = {"policy": tokenizer_of(CHATML), "classifier": byte_tokenizer(chat_template=TURNS)}
+    models = {}
+    for name, tokenizer in tokenizers.items():
+        ids = {"bos_id": tokenizer.bos_token_id, "eos_ids": (tokenizer.eos_token_id,)}
+        config = DecoderConfig("llama", len(tokenizer), 16, 24, 1, 2, 1, 8, **ids)
+        models[name] = Model(init_params(jax.random.key(1), config), config, tokenizer)
+    save_pretrained(models["policy"], folder / "policy")
+    scorer = init_score_model(jax.random.key(3), models["classifier"], kind="reward")
+    head = {"kernel": jax.random.normal(jax.random.key(4), scorer.params["head"]["kernel"].shape)}
+    changed = scorer.replace(params=scorer.params | {"head": scorer.params["head"] | head})
+    save_score_model(changed.replace(reads="conversation"), folder / "classifier", layout="classification")
+    rows = [
+        {"prompt": "Hi", "response": "Yes"},
+        {"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "u"}], "chosen": "a"}
+        | {"rejected": [{"role": "assistant", "content": "bb"}]},
+    ]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def test_a_classifier_reads_the_conversation_by_its_own_template(command, chat, tmp_path):
+    arguments = (f"--input={chat / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}")
+    ended = command(
+        "score", f"--model={chat / 'policy'}", f"--reward_model={chat / 'classifier'}", *arguments
+    )
+    assert ended.status == 0, ended.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    scorer = load_score_model(chat / "classifier")
+    assert scorer.reads == "conversation" and scorer.tokenizer is not None
+    texts = ("[user]Hi[assistant]Yes.", "[system]S[user]u[assistant]a.", "[system]S[user]u[assistant]bb.")
+    # One token a byte, whose ids are the alphabet's and not the bytes themselves.
+    ids = [np.array(scorer.tokenizer.encode(text, add_special_tokens=False), np.int32) for text in texts]
+    assert [len(one) for one in ids] == [len(text) for text in texts]
+    expected = learned_scores(scorer, [TokenizedResponse(one[:-1], one[-1:]) for one in ids], batch_size=3)
+    np.testing.assert_allclose(_values(rows, "reward"), expected, rtol=1e-4, atol=1e-5)
+    assert np.ptp(expected) > 0.01
+
+
+def test_how_prompts_are_shown_is_asked_by_flags(command, chat, tmp_path):
+    dated = (
+        "{{ strftime_now('%Y') }}{% if loud %}!{% endif %}{% for m in messages %}[{{ m.role }}]"
+        "{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    tokenizer = byte_tokenizer(chat_template=dated)
+    ids = {"bos_id": tokenizer.bos_token_id, "eos_ids": (tokenizer.eos_token_id,)}
+    config = DecoderConfig("llama", len(tokenizer), 16, 24, 1, 2, 1, 8, **ids)
+    save_pretrained(Model(init_params(jax.random.key(1), config), config, tokenizer), tmp_path / "dated")
+
+    def logps(*flags: str) -> float:
+        out = tmp_path / "out.jsonl"
+        given = (f"--model={tmp_path / 'dated'}", f"--input={tmp_path / 'in.jsonl'}", f"--output={out}")
+        ended = command("score", *given, *flags)
+        assert ended.status == 0, ended.err
+        return json.loads(out.read_text(encoding="utf-8"))["logps"]
+
+    def write(text: str) -> None:
+        prompt = [] if not text else tokenizer.encode(text, add_special_tokens=False)
+        response = [*tokenizer.encode("Yes", add_special_tokens=False), tokenizer.eos_token_id]
+        row = (
+            {"prompt_ids": prompt, "response_ids": response} if text else {"prompt": "Hi", "response": "Yes"}
+        )
+        (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    flags = {
+        "2024[user]Hi[assistant]": (),
+        "2021[user]Hi[assistant]": ("--template_date=2021-03-04",),
+        "2024![user]Hi[assistant]": ('--template_kwargs={"loud": true}',),
+        "<s>2024[user]Hi[assistant]": ("--add_bos",),
+        "<s>Q: Hi": ("--template=Q: {prompt}",),
+        "Q: Hi ": ("--template=Q: {prompt} ", "--noadd_bos"),
+    }
+    for shown, given in flags.items():
+        write(shown)
+        expected = logps()
+        write("")
+        assert logps(*given) == pytest.approx(expected, rel=1e-5), shown
+    write("")
+    out = tmp_path / "drawn.jsonl"
+    sampled = (f"--prompts={tmp_path / 'in.jsonl'}", f"--output={out}", "--max_new_tokens=2")
+    model = f"--model={tmp_path / 'dated'}"
+    texts = []
+    for given in ((), ("--add_bos", "--template_date=2021-03-04")):
+        assert command("sample", model, *sampled, *given).status == 0
+        texts.append(json.loads(out.read_text(encoding="utf-8"))["logps"])
+    assert texts[0] != texts[1]
+    refused = command("sample", model, *sampled, "--template_date=2021-13-04")
+    assert refused.status == 2 and "--template_date: is '2021-13-04', must be a date" in refused.err

@@ -1,7 +1,7 @@
 """What can be configured: settings with their defaults, their checks, and the presets of configs/."""
 
 from alignjax.config.asking import ConstraintSettings, GroupSettings, TailSettings, TestSettings
-from alignjax.config.checks import check, check_batches, check_kernel
+from alignjax.config.checks import check, check_batches, check_kernel, check_template
 from alignjax.config.reading import determining, from_mapping, to_mapping
 from alignjax.config.settings import (
     BaselineSettings,
@@ -48,6 +48,7 @@ __all__ = [
     "check",
     "check_batches",
     "check_kernel",
+    "check_template",
     "determining",
     "from_mapping",
     "to_mapping",

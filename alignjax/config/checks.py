@@ -26,9 +26,9 @@ from alignjax.errors import InputError
 _MOST_BYTES = 2**36  # of one array in a host's memory
 
 
-def _require(condition: bool, where: str, value: Any, rule: str) -> None:
+def _require(condition: bool, where: str, value: Any, rule: str, prefix: str = "config.") -> None:
     if not condition:
-        raise InputError(f"config.{where}: is {value!r}, {rule}")
+        raise InputError(f"{prefix}{where}: is {value!r}, {rule}")
 
 
 def check(config: Config) -> None:
@@ -241,29 +241,7 @@ def _check_model(config: Config) -> None:
         model.max_prompt_length,
         f"must be less than model.max_length ({model.max_length}).",
     )
-    _require(
-        not model.template or "{prompt}" in model.template,
-        "model.template",
-        model.template,
-        "must contain {prompt}, or be empty for the tokenizer's chat template.",
-    )
-    try:
-        kwargs = json.loads(model.template_kwargs or "{}")
-    except (ValueError, RecursionError):
-        kwargs = None
-    _require(
-        isinstance(kwargs, dict),
-        "model.template_kwargs",
-        model.template_kwargs,
-        'must be a JSON object, such as {"enable_thinking": false}.',
-    )
-    date = re.fullmatch(r"\d{4}-\d\d-\d\d", model.template_date)
-    _require(
-        date is not None and _is_date(model.template_date),
-        "model.template_date",
-        model.template_date,
-        "must be a date, YYYY-MM-DD.",
-    )
+    check_template(model, "config.model.")
     if config.data.world is None and not model.path:
         raise InputError("config.model.path: is missing; name a Hugging Face folder or a .gguf file.")
     if config.data.world is not None and model.adapter:
@@ -273,6 +251,44 @@ def _check_model(config: Config) -> None:
     targets = config.lora.targets
     known = bool(targets) and set(targets) <= set(LORA_TARGETS)
     _require(known, "lora.targets", targets, f"must be some of {', '.join(LORA_TARGETS)}.")
+
+
+def check_template(model: ModelSettings, prefix: str) -> None:
+    """Checks how prompts are shown.
+
+    Args:
+      model: its template, template_kwargs and template_date.
+      prefix: what these are called by in messages: "config.model.", or "--" for flags.
+
+    Raises:
+      InputError: names the field.
+    """
+    _require(
+        not model.template or "{prompt}" in model.template,
+        "template",
+        model.template,
+        "must contain {prompt}, or be empty for the tokenizer's chat template.",
+        prefix,
+    )
+    try:
+        kwargs = json.loads(model.template_kwargs or "{}")
+    except (ValueError, RecursionError):
+        kwargs = None
+    _require(
+        isinstance(kwargs, dict),
+        "template_kwargs",
+        model.template_kwargs,
+        'must be a JSON object, such as {"enable_thinking": false}.',
+        prefix,
+    )
+    date = re.fullmatch(r"\d{4}-\d\d-\d\d", model.template_date)
+    _require(
+        date is not None and _is_date(model.template_date),
+        "template_date",
+        model.template_date,
+        "must be a date, YYYY-MM-DD.",
+        prefix,
+    )
 
 
 def _check_loss(run: str, loss: LossSettings) -> None:

@@ -83,7 +83,7 @@ class SourceSettings:
     # probability); `strength`: above 0 the second, below 0 the first, 0 a tie; auto: what the names show.
     label_means: str = setting("auto", choices=("auto", "second", "first", "strength"))
     # The layout of rows; auto recognises it row by row.
-    format: str = setting("auto", choices=("auto", "pairs", "ranked", "messages", "instruction"))
+    format: str = setting("auto", choices=("auto", "pairs", "ranked", "messages", "instruction", "singles"))
     limit: int | None = setting(None, least=1)  # rows read from the file's start; None: all
 
 
@@ -274,7 +274,9 @@ class Config:
     reference: TrainingSettings = group(TrainingSettings)  # of a world
     reference_examples: int = setting(0, least=0, most=10**8)  # responses a world's reference is trained on
     prealign: PreferenceTrainingSettings = group(PreferenceTrainingSettings, method="pecan")
-    beta_pre: float = setting(0.5, above=0, note="it is a KL weight", method="pecan")  # of pre-alignment
+    beta_pre: float = setting(
+        0.5, above=0, most=1e9, note="it is a KL weight", method="pecan"
+    )  # of pre-alignment
     raw_labels: bool = setting(False, method="pecan")  # the authors' labels: log-ratios without beta_pre
     scores: Mapping[str, ScoreSettings] = group(dict, method="mocan")  # by dimension
     score_training: TrainingSettings = group(TrainingSettings, method="mocan")
@@ -287,7 +289,8 @@ class Config:
     evaluation: EvaluationSettings = group(EvaluationSettings)
     constraints: Mapping[str, ConstraintSettings] = group(dict)
     lam: float | None = setting(None, least=0, note="it multiplies a utility")  # given: no dual is solved
-    beta: float = setting(0.5, above=0, note="it is a KL weight")  # of the dual and of the final alignment
+    # Of the dual and of the final alignment.
+    beta: float = setting(0.5, above=0, most=1e9, note="it is a KL weight")
     # Of the guard that the multiplier is solved with, of the test and of every interval. None: the published
     # way, without a guard; tests and intervals then have 0.95.
     confidence: float | None = setting(0.95, above=0.5, below=1)
@@ -297,7 +300,8 @@ class Config:
     calibrate: bool = True  # fit the scores to held-out labels before they are believed
     # joint: each dimension's labels on all scores; slope: on its own score alone.
     calibration: str = setting("joint", choices=("joint", "slope"))
-    # Continue where held-out labels contradict a score. It decides whether a run stops, not what it finds.
+    # Continue where held-out labels contradict a score, or where they or the test prompts are too few. It
+    # decides whether a run stops, not what it finds.
     accept_uninformative: bool = setting(False, affects_result=False)
     # 0: exact soft labels; n > 0: the mean of n Bernoulli draws (the authors: 1).
     hard_labels: int = setting(0, least=0, most=10**6)
@@ -305,7 +309,8 @@ class Config:
     ref_batch_size: int = setting(128, least=1, most=2**20, affects_result=False)  # rows where nothing learns
     # Reference and score models read from folders that are in device memory: all, or one at a time.
     resident_models: str = setting("all", choices=("all", "one"), affects_result=False)
-    shown_samples: int = setting(6, least=0, most=10_000, affects_result=False)  # in the report
+    # Prompts of a page of the report's browser of responses; 0: the report shows no response.
+    shown_samples: int = setting(20, least=0, most=10_000, affects_result=False)
     judges: Mapping[str, JudgeSettings] = group(dict)  # by dimension
     refusals: tuple[str, ...] = REFUSALS  # a response that opens with one of them refuses
 

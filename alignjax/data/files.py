@@ -10,6 +10,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -21,6 +23,11 @@ from alignjax.errors import InputError
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
 _KINDS = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "zstd"}
+_SPACE = re.compile(r"[ \t\n\r]*")  # of JSON
+_LONGEST_LINE = 2**26  # bytes
+_MOST_BLANK = 1_000_000  # lines one after the other
+# A file may unpack to so many bytes and so many times its size; JSON packs 5 to 30 times.
+SMALL, RATIO = 2**26, 100
 _TABLES = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")  # Parquet, an Arrow file, an Arrow stream
 _REFUSED = {
     b"PK\x03\x04": "is a ZIP archive or a workbook; unpack it, or save it as CSV",
@@ -71,11 +78,15 @@ def read_json_lines(path: str | Path, limit: int | None = None) -> Iterator[tupl
     Raises:
       InputError: the file is missing, damaged or not UTF-8, or a line is not a JSON object.
     """
-    given = 0
+    given = blank = 0
     for number, line in enumerate(_lines(path), start=1):
         if limit is not None and given >= limit:
             return
+        blank += 1
+        if blank > _MOST_BLANK:
+            raise InputError(f"{path}:{number}: more than {_MOST_BLANK:,} blank lines; give a file of rows.")
         if line := line.removeprefix(_BOM).strip():
+            blank = 0
             given += 1
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
 
@@ -113,24 +124,49 @@ def _head(path: Path) -> bytes:
 
 def _array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     content = b"".join(_blocks(path)).removeprefix(_BOM)
+    number = 0
     try:
-        rows = json.loads(content.decode())
+        for number, row in enumerate(_items(content.decode()), start=1):
+            if not isinstance(row, dict):
+                raise InputError(f"{path}, row {number}: {_not_an_object(row)}; write an array of objects.")
+            yield f"{path}, row {number}", row
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 (byte {error.start}); convert the file.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}:{getattr(error, 'lineno', 1)}: is not JSON ({error}); write one object per line, or one "
-            "array of objects."
+            f"{path}:{getattr(error, 'lineno', 1)}: is not JSON after {number} rows ({error}); write one "
+            "object per line, or one array of objects."
         ) from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, row {number}: {_not_an_object(row)}; write an array of objects.")
-        yield f"{path}, row {number}", row
+
+
+def _items(text: str) -> Iterator[Any]:
+    """The values of a JSON array, one at a time: together they can take many times the text's memory."""
+    decoder = json.JSONDecoder()
+    place = _skip_space(text, text.index("[") + 1)
+    if text[place : place + 1] != "]":
+        while True:
+            item, place = decoder.raw_decode(text, place)
+            yield item
+            place = _skip_space(text, place)
+            if text[place : place + 1] != ",":
+                break
+            place = _skip_space(text, place + 1)
+    if text[place : place + 1] != "]":
+        raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+    if (place := _skip_space(text, place + 1)) < len(text):
+        raise json.JSONDecodeError("Extra data", text, place)
+
+
+def _skip_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return place if found is None else found.end()
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of texts; a text that is a JSON list or object stands for it."""
-    csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131,072 characters
+    csv.field_size_limit(_LONGEST_LINE)  # the default refuses texts of more than 131,072 characters
     lines = (line.removeprefix(_BOM) for line in _lines(path))
     reader = csv.reader(
         (_decoded(line, path, i) for i, line in enumerate(lines, start=1)), delimiter=delimiter
@@ -202,12 +238,19 @@ def _not_an_object(value: Any) -> str:
 
 
 def _lines(path: str | Path) -> Iterator[bytes]:
-    rest = b""
+    number, parts, size = 1, list[bytes](), 0  # parts: of a line that has not ended
     for block in _blocks(path):
-        *lines, rest = (rest + block).split(b"\n") if b"\n" in block else (rest + block,)
-        yield from (line + b"\n" for line in lines)
-    if rest:
-        yield rest
+        *lines, rest = block.split(b"\n")
+        for line in lines:
+            yield b"".join((*parts, line, b"\n"))
+            number, parts, size = number + 1, [], 0
+        parts, size = [*parts, rest], size + len(rest)
+        if size > _LONGEST_LINE:
+            raise InputError(
+                f"{path}:{number}: is longer than {_LONGEST_LINE // 2**20} MiB; write one object per line."
+            )
+    if any(parts):
+        yield b"".join(parts)
 
 
 def _blocks(path: str | Path) -> Generator[bytes, None, None]:
@@ -220,8 +263,15 @@ def _blocks(path: str | Path) -> Generator[bytes, None, None]:
             found = next((kind for magic, kind in _COMPRESSIONS.items() if start.startswith(magic)), "")
             kind = found or (suffix if suffix in _KINDS else "")
             file.seek(0)
+            most = SMALL + RATIO * os.fstat(file.fileno()).st_size
             with _unpacked(file, kind) as content:
                 while block := content.read(2**20):
+                    most -= len(block) if kind else 0
+                    if most < 0:
+                        raise InputError(
+                            f"{path}: unpacks to more than {RATIO} times its size; unpack it first "
+                            "if its data are real."
+                        )
                     yield block
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path}: is a damaged {_KINDS[kind]} file ({error}); get it again.") from error

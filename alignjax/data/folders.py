@@ -1,6 +1,7 @@
 """Which files a path stands for: one file, the files of a folder, or those that a glob finds."""
 
 import glob
+import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ _NAMES = re.compile(
     r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather)(\.(gz|xz|bz2|zst))?$", re.IGNORECASE
 )
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # not rows
+_SPLITS = "dataset_dict.json"  # of a folder with a folder for each split
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
 
 
@@ -18,7 +20,8 @@ def files_of(path: str | Path) -> list[Path]:
     """The files that a path stands for, in the order of their names.
 
     Args:
-      path: a file, a folder or a glob; `~` is the home folder.
+      path: a file, a folder or a glob; `~` is the home folder. Of a folder that `datasets` saved with several
+        splits, it is the split named train; another is named as FOLDER/SPLIT.
 
     Raises:
       InputError: an address, a folder without data or with those of several splits, or a glob that finds
@@ -38,11 +41,14 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
+    if (folder / _SPLITS).is_file():
+        folder = _train_split(folder)
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror}); check the path.") from error
-    found = [file for file in entries if file.name not in _ABOUT and _NAMES.search(file.name)]
+    kept = [file for file in entries if file.name not in _ABOUT and not file.name.startswith("cache-")]
+    found = [file for file in kept if _NAMES.search(file.name)]
     if not found:
         below = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         hint = f"name one of its folders ({', '.join(below[:5])})" if below else "name a file"
@@ -57,3 +63,18 @@ def _in_folder(folder: Path) -> list[Path]:
             f"{folder}/{splits[0]}*."
         )
     return found
+
+
+def _train_split(folder: Path) -> Path:
+    """The folder of the split named train, of those that `datasets` lists."""
+    try:
+        listed = json.loads((folder / _SPLITS).read_text(encoding="utf-8"))["splits"]
+        splits = [str(name) for name in listed]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / _SPLITS}: lists no splits; save the data set again.") from error
+    if "train" not in splits:
+        named = ", ".join(splits) or "none"
+        raise InputError(
+            f"{folder}: has no split named train (it has: {named}); name one, as {folder}/SPLIT."
+        )
+    return folder / "train"

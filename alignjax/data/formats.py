@@ -4,11 +4,14 @@
   `overall_score`; Nectar: `answers` with `rank`). Every two replies of different score make a pair.
 - messages: a conversation with the better reply, and the worse one as a text (`rejected_response`); or a
   conversation before the reply in `conversations` (LLaMA-Factory).
+- messages too: prompt and two responses that are JSON texts of lists, one text a turn (LMSYS Arena).
 - instruction: `instruction` and `input` in place of a prompt.
+- singles: one response with a label; `alignjax.data.singles` makes pairs of these.
 - pairs: all others; `alignjax.data.records` reads them.
 """
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +19,12 @@ from alignjax.data.rows import Row, RowError
 
 RESPONSES = (
     *(("response_0", "response_1"), ("response_a", "response_b"), ("response1", "response2")),
-    *(("human_ref_A", "human_ref_B"), ("chosen", "rejected")),
+    *(("human_ref_A", "human_ref_B"), ("conversation_a", "conversation_b"), ("chosen", "rejected")),
 )
 """Names of two responses that a label column decides between; the first two that a row has."""
 PROMPTS = ("prompt", "history", "context", "question")
 """Names of the prompt, where a row has no column "prompt"; the first that it has."""
+_LABELS = ("label", "labels", "winner", "winner_model_a", "preference", "overall_preference", "choice")
 _SCORES = ("overall_score", "score", "rating")
 
 
@@ -28,7 +32,7 @@ class Laid(NamedTuple):
     """What a row was taken for.
 
     Attributes:
-      format: pairs, ranked, messages or instruction.
+      format: pairs, ranked, messages, instruction or singles.
       rows: rows with prompt, chosen and rejected.
     """
 
@@ -44,7 +48,7 @@ def lay_out(row: Row, wanted: str) -> Laid:
       wanted: the format that the row must have; auto: any.
 
     Raises:
-      RowError: the row has another format than the one wanted, or holds single labelled responses.
+      RowError: the row has another format than the one wanted.
     """
     values = row.values
     replies = next((name for name in ("completions", "answers") if _is_ranked(values.get(name))), "")
@@ -57,11 +61,15 @@ def lay_out(row: Row, wanted: str) -> Laid:
     elif "instruction" in values and "chosen" in values and "prompt" not in values:
         found = Laid("instruction", [_with(row, {"prompt": _instruction(row)})])
     else:
-        _refuse_single_labels(row)
-        found = Laid("pairs", [row])
+        found = _turns_as_text(row) or Laid("pairs", [row])
     if wanted not in ("auto", found.format):
-        raise RowError(f"{row.where}: is of the format {found.format}, not {wanted}; give format=auto.")
+        raise other_format(row, found.format, wanted)
     return found
+
+
+def other_format(row: Row, found: str, wanted: str) -> RowError:
+    """The error of a row of another format than the one asked for, to be raised."""
+    return RowError(f"{row.where}: is of the format {found}, not {wanted}; give format=auto.")
 
 
 def _with(row: Row, values: Mapping[str, Any]) -> Row:
@@ -125,21 +133,49 @@ def _instruction(row: Row) -> str:
     return "\n".join(parts)
 
 
-def _refuse_single_labels(row: Row) -> None:
-    values = row.values
-    if any(name in values for name in ("chosen", "rejected", "response_0")):
+def _turns_as_text(row: Row) -> Laid | None:
+    """A row whose prompt and responses are JSON texts of their turns; None: it is no such row."""
+    names = next((names for names in RESPONSES if all(name in row.values for name in names)), None)
+    if names is None:
+        return None
+    asked, first, second = (_texts(row.values.get(name)) for name in ("prompt", *names))
+    if not asked or not len(asked) == len(first) == len(second):
+        return None
+    if first[:-1] != second[:-1]:
+        raise row.error(names[0], "and the other response differ before their last turn.", "unshared")
+    turns = [
+        {"role": role, "content": text}
+        for pair in itertools.zip_longest(asked, first[:-1])
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ][:-1]
+    return Laid("messages", [_with(row, {"prompt": turns, names[0]: first[-1], names[1]: second[-1]})])
+
+
+def refuse_unnamed_label(row: Row) -> None:
+    """Refuses a row of two responses between which a label decides, where no label is named.
+
+    Args:
+      row: is read without a label.
+
+    Raises:
+      RowError: names the columns that may be the label.
+    """
+    names = next((names for names in RESPONSES if all(name in row.values for name in names)), None)
+    if names is None or "chosen" in row.values:
         return
-    if "completion" in values and "label" in values:
-        raise row.error(
-            "completion",
-            "is a single response with a label (KTO), not a pair; join two responses to each prompt as "
-            "chosen and rejected.",
-            "single_responses",
-        )
-    if "response" in values and "is_safe" in values:
-        raise row.error(
-            "response",
-            "is a single response with is_safe (BeaverTails), not a pair; use PKU-SafeRLHF, or join a safe "
-            "and an unsafe response to each prompt as chosen and rejected.",
-            "single_responses",
-        )
+    labels = [name for name in row.values if name in _LABELS or name.endswith("_id")]
+    named = f"; this row has {', '.join(labels)}" if labels else ""
+    raise row.error(
+        names[0], f"and {names[1]} need the column that says which of them is better: give label={named}."
+    )
+
+
+def _texts(value: Any) -> list[Any]:
+    """The items of a JSON text of a list; empty: it is none. An item may be null, as where no reply came."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return []
+    try:
+        items = json.loads(value)
+    except (ValueError, RecursionError):
+        return []
+    return items if all(item is None or isinstance(item, str) for item in items) else []

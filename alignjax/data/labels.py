@@ -36,7 +36,7 @@ def read_label(row: Row, column: str, means: str, responses: tuple[str, str]) ->
     named = _by_name(value, responses)
     if named is not None:
         return named
-    number = _number(value)
+    number = read_number(value)
     if number is None:
         raise row.error(
             column, f"is {kind_of(value)}, must be 0 or 1, a probability, or the name of a response; fix it."
@@ -53,6 +53,25 @@ def read_label(row: Row, column: str, means: str, responses: tuple[str, str]) ->
             "it, or give label_means=strength if its sign says which is better.",
         )
     return number if means == "first" else 1.0 - number
+
+
+def meaning_of(row: Row, column: str, means: str, responses: tuple[str, str]) -> str:
+    """What a row's label that `read_label` can read was taken to mean, for people.
+
+    Args:
+      row: the row.
+      column: of the label.
+      means: as of `read_label`.
+      responses: the columns of the first and the second response.
+    """
+    number = read_number(row.get(column))
+    if _by_name(row.get(column), responses) is not None or number is None:
+        return "names the better response"
+    means = _meaning(row, column, number, responses) if means == "auto" else means
+    if means == "strength":
+        return f"above 0 means the second response, {responses[1]}; below 0 the first; 0 a tie"
+    place = ("first", "second").index(means)
+    return f"1 means the {means} response, {responses[place]}"
 
 
 def _meaning(row: Row, column: str, number: float, responses: tuple[str, str]) -> str:
@@ -88,8 +107,12 @@ def _by_name(value: Any, responses: tuple[str, str]) -> float | None:
     return known.get(name)
 
 
-def _number(value: Any) -> float | None:
-    """A number, true or false, or a text of one; None: it is none of these."""
+def read_number(value: Any) -> float | None:
+    """A number, true or false, or a text of one; None: it is none of these.
+
+    Args:
+      value: of a label.
+    """
     if isinstance(value, str):
         value = {"true": "1", "false": "0"}.get(value.strip().lower(), value)
     try:

@@ -1,6 +1,7 @@
 """Preference pairs of every dimension: read, cleaned, split by prompt, tokenized, counted."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,8 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alignjax.config import DataSettings, ModelSettings, TestSettings
+from alignjax.data.cleaning import canonical
+from alignjax.data.findings import cut_findings
 from alignjax.data.prompts import encode_prompts
-from alignjax.data.records import PreferencePair, Prompt, canonical, prompt_key
+from alignjax.data.records import PreferencePair, Prompt, prompt_key
 from alignjax.data.responses import Responses
 from alignjax.data.sources import chosen_places, make_sources, read_sources
 from alignjax.data.tokenize import (
@@ -18,12 +21,17 @@ from alignjax.data.tokenize import (
     template_for,
     tokenize_pairs,
 )
+from alignjax.data.usable import check_shown
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
 from alignjax.runtime.seeds import Seeds
 
 if TYPE_CHECKING:  # its import takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
+
+
+# Below these no interval of a slope or of a mean is to be believed: both rest on many pairs or prompts.
+LEAST_HELD_OUT, LEAST_TEST = 20, 20
 
 
 class Labelled(NamedTuple):
@@ -62,7 +70,7 @@ class Preferences:
         shuffled by seed, as `train_prompts` are: any prefix is a fair sample.
       counts: what was read, dropped and cut, by dimension.
       categories: by column, the category of every prompt that has one, by `prompt_key`.
-      notes: what each source was taken for, and the first row of every kind that was dropped.
+      notes: what each source was taken for, the first row of every kind that was dropped, and findings.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -103,6 +111,32 @@ class Preferences:
                     "is_response_1_safe); ask for a margin or a level, or add these columns."
                 )
 
+    def require_enough(self, *, held_out: bool, most_test: int | None) -> None:
+        """Refuses data on which no verdict can rest.
+
+        Args:
+          held_out: whether scores are calibrated on held-out pairs.
+          most_test: number of test prompts that are used; None: all.
+
+        Raises:
+          InputError: a dimension has fewer than `LEAST_HELD_OUT` held-out pairs, or there are fewer than
+            `LEAST_TEST` test prompts.
+        """
+        go_on = "(config.accept_uninformative=True continues anyway)"
+        for name, dimension in self.dimensions.items() if held_out else ():
+            if (count := len(dimension.held_out.labels)) < LEAST_HELD_OUT:
+                raise InputError(
+                    f"config.data.sources.{name}: {count} held-out pairs are too few to calibrate on; "
+                    "give more pairs or raise config.data.held_out_fraction, for at least "
+                    f"{LEAST_HELD_OUT} {go_on}."
+                )
+        count = len(self.test_prompts[:most_test])
+        if count < LEAST_TEST:
+            raise InputError(
+                f"config.test: {count} test prompts are too few to show anything; give more prompts, or "
+                f"raise config.test.share or config.test.prompts, for at least {LEAST_TEST} {go_on}."
+            )
+
 
 def load(
     settings: DataSettings,
@@ -137,7 +171,8 @@ def load(
     counts: dict[str, dict[str, int]] = {}
     columns = {} if columns is None else columns
     if world is None:
-        found = read_sources(settings, names, seeds, test_share, columns, counts)
+        check = functools.partial(check_shown, tokenizer, template, strict=settings.strict)
+        found = read_sources(settings, names, seeds, test_share, columns, counts, check)
     else:
         found = make_sources(settings, names, seeds, world)
     raw = found.pairs
@@ -157,8 +192,8 @@ def load(
     test_prompts = _shuffled(found.test_prompts, seeds.seed("test prompts"))
     for name, prompts in (("prompts to sample", train_prompts), ("prompts to test", test_prompts)):
         wheres = [found.wheres.get(prompt_key(p), f"prompt {i}") for i, p in enumerate(prompts)]
-        cut = encode_prompts(tokenizer, template, prompts, wheres, most=model.max_prompt_length).cut
-        counts[name] = {"prompts": len(prompts), "prompts_cut": sum(cut)}
+        encoded = encode_prompts(tokenizer, template, prompts, wheres, most=model.max_prompt_length)
+        counts[name] = {"prompts": len(prompts), "prompts_cut": encoded.num_cut}
     return Preferences(
         dimensions,
         align,
@@ -168,7 +203,7 @@ def load(
         test_prompts,
         counts,
         found.categories,
-        found.notes,
+        (*found.notes, *(f"finding: {found}" for found in cut_findings(counts))),
     )
 
 

@@ -1,17 +1,20 @@
 """Prompts as text and as token ids: shown by a template, begun as the tokenizer does, cut by whole turns."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from alignjax.data.rows import Message, Prompt
+from alignjax.data.templated import template_found
 from alignjax.data.templates import Template, render
-from alignjax.data.turns import assistant_header, control_tokens
 from alignjax.errors import InputError
+from alignjax.runtime.faults import is_panic
 
 if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
 
-_BARE = 'to use texts as they are, set config.model.template (or --template) to "{prompt}"'
+Cut = Literal["", "turns", "text", "header"]
+"""How a prompt was shortened: not at all; by its oldest turns; by the beginning of one turn; by all but its
+end, so that the system turn and what the template writes around the turns are lost as well."""
 
 
 class EncodedPrompts(NamedTuple):
@@ -19,11 +22,16 @@ class EncodedPrompts(NamedTuple):
 
     Attributes:
       ids: n lists, none empty.
-      cut: whether each was too long and was shortened.
+      how: how each was shortened.
     """
 
     ids: list[list[int]]
-    cut: list[bool]
+    how: list[Cut]
+
+    @property
+    def num_cut(self) -> int:
+        """How many were too long and were shortened."""
+        return sum(how != "" for how in self.how)
 
 
 def encode_prompts(
@@ -55,18 +63,18 @@ def encode_prompts(
     places = wheres or [f"prompt {i}" for i in range(len(prompts))]
     first = {prompt: place for prompt, place in reversed(list(zip(prompts, places, strict=True)))}
     for prompt, place in first.items():
-        _refuse_templated(tokenizer, template, prompt, place)
-    texts = _texts(tokenizer, template, list(first), list(first.values()))
+        if told := template_found(tokenizer, template, prompt):
+            raise InputError(f"{place}: {told}")
+    texts = shown_texts(tokenizer, template, list(first), list(first.values()))
     known: dict[Prompt, list[int]] = {}
-    cut = set()
+    how = dict[Prompt, Cut]()
     for prompt, text, found in zip(first, texts, ids_of(tokenizer, texts), strict=True):
         known[prompt] = _begun(tokenizer, template, found)
         if not known[prompt]:
             raise InputError(f"{first[prompt]}: the prompt has no tokens; drop it or use a template.")
         if most is not None and len(known[prompt]) > most:
-            cut.add(prompt)
-            known[prompt] = _shortened(tokenizer, template, prompt, text, first[prompt], most)
-    return EncodedPrompts([known[prompt] for prompt in prompts], [prompt in cut for prompt in prompts])
+            known[prompt], how[prompt] = _shortened(tokenizer, template, prompt, text, first[prompt], most)
+    return EncodedPrompts([known[prompt] for prompt in prompts], [how.get(prompt, "") for prompt in prompts])
 
 
 def ids_of(
@@ -89,7 +97,9 @@ def ids_of(
         encoded: Any = tokenizer(
             list(texts), add_special_tokens=False, split_special_tokens=literal, verbose=False
         )
-    except Exception as error:  # tokenizers raises the bare class
+    except BaseException as error:  # tokenizers raises the bare class Exception, or panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         reason = " ".join(str(error).split())[:100]
         raise InputError(
             f"the tokenizer cannot encode a text ({reason}), such as {texts[0][:40]!r}; use only words of "
@@ -102,31 +112,20 @@ def _turns(prompt: Prompt) -> tuple[Message, ...]:
     return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
-def _refuse_templated(
-    tokenizer: "PreTrainedTokenizerBase", template: Template, prompt: Prompt, where: str
-) -> None:
-    """Refuses a text that already ends with a header of the assistant, before a template adds a second."""
-    content = prompt if isinstance(prompt, str) else (prompt[-1].content if prompt else "")
-    if template.kind == "plain":
-        end = template.text.partition("{prompt}")[2].strip()
-        if end and content.rstrip().endswith((end, "\n\nAssistant:")):
-            raise InputError(f"{where}: the prompt already ends with the assistant's header; {_BARE}.")
-        return
-    if content.rstrip().endswith("\n\nAssistant:"):
-        raise InputError(f'{where}: the prompt is already a dialogue that ends in "Assistant:"; {_BARE}.')
-    if tokenizer.chat_template is None or not any(name in content for name in control_tokens(tokenizer)):
-        return
-    header = assistant_header(tokenizer, template)
-    if header and header in content:
-        raise InputError(
-            f"{where}: the prompt already has the chat template's {header[:40]!r} in it; {_BARE}."
-        )
-
-
-def _texts(
+def shown_texts(
     tokenizer: "PreTrainedTokenizerBase", template: Template, prompts: Sequence[Prompt], wheres: Sequence[str]
 ) -> list[str]:
-    """What the model sees of each prompt."""
+    """What the model sees of each prompt.
+
+    Args:
+      tokenizer: of the model.
+      template: how prompts are shown.
+      prompts: n prompts.
+      wheres: where each comes from, for messages.
+
+    Raises:
+      InputError: the template cannot show a prompt.
+    """
     if template.kind == "plain":
         return [_plain(tokenizer, template, p, w) for p, w in zip(prompts, wheres, strict=True)]
     for prompt, where in zip(prompts, wheres, strict=True):
@@ -175,7 +174,9 @@ def _begun(tokenizer: "PreTrainedTokenizerBase", template: Template, ids: list[i
     bos = tokenizer.bos_token_id
     if not isinstance(bos, int):
         if template.add_bos:
-            raise InputError("config.model.add_bos: is True, but the tokenizer has no BOS; leave it out.")
+            raise InputError(
+                "config.model.add_bos (or --add_bos): is True, but the tokenizer has no BOS; leave it out."
+            )
         return ids
     count = 0
     while ids[count : count + 1] == [bos]:
@@ -215,17 +216,17 @@ def _shortened(
     text: str,
     where: str,
     most: int,
-) -> list[int]:
-    """At most `most` ids of a prompt: oldest turns dropped, and then the last one's text cut."""
+) -> tuple[list[int], Cut]:
+    """At most `most` ids of a prompt: oldest turns dropped, then one turn's text cut; and which it was."""
     turns = _turns(prompt)
     system = turns[: next((i for i, message in enumerate(turns) if message.role != "system"), len(turns))]
     rest = turns[len(system) :]
     for start in (i for i, message in enumerate(rest) if i and message.role == "user"):
         turns = (*system, *rest[start:])
-        text = _texts(tokenizer, template, [turns], [where])[0]
+        text = shown_texts(tokenizer, template, [turns], [where])[0]
         ids = _begun(tokenizer, template, ids_of(tokenizer, [text])[0])
         if len(ids) <= most:
-            return ids
+            return ids, "turns"
     whole = _begun(tokenizer, template, ids_of(tokenizer, [text])[0])
     content = max((message.content for message in turns if message.role != "system"), key=len, default="")
     place = text.rfind(content)
@@ -238,9 +239,9 @@ def _shortened(
     room = most - len(head) - len(tail)
     if place < 0 or room < 1:  # not even what the template writes has room: what answers come after is kept
         bos = [i for i in whole[:1] if i == tokenizer.bos_token_id]
-        return bos + (whole[-(most - len(bos)) :] if most > len(bos) else [])
+        return bos + (whole[-(most - len(bos)) :] if most > len(bos) else []), "header"
     # Where tokens cross the edges of the text, its parts are encoded each for itself.
     inside = ids_of(tokenizer, [content])[0]
     if whole[: len(head)] == head and whole[len(whole) - len(tail) :] == tail:
         inside = whole[len(head) : len(whole) - len(tail)]
-    return head + inside[-room:] + tail
+    return head + inside[-room:] + tail, "text"

@@ -13,16 +13,18 @@ The layout of each row is recognised by its columns:
 
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.data.dialogues import dialogue, is_dialogue
 from alignjax.data.files import read_rows
-from alignjax.data.formats import PROMPTS, RESPONSES, Laid, lay_out
+from alignjax.data.formats import PROMPTS, RESPONSES, Laid, lay_out, other_format, refuse_unnamed_label
 from alignjax.data.labels import read_label
 from alignjax.data.rows import Message, Prompt, Row, RowError, is_parts
+from alignjax.data.singles import Matched, Single, columns_of_single, match, read_good
 from alignjax.errors import InputError
+
+_MOST_UNUSABLE = 100_000  # rows at the beginning of a source of which none can be used, before it is refused
 
 
 class PreferencePair(NamedTuple):
@@ -35,8 +37,8 @@ class PreferencePair(NamedTuple):
       labels: dimension -> P(chosen preferred), in [0, 1].
       where: file:line, for messages.
       safe: whether (chosen, rejected) are safe; None if the data does not say.
-      problem: why the row cannot be used, or empty. `clean` drops and counts rows with a problem.
-      kind: the count under which a row with a problem is dropped, a field of `Counts`.
+      problem: why the row cannot be used, or empty. `cleaning.clean` drops and counts rows with a problem.
+      kind: the count under which a row with a problem is dropped, a field of `cleaning.Counts`.
       format: what the row was taken for, see `alignjax.data.formats`.
       categories: column -> category of the prompt, for the columns asked for that the row has.
     """
@@ -60,11 +62,15 @@ class PromptRow(NamedTuple):
       prompt: text, or the turns before the response.
       categories: as in `PreferencePair`.
       where: file:line, for messages.
+      problem: why the line cannot be used, or empty.
+      kind: the count under which a line with a problem is dropped, a field of `cleaning.Counts`.
     """
 
     prompt: Prompt
     categories: Mapping[str, str]
     where: str
+    problem: str = ""
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,37 +102,10 @@ class DataSource:
     limit: int | None = None
     categories: tuple[str, ...] = ()
 
-
-class Counts(NamedTuple):
-    """Numbers of rows, as counted by `clean`.
-
-    Attributes:
-      read: rows given.
-      empty: dropped because a prompt or a response has no visible character.
-      identical: dropped because both responses are equal.
-      duplicates: dropped because an earlier row has the same prompt, responses and labels.
-      unshared: dropped because the conversations differ before their last turn, or do not end with a reply to
-        the user.
-      malformed: dropped because a column is missing or holds something else than it should.
-      unlabelled: dropped because the label is null, or no two replies differ in score.
-      unsupported: dropped because tools, tool calls or reasoning would be lost.
-      single_responses: dropped because the row has one labelled response and not two.
-      both_orders: pairs, not rows, that occur with either response preferred. They are kept: label noise is
-        part of the data.
-      kept: rows kept.
-    """
-
-    read: int
-    empty: int
-    identical: int
-    duplicates: int
-    unshared: int
-    malformed: int
-    unlabelled: int
-    unsupported: int
-    single_responses: int
-    both_orders: int
-    kept: int
+    @property
+    def names_columns(self) -> bool:
+        """Whether the responses' columns are named, so that rows are taken for pairs and nothing else."""
+        return (self.chosen, self.rejected) != ("chosen", "rejected")
 
 
 def prompt_key(prompt: Prompt) -> str:
@@ -142,7 +121,7 @@ def prompt_json(prompt: Prompt) -> str | list[dict[str, str]]:
 def read_pairs(
     source: DataSource | str, labels: str | Mapping[str, str] = "reward", *, strict: bool = True
 ) -> list[PreferencePair]:
-    """Reads every pair of a source, including those that cannot be used; pass the result to `clean`.
+    """Reads every pair of a source, including those that cannot be used; pass the result to `cleaning.clean`.
 
     Args:
       source: the files or TFDS data set and its columns, or the path alone.
@@ -165,14 +144,30 @@ def read_pairs(
     if source.limit is not None and source.limit < 1:
         raise InputError(f"{source.path}: limit is {source.limit}; it must be at least 1, or None for all.")
     pairs: list[PreferencePair] = []
-    for where, values in _rows(source):
+    singles: list[Single] = []
+    unusable = 0
+    for where, values in rows_of(source):
         row = Row(where, values)
         try:
-            pairs += _pairs_of(row, source, columns)
+            if single := single_of(row, source):
+                singles.append(single)
+            else:
+                pairs += pairs_of(row, source, columns)
         except RowError as error:
             if strict:
                 raise
-            pairs.append(PreferencePair("", "", "", {}, where, problem=str(error), kind=error.kind))
+            pairs.append(_unusable(where, error))
+            unusable += 1
+            if unusable == len(pairs) == _MOST_UNUSABLE:
+                raise InputError(
+                    f"{source.path}: none of the first {unusable:,} rows can be used; the first: "
+                    f"{pairs[0].problem}"
+                ) from None
+    matched, left = match(singles)
+    if left and strict:
+        raise left[0][1]
+    pairs += [_of_singles(one, source, columns) for one in matched]
+    pairs += [_unusable(single.row.where, error) for single, error in left]
     if not pairs:
         raise InputError(f"{source.path}: has no rows; give a file with one JSON object per line.")
     return pairs
@@ -194,29 +189,83 @@ def read_unlabelled(where: str, values: Mapping[str, Any]) -> tuple[tuple[str, s
     names = next(
         (names for names in RESPONSES if all(name in values for name in names)), ("chosen", "rejected")
     )
-    pairs = _pairs_of(Row(where, values), DataSource("", chosen=names[0], rejected=names[1]), {"": ""})
+    pairs = pairs_of(Row(where, values), DataSource("", chosen=names[0], rejected=names[1]), {"": ""})
     for pair in pairs:
         if pair.problem:
             raise InputError(f"{where}: {pair.problem}; fix it or remove the line.")
     return names, pairs
 
 
-def _pairs_of(row: Row, source: DataSource, columns: Mapping[str, str]) -> list[PreferencePair]:
+def _unusable(where: str, error: RowError) -> PreferencePair:
+    return PreferencePair("", "", "", {}, where, problem=str(error), kind=error.kind)
+
+
+def single_of(row: Row, source: DataSource) -> Single | None:
+    """The single labelled response of a row; None: the row is no such row.
+
+    Args:
+      row: as it was read.
+      source: its columns.
+
+    Raises:
+      RowError: the row is such a row and cannot be used, or another format is asked for.
+    """
+    names = None if source.names_columns else columns_of_single(row, source.label)
+    if names is None:
+        return None
+    if source.format not in ("auto", "singles"):
+        raise other_format(row, "singles", source.format)
     row.refuse_what_is_not_kept()
-    named = source.format == "auto" and _names_columns(source)
+    reply, label = names
+    prompt = _prompt(row, source.prompt)
+    response = _reply(row, reply, row.get(reply), prompt)
+    return Single(row, _simplest(prompt), response, read_good(row, label))
+
+
+def _of_singles(both: Matched, source: DataSource, columns: Mapping[str, str]) -> PreferencePair:
+    good, bad = both
+    return PreferencePair(
+        good.prompt,
+        good.response,
+        bad.response,
+        dict.fromkeys(columns, 1.0),
+        good.row.where,
+        safe=(True, False) if good.row.has("is_safe") else None,
+        categories=bad.row.categories(source.categories),  # of what is harmful, which a good reply is not
+        format="singles",
+    )
+
+
+def pairs_of(row: Row, source: DataSource, columns: Mapping[str, str]) -> list[PreferencePair]:
+    """The pairs of one row.
+
+    Args:
+      row: as it was read.
+      source: its columns.
+      columns: dimension -> name of its label column.
+
+    Raises:
+      RowError: the row cannot be used.
+    """
+    row.refuse_what_is_not_kept()
+    named = source.format == "auto" and source.names_columns
     laid = Laid("pairs", [row]) if named else lay_out(row, source.format)
-    found = [_pair(one, _columns_of(one, source, columns), columns) for one in laid.rows]
+    found = [_pair(one, columns_of(one, source, columns), columns) for one in laid.rows]
     return [pair._replace(format=laid.format) for pair in found]
 
 
-def _names_columns(source: DataSource) -> bool:
-    return (source.chosen, source.rejected) != ("chosen", "rejected")
+def columns_of(row: Row, source: DataSource, columns: Mapping[str, str]) -> DataSource:
+    """The source with the names of this row's columns in place of the defaults.
 
-
-def _columns_of(row: Row, source: DataSource, columns: Mapping[str, str]) -> DataSource:
-    """The source with the names of this row's columns in place of the defaults."""
+    Args:
+      row: with a prompt and two responses.
+      source: as it was asked for.
+      columns: dimension -> name of its label column.
+    """
     chosen, rejected, prompt = source.chosen, source.rejected, source.prompt
-    if any(columns.values()) and not _names_columns(source):
+    if not any(columns.values()) and not source.names_columns:
+        refuse_unnamed_label(row)
+    if any(columns.values()) and not source.names_columns:
         names = (names for names in RESPONSES if all(row.has(name) for name in names))
         chosen, rejected = next(names, RESPONSES[0])
         if prompt == "prompt" and not row.has(prompt):
@@ -224,23 +273,30 @@ def _columns_of(row: Row, source: DataSource, columns: Mapping[str, str]) -> Dat
     return dataclasses.replace(source, prompt=prompt, chosen=chosen, rejected=rejected)
 
 
-def read_prompt_rows(path: str, categories: Sequence[str] = ()) -> list[PromptRow]:
+def read_prompt_rows(path: str, categories: Sequence[str] = (), *, strict: bool = True) -> list[PromptRow]:
     """Reads every row of a file of prompts, column "prompt", with the categories it has.
 
     Args:
       path: the file.
       categories: names of the columns with a category of the prompt; a row need not have them.
+      strict: stop at the first line that cannot be used; else it is in the result with its problem.
 
     Raises:
-      InputError: a file that cannot be read, a line without a prompt or with an empty one, a category that is
-        neither text nor an object of true and false, or no line at all.
+      InputError: a file that cannot be read, no line at all, or, if strict, a line without a prompt or with
+        an empty one, or with a category that is neither text nor an object of true and false.
     """
     rows: list[PromptRow] = []
     for where, values in read_rows(path):
-        prompt = prompt_of(values, where)
-        if not prompt_key(prompt).strip():
-            raise InputError(f'{where}: "prompt" is empty; fill it or remove the line.')
-        rows.append(PromptRow(prompt, Row(where, values).categories(categories), where))
+        row = Row(where, values)
+        try:
+            prompt = _simplest(_prompt(row, "prompt"))
+            if not prompt_key(prompt).strip():
+                raise row.error("prompt", "is empty; fill it or remove the line.", "empty")
+            rows.append(PromptRow(prompt, row.categories(categories), where))
+        except RowError as error:
+            if strict:
+                raise
+            rows.append(PromptRow("", {}, where, str(error), error.kind))
     if not rows:
         raise InputError(f'{path}: has no lines; give one {{"prompt": ...}} per line.')
     return rows
@@ -255,66 +311,8 @@ def prompt_of(row: Mapping[str, Any], where: str) -> Prompt:
     return _simplest(_prompt(Row(where, row), "prompt"))
 
 
-def clean(pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], Counts]:
-    """Drops and counts pairs that cannot or should not be learned from; see `Counts`.
-
-    Returns:
-      The pairs kept, in the same order, and the counts.
-    """
-    dropped: Counter[str] = Counter()
-    kept: list[PreferencePair] = []
-    seen: set[tuple[Any, ...]] = set()
-    for pair in pairs:
-        reason = _reason(pair)
-        ordered = canonical(pair)
-        key = (*_key(ordered), tuple(sorted(ordered.labels.items())))
-        if not reason and key in seen:
-            reason = "duplicates"
-        if reason:
-            dropped[reason] += 1
-        else:
-            seen.add(key)
-            kept.append(pair)
-    orders = {_key(pair) for pair in map(_better_first, kept)}
-    both = sum((prompt, rejected, chosen) in orders for prompt, chosen, rejected in orders)
-    names = Counts._fields[1:-2]
-    return kept, Counts(len(pairs), *(dropped[name] for name in names), both_orders=both // 2, kept=len(kept))
-
-
-def canonical(pair: PreferencePair) -> PreferencePair:
-    """The same pair in the one order that its two texts have, with the labels turned if the order is."""
-    if pair.chosen <= pair.rejected:
-        return pair
-    return pair._replace(
-        chosen=pair.rejected,
-        rejected=pair.chosen,
-        labels={name: 1.0 - label for name, label in pair.labels.items()},
-        safe=None if pair.safe is None else (pair.safe[1], pair.safe[0]),
-    )
-
-
-def _key(pair: PreferencePair) -> tuple[Prompt, str, str]:
-    return pair.prompt, pair.chosen, pair.rejected
-
-
-def _better_first(pair: PreferencePair) -> PreferencePair:
-    """The pair with the preferred response as chosen, by its first label."""
-    if all(label >= 0.5 for label in list(pair.labels.values())[:1]):
-        return pair
-    return pair._replace(chosen=pair.rejected, rejected=pair.chosen)
-
-
-def _reason(pair: PreferencePair) -> str:
-    """Name of the count under which a row is dropped, regardless of other rows; empty: it is kept."""
-    if pair.problem:
-        return pair.kind
-    texts = [pair.prompt] if isinstance(pair.prompt, str) else [m.content for m in pair.prompt]
-    if not any(text.strip() for text in texts) or not pair.chosen.strip() or not pair.rejected.strip():
-        return "empty"
-    return "identical" if pair.chosen == pair.rejected else ""
-
-
-def _rows(source: DataSource) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def rows_of(source: DataSource) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """The rows of a source as they are read, each with its place."""
     if source.path.startswith("tfds:"):
         # Importing TFDS takes seconds; most runs read plain files.
         from alignjax.data.builders.reading import read_prepared

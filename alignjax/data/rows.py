@@ -71,7 +71,11 @@ class Row:
     def missing(self, column: str) -> RowError:
         """The error of a column that is not there; it names those that are."""
         there = ", ".join(self.values) or "none"
-        return self.error(column, f"is missing; the row's columns are {there}. Name the right one.")
+        text = f"is missing; the row's columns are {there}. Name the right one."
+        labels = [name for name in self.values if name.endswith("response_id")]
+        if labels:  # SafeRLHF's columns, whose label has to be named
+            text += f" If a column says which response is better: label={' or label='.join(labels)}."
+        return self.error(column, text)
 
     def _find(self, column: str) -> tuple[Any] | None:
         """The value in a tuple of one, since it may be None; a column of the whole name has precedence."""

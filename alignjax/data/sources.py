@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from alignjax.config import DataSettings, SourceSettings
+from alignjax.data.cleaning import clean, problem_of
 from alignjax.data.records import (
     DataSource,
     PreferencePair,
     Prompt,
     PromptRow,
-    clean,
     prompt_key,
     read_pairs,
     read_prompt_rows,
@@ -25,6 +25,7 @@ from alignjax.errors import InputError
 from alignjax.runtime.seeds import Seeds
 
 Counts = dict[str, dict[str, int]]
+Check = Callable[[Sequence[PreferencePair]], Sequence[PreferencePair]]
 
 
 class Sources(NamedTuple):
@@ -65,6 +66,7 @@ def read_sources(
     test_share: float,
     columns: Mapping[str, str],
     counts: Counts,
+    check: Check,
 ) -> Sources:
     """Reads, cleans and splits the files of every dimension.
 
@@ -75,6 +77,7 @@ def read_sources(
       test_share: share of the prompts that are kept for the test; pairs on them are not used.
       columns: the column of categories of each constraint that is asked by category.
       counts: what was read and dropped is added.
+      check: marks pairs that cannot be used for another reason than how they are written.
 
     Raises:
       InputError: a file cannot be used, a dimension is left with nothing, or no row has a column of
@@ -83,13 +86,13 @@ def read_sources(
     pairs: dict[str, tuple[list[PreferencePair], list[PreferencePair]]] = {}
     notes: list[str] = []
     wanted = tuple(dict.fromkeys(columns.values()))
-    held_out = _held_out_files(settings, names, wanted, counts, notes)
+    held_out = _held_out_files(settings, names, wanted, counts, notes, check)
     train_prompts, test_prompts, rows = list[Prompt](), list[Prompt](), dict[str, list[PromptRow]]()
     for name in names:
         source = settings.sources.get(name, SourceSettings())
         if not source.path:
             continue  # config/checks.py knows which dimensions need no pairs
-        read, counts[name] = _cleaned(_data_source(source, wanted), name, settings.strict, notes)
+        read, counts[name] = _cleaned(_data_source(source, wanted), name, settings.strict, notes, check)
         # One split for all dimensions: a prompt held out for one is never trained on for another.
         sides = _apart(_split(settings, seeds, test_share, read), held_out, name, counts)
         pairs[name] = (
@@ -103,7 +106,7 @@ def read_sources(
             PromptRow(pair.prompt, pair.categories, pair.where) for pair in (*read, *held_out.get(name, ()))
         ]
     if settings.prompts:
-        rows[""] = read_prompt_rows(settings.prompts, wanted)
+        rows[""] = _prompt_rows(settings.prompts, wanted, settings.strict, counts, notes, check)
         known = _keys(held_out)
         bare = [
             PreferencePair(row.prompt, "", "", {}, row.where)
@@ -111,7 +114,7 @@ def read_sources(
             if prompt_key(row.prompt) not in known
         ]
         if known:
-            counts["prompts"] = {"leaks": len(rows[""]) - len(bare)}
+            counts["prompts"] = counts.get("prompts", {}) | {"leaks": len(rows[""]) - len(bare)}
         sides = _split(settings, seeds, test_share, bare)
         train_prompts, test_prompts = ([p.prompt for p in side] for side in (sides.train, sides.test))
     categories = {
@@ -125,17 +128,16 @@ def read_sources(
 
 
 def _cleaned(
-    source: DataSource, name: str, strict: bool, notes: list[str]
+    source: DataSource, name: str, strict: bool, notes: list[str], check: Check
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """The usable pairs of a source and its counts; adds what it was taken for and the first of each kind."""
-    found = read_pairs(source, _labels(source, name), strict=strict)
+    found = check(read_pairs(source, _labels(source, name), strict=strict))
     read, kept = clean(found)
     counts = dict(kept._asdict())
     first: dict[str, str] = {}
     for pair in found:
         if pair.problem:
-            told = pair.problem if pair.problem.startswith(pair.where) else f"{pair.where}: {pair.problem}"
-            first.setdefault(pair.kind, told)
+            first.setdefault(pair.kind, problem_of(pair))
     if not read:
         if len(found) == sum(bool(pair.problem) for pair in found):
             raise InputError(next(iter(first.values())))
@@ -146,8 +148,37 @@ def _cleaned(
     return read, counts
 
 
+def _prompt_rows(
+    path: str, wanted: tuple[str, ...], strict: bool, counts: Counts, notes: list[str], check: Check
+) -> list[PromptRow]:
+    """The usable lines of a file of prompts; others are counted, and the first of each kind is noted."""
+    read = read_prompt_rows(path, wanted, strict=strict)
+    marked = check(
+        [
+            PreferencePair(row.prompt, "", "", {}, row.where, problem=row.problem, kind=row.kind)
+            for row in read
+        ]
+    )
+    dropped = Counter(pair.kind for pair in marked if pair.problem)
+    first: dict[str, str] = {}
+    for pair in marked:
+        if pair.problem:
+            first.setdefault(pair.kind, problem_of(pair))
+    if len(marked) == dropped.total():
+        raise InputError(next(iter(first.values())))
+    if dropped:
+        counts["prompts"] = dict(dropped)
+    notes.extend(f"prompts: {dropped[kind]} {kind}, first: {problem}" for kind, problem in first.items())
+    return [row for row, pair in zip(read, marked, strict=True) if not pair.problem]
+
+
 def _held_out_files(
-    settings: DataSettings, names: Sequence[str], wanted: tuple[str, ...], counts: Counts, notes: list[str]
+    settings: DataSettings,
+    names: Sequence[str],
+    wanted: tuple[str, ...],
+    counts: Counts,
+    notes: list[str],
+    check: Check,
 ) -> dict[str, list[PreferencePair]]:
     """The pairs of every dimension's own held-out file."""
     found: dict[str, list[PreferencePair]] = {}
@@ -155,7 +186,9 @@ def _held_out_files(
         source = settings.sources.get(name, SourceSettings())
         if source.path and source.held_out_path:
             apart = dataclasses.replace(_data_source(source, wanted), path=source.held_out_path)
-            found[name], counts[f"{name} held-out file"] = _cleaned(apart, name, settings.strict, notes)
+            found[name], counts[f"{name} held-out file"] = _cleaned(
+                apart, name, settings.strict, notes, check
+            )
     return found
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
 
 # Llama 3.1's own constant: with it, its template is the same with and without a clock.
 DATE = "2024-07-26"
-_SECONDS = 4.0  # for a chunk of conversations; a real template takes less than a millisecond for each
+_SECONDS = 3.0  # for a chunk of conversations; a real template takes less than a millisecond for each
 _START_SECONDS = 60.0  # until a new process is ready, on a machine that is busy
 _TOGETHER = 32  # conversations of one request
 
@@ -145,6 +145,8 @@ class _Worker:
 
 
 _WORKER = _Worker()
+_SLOW_SECONDS = 1.0  # a template that fails after more than this is not tried again
+_STOPPED: dict[str, str] = {}  # such templates, and why they fail
 atexit.register(_WORKER.close)
 
 
@@ -175,6 +177,8 @@ def render(
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     variables = {**special, "tools": None, "documents": None, **template.kwargs}
     texts: list[str] = []
+    if source in _STOPPED:  # every further try would take as long
+        raise InputError(f"{wheres[0]}: the chat template cannot be used: {_STOPPED[source]}; change it.")
     for start in range(0, len(conversations), _TOGETHER):
         some = conversations[start : start + _TOGETHER]
         request = json.dumps(
@@ -185,8 +189,11 @@ def render(
                 "conversations": [[message._asdict() for message in turns] for turns in some],
             }
         )
+        began = time.monotonic()
         for i, answer in enumerate(_WORKER.ask(request, len(some))):
             if "error" in answer:
+                if time.monotonic() - began > _SLOW_SECONDS:
+                    _STOPPED[source] = answer["error"]
                 roles = ", ".join(message.role for message in some[i])
                 raise InputError(
                     f"{wheres[start + i]}: the chat template refuses the turns ({roles}): "

@@ -76,7 +76,7 @@ def template_for(tokenizer: "PreTrainedTokenizerBase", settings: ModelSettings |
         if given.template_kwargs:
             raise InputError(
                 f"config.model.template_kwargs: is {given.template_kwargs!r}, but only a chat template reads "
-                "it, and prompts are shown by a plain text; leave it out."
+                "it, and prompts are shown by a plain text; leave it (or --template_kwargs) out."
             )
         return Template("plain", given.template or "{prompt}", add_bos=given.add_bos)
     kwargs = json.loads(given.template_kwargs or "{}")
@@ -123,7 +123,7 @@ def tokenize_prompts(
     """
     _check_lengths(max_prompt_length + 1, max_prompt_length)
     encoded = encode_prompts(tokenizer, template, prompts, most=max_prompt_length)
-    return [np.array(ids, np.int32) for ids in encoded.ids], sum(encoded.cut)
+    return [np.array(ids, np.int32) for ids in encoded.ids], encoded.num_cut
 
 
 def encode_response(
@@ -178,7 +178,7 @@ def tokenize_pairs(
     """
     for pair in pairs:
         if pair.problem:
-            raise InputError(f"{pair.where}: {pair.problem}; drop it, as `records.clean` does.")
+            raise InputError(f"{pair.where}: {pair.problem}; drop it, as `cleaning.clean` does.")
     wheres = [pair.where for pair in pairs]
     responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     prompts, encoded, counts = _tokenize(
@@ -247,7 +247,7 @@ def _tokenize(
     rooms = [max_length - len(cut_prompts[i // each]) for i in range(len(whole))]
     cut = [np.array(ids[:room], np.int32) for ids, room in zip(whole, rooms, strict=True)]
     counts = CutCounts(
-        prompts_cut=sum(encoded.cut),
+        prompts_cut=encoded.num_cut,
         responses_cut=sum(len(ids) > room for ids, room in zip(whole, rooms, strict=True)),
     )
     return cut_prompts, cut, counts

@@ -63,11 +63,11 @@ def assistant_turn(tokenizer: "PreTrainedTokenizerBase", template: Template) -> 
             "the tokenizer has no chat template; give a plain template with {prompt}, such as "
             '"USER: {prompt} ASSISTANT:".'
         )
-    return _of_chat(_Key(tokenizer, template))
+    return _of_chat(TemplateKey(tokenizer, template))
 
 
 @functools.lru_cache(maxsize=16)  # lines of a file are encoded one by one, and sampling asks again and again
-def _of_chat(key: "_Key") -> Turn:
+def _of_chat(key: "TemplateKey") -> Turn:
     tokenizer, template = key.tokenizer, key.template
     asked = Message("user", _ASKED)
     where = ["a probe of one turn"]
@@ -123,7 +123,7 @@ def end_id_of_chat(tokenizer: "PreTrainedTokenizerBase") -> int | None:
         return None
 
 
-class _Key:
+class TemplateKey:
     """A tokenizer and a template, to remember what they say by."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: Template):
@@ -131,10 +131,14 @@ class _Key:
         self._said = f"{template} {tokenizer.chat_template} {tokenizer.eos_token}"
 
     def __hash__(self) -> int:
+        """Of the tokenizer itself, and of what is said by it."""
         return hash((id(self.tokenizer), self._said))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.tokenizer is other.tokenizer and self._said == other._said
+        """Whether both give the same texts."""
+        return (
+            isinstance(other, TemplateKey) and self.tokenizer is other.tokenizer and self._said == other._said
+        )
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:

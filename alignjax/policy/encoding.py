@@ -1,12 +1,11 @@
 """Token ids of the prompts and responses in the lines of a file, which hold text or token ids."""
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from alignjax.config import ModelSettings
+from alignjax.config import ModelSettings, check_template
 from alignjax.data.rows import Prompt, Row, is_parts
 from alignjax.data.tokenize import Template, encode_prompt, encode_response, template_for
 from alignjax.errors import InputError
@@ -33,7 +32,13 @@ class Encoder(NamedTuple):
 
 
 def make_encoder(
-    model: Model | ScoreModel, path: str, template: str = "", template_kwargs: str = ""
+    model: Model | ScoreModel,
+    path: str,
+    template: str = "",
+    template_kwargs: str = "",
+    *,
+    template_date: str = ModelSettings().template_date,
+    add_bos: bool | None = None,
 ) -> Encoder:
     """The encoder of a model.
 
@@ -42,28 +47,24 @@ def make_encoder(
       path: the model's file or folder, for messages.
       template: text with {prompt}; empty: the tokenizer's chat template, or the bare prompt if it has none.
       template_kwargs: what the chat template reads, as a JSON object; empty: nothing.
+      template_date: YYYY-MM-DD, what a chat template takes for today.
+      add_bos: whether prompts begin with a BOS; None: as the tokenizer and the template do.
 
     Returns:
       The encoder.
 
     Raises:
-      InputError: a template without {prompt}, arguments that are no JSON object, or a template for a
-        model without tokenizer.
+      InputError: a template without {prompt}, arguments that are no JSON object, no date, or a template for
+        a model without tokenizer.
     """
     if model.tokenizer is None:
         if template:
             raise InputError(f"--template: {path} holds no tokenizer, so no text can be read; leave it out.")
         return Encoder(None, None, model.config.vocab_size, path)
-    try:
-        given = json.loads(template_kwargs or "{}")
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise InputError(
-            f"--template_kwargs: is {template_kwargs!r}; must be a JSON object, such as "
-            '{"enable_thinking": false}.'
-        )
-    settings = ModelSettings(template=template, template_kwargs=template_kwargs)
+    settings = ModelSettings(
+        template=template, template_kwargs=template_kwargs, template_date=template_date, add_bos=add_bos
+    )
+    check_template(settings, "--")
     return Encoder(model.tokenizer, template_for(model.tokenizer, settings), model.config.vocab_size, path)
 
 

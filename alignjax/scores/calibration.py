@@ -122,10 +122,41 @@ def slopes(calibration: Calibration) -> list[dict[str, float]]:
     return rows
 
 
-def findings(slope_fit: Calibration, names: Sequence[str]) -> list[Finding]:
-    """What the slopes say: a warning below 0.7 or where an interval is wide, a stop where it reaches 0."""
+def separates(differences: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether a score orders every held-out pair as its label does, so that no finite slope fits them best.
+
+    Args:
+      differences: [n] float, differences of the score.
+      labels: [n] float in [0, 1]; one strictly between has a finite slope.
+    """
+    hard = (labels == 0.0) | (labels == 1.0)
+    agrees = differences * (2.0 * labels - 1.0)
+    return bool(hard.all() and (agrees >= 0.0).all() and (agrees > 0.0).any())
+
+
+def findings(
+    slope_fit: Calibration, names: Sequence[str], separated: Sequence[bool] | None = None
+) -> list[Finding]:
+    """What the slopes say: a warning below 0.7 or where an interval is wide, a stop where it reaches 0.
+
+    Args:
+      slope_fit: each dimension's slope on its own score.
+      names: of the dimensions.
+      separated: by dimension, whether its score `separates` its held-out labels, a stop; None: none does.
+    """
     found = []
-    for name, row in zip(names, slopes(slope_fit), strict=True):
+    apart = separated or [False] * len(names)
+    for name, row, infinite in zip(names, slopes(slope_fit), apart, strict=True):
+        if infinite:
+            found.append(
+                Finding(
+                    f"{name}: the score orders every held-out pair as its label does, so that no finite "
+                    "scale fits them best: no margin can be promised on it; hold out more pairs, or look "
+                    "whether labels can be told from the form of the texts (python -m alignjax.data).",
+                    True,
+                )
+            )
+            continue
         shown = f"slope {row['slope']:.2f}, 95% interval {row['low']:.2f} to {row['high']:.2f}"
         if row["low"] <= 0:
             found.append(

@@ -7,6 +7,7 @@ Each line of the file is one response:
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,6 @@ def _score(row: dict[str, Any], name: str, where: str) -> float | None:
         value, field = (utilities or {}).get(name), f'"{name}" of "utilities"'
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise InputError(f"{where}: {field} is {value!r}, must be a finite number; score the response again.")
     return float(value)

@@ -208,7 +208,12 @@ def _linear(
     labels, groups = [one.labels for one in pairs.values()], [one.groups for one in pairs.values()]
     slopes = calib.fit(given, labels, kind="slope", groups=groups)
     named = {name: Slope(**one) for name, one in zip(names, calib.slopes(slopes), strict=True)}
-    return calib.fit(given, labels, kind=kind, groups=groups), named, calib.findings(slopes, names)
+    # Scores that are believed as they are need no scale of these labels.
+    separated = [
+        kind != "none" and calib.separates(x[:, d], y)
+        for d, (x, y) in enumerate(zip(given, labels, strict=True))
+    ]
+    return calib.fit(given, labels, kind=kind, groups=groups), named, calib.findings(slopes, names, separated)
 
 
 def _bent(

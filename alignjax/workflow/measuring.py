@@ -66,7 +66,7 @@ class Measurement(NamedTuple):
         return ("scores", f"evaluation samples/{name}" if drawn else self.policies[name].stage)
 
 
-def test_prompts(setup: Setup, data: Data) -> list[Prompt]:
+def prompts_of_test(setup: Setup, data: Data) -> list[Prompt]:
     """The prompts that the test and the evaluation use; all there are where they are listed."""
     kept = kept_for_test(setup, data)
     return kept if setup.population else kept[: setup.config.num_test_prompts]
@@ -115,7 +115,7 @@ def measured(
     """
     drawn = {}
     if not setup.population:
-        prompts = test_prompts(setup, data)
+        prompts = prompts_of_test(setup, data)
         for called, policy in policies.items():
             stage, file = f"evaluation samples/{called}", f"evaluation_samples/{called}.jsonl"
             drawn[called] = run.do(responses_stage(setup, policy, data, prompts, stage, file, "evaluation"))
@@ -165,7 +165,7 @@ def _scored(
         }
 
     size = 1 + len(setup.config.constraints)
-    prompts = len(test_prompts(setup, data))
+    prompts = len(prompts_of_test(setup, data))
     return Stage(
         name=f"evaluation scores/{name}",
         settings=part(setup, "refusals"),

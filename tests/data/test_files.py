@@ -89,6 +89,23 @@ def test_folders_globs_and_home(tmp_path, monkeypatch):
         list(read_rows(tmp_path / "empty"))
 
 
+def test_a_folder_of_splits_is_its_training_split(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["test", "train"]}')
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        save(tmp_path / split, "data-00000-of-00001.arrow")
+        (tmp_path / split / "cache-0123.arrow").write_text("of `datasets`, not rows")
+        (tmp_path / split / "state.json").write_text("{}")
+    assert [Path(where).parent.name for where, _ in read_rows(tmp_path)] == ["train", "train"]
+    assert [Path(where).parent.name for where, _ in read_rows(tmp_path / "test")] == ["test", "test"]
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    with pytest.raises(InputError, match=r"has no split named train \(it has: test\); name one, as"):
+        list(read_rows(tmp_path))
+    (tmp_path / "dataset_dict.json").write_text("[]")
+    with pytest.raises(InputError, match="dataset_dict.json: lists no splits"):
+        list(read_rows(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from alignjax.data.records import DataSource, Message, canonical, clean, read_pairs
+from alignjax.data.cleaning import canonical, clean
+from alignjax.data.records import DataSource, Message, read_pairs
 from alignjax.errors import InputError
 
 REPLIES = [
@@ -88,8 +89,15 @@ def test_instruction_and_input(tmp_path):
 @pytest.mark.parametrize(
     ("row", "kind", "part"),
     [
-        ({"prompt": "p", "completion": "a", "label": True}, "single_responses", "(KTO), not a pair"),
-        ({"prompt": "p", "response": "a", "is_safe": True}, "single_responses", "(BeaverTails), not a pair"),
+        ({"prompt": "p", "completion": "a", "label": True}, "single_responses", "is a single good response"),
+        ({"prompt": "p", "response": "a", "is_safe": 0}, "single_responses", "is a single bad response"),
+        ({"prompt": "p", "completion": "a", "label": None}, "unlabelled", '"label" is null'),
+        ({"prompt": "p", "completion": "a", "label": 0.5}, "malformed", "must be true or false"),
+        (
+            {"prompt": '["p", "q"]', "response_a": '["a", "b"]', "response_b": '["c", "d"]'},
+            "unshared",
+            "differ before their last turn",
+        ),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "tools": [1]}, "unsupported", '"tools" cannot be'),
         (
             {
@@ -135,6 +143,70 @@ def test_empty_fields_of_parquet_rows_lose_nothing(tmp_path):
     assert read(tmp_path, row)[0].chosen == "a"
 
 
+KTO = [
+    {"prompt": "p", "completion": "good 1", "label": True},
+    {"prompt": "q", "completion": "bad 3", "label": False},
+    {"prompt": "p", "completion": "bad 1", "label": False},
+    {"prompt": "p", "completion": "good 2", "label": "true"},
+    {"prompt": "p", "completion": "bad 2", "label": 0},
+    {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "good 3"}]}
+    | {"label": 1},
+    {"prompt": "r", "completion": "good 4", "label": True},
+    {"prompt": "p", "completion": "good 5", "label": True},
+]
+
+
+def test_single_responses_of_one_prompt_are_matched_good_with_bad(tmp_path):
+    pairs = read(tmp_path, *KTO, strict=False)
+    matched = [pair for pair in pairs if not pair.problem]
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in matched] == [
+        ("p", "good 1", "bad 1"),
+        ("p", "good 2", "bad 2"),
+        ("q", "good 3", "bad 3"),
+    ]
+    assert all(pair.labels == {"reward": 1.0} and pair.format == "singles" for pair in matched)
+    assert matched[0].where.endswith("pairs.jsonl:1") and matched[0].safe is None
+    _, counts = clean(pairs)
+    assert (counts.read, counts.kept, counts.single_responses) == (5, 3, 2)
+    left = [pair.where.rpartition(":")[2] for pair in pairs if pair.problem]
+    assert left == ["8", "7"]
+    assert len(read(tmp_path, *KTO[:6], label="label", format="singles")) == 3
+    with pytest.raises(InputError, match=r"pairs.jsonl:1: is of the format singles, not pairs"):
+        read(tmp_path, *KTO, format="pairs")
+
+
+def test_beaver_tails_says_which_response_is_safe(tmp_path):
+    safe = {"prompt": "p", "response": "no", "is_safe": True, "category": {"theft": False}}
+    unsafe = {"prompt": "p", "response": "do", "is_safe": False, "category": {"theft": True}}
+    (pair,) = read(tmp_path, unsafe, safe, labels="safety", categories=("category",))
+    assert (pair.chosen, pair.rejected, pair.safe) == ("no", "do", (True, False))
+    assert pair.labels == {"safety": 1.0} and pair.categories == {"category": "theft"}
+
+
+def test_turns_as_json_texts(tmp_path):
+    row = {
+        "prompt": '["p", "q"]',
+        "response_a": '["x", "a"]',
+        "response_b": '["x", "b"]',
+        "winner_model_a": 0,
+    }
+    (pair,) = read(tmp_path, row, label="winner_model_a")
+    assert pair.prompt == (Message("user", "p"), Message("assistant", "x"), Message("user", "q"))
+    assert (pair.chosen, pair.rejected, pair.labels) == ("a", "b", {"reward": 0.0})
+    one = {"prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]', "winner_model_a": 1}
+    (pair,) = read(tmp_path, one, label="winner_model_a")
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("p", "a", "b")
+    # A prompt that is a list in brackets is a text, where the responses are none.
+    (pair,) = read(tmp_path, {"prompt": "[1]", "chosen": "a", "rejected": "b"})
+    assert pair.prompt == "[1]" and pair.format == "pairs"
+
+
+def test_whole_conversations_of_two_models(tmp_path):
+    a, b = ([{"role": "user", "content": "p"}, {"role": "assistant", "content": x}] for x in "ab")
+    (pair,) = read(tmp_path, {"conversation_a": a, "conversation_b": b, "winner": "model_b"}, label="winner")
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.labels) == ("p", "a", "b", {"reward": 0.0})
+
+
 def test_a_format_by_name_refuses_another(tmp_path):
     row = {"instruction": "p", "completions": REPLIES}
     assert len(read(tmp_path, row, format="ranked")) == 5
@@ -159,6 +231,19 @@ def test_a_format_by_name_refuses_another(tmp_path):
 def test_responses_of_a_label_by_their_usual_names(tmp_path, row, column, expected):
     (pair,) = read(tmp_path, row, label=column)
     assert pair[:4] == ("Q", "a", "b", {"reward": expected})
+
+
+def test_the_label_between_two_responses_has_to_be_named(tmp_path):
+    row = {
+        "prompt": "Q",
+        "response_0": "a",
+        "response_1": "b",
+        "safer_response_id": 0,
+        "better_response_id": 1,
+    }
+    with pytest.raises(InputError, match="give label=; this row has safer_response_id, better_response_id"):
+        read(tmp_path, row)
+    assert len(read(tmp_path, row, label="better_response_id")) == 1
 
 
 def test_swapped_repeats_are_repeats(tmp_path):

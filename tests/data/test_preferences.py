@@ -352,6 +352,19 @@ def test_a_rate_needs_labels_of_single_responses_among_the_held_out_pairs(read, 
         found.require_safe_labels(["honesty"])
 
 
+def test_too_few_pairs_or_prompts_for_any_verdict_are_refused(read, words, tmp_path):
+    prompts = [f"{a} {b}" for a in words[:10] for b in words[:15]]
+    many, few = (write(tmp_path / f"{n}.jsonl", pairs(prompts[:n], *words[:2])) for n in (150, 40))
+    found = read({"sources": {"reward": many, "safety": many}})
+    found.require_enough(held_out=True, most_test=20)
+    with pytest.raises(InputError, match="config.test: 19 test prompts are too few .* for at least 20"):
+        found.require_enough(held_out=True, most_test=19)
+    found = read({"sources": {"reward": many, "safety": few}})
+    with pytest.raises(InputError, match=r"config.data.sources.safety: \d+ held-out pairs are too few"):
+        found.require_enough(held_out=True, most_test=None)
+    found.require_enough(held_out=False, most_test=None)
+
+
 def test_the_share_of_the_test_takes_from_training_alone(read, words, tmp_path):
     a, b = words[:2]
     source = write(tmp_path / "pairs.jsonl", pairs(words, a, b))
@@ -452,5 +465,24 @@ def test_a_prompt_that_the_template_cannot_show_is_named_by_its_line(read, words
     rows = [{"prompt": word} for word in words[:30]]
     rows.append({"prompt": [{"role": "system", "content": words[0]}, {"role": "user", "content": words[1]}]})
     given = write(tmp_path / "prompts.jsonl", rows)["path"]
+    data = {"sources": {"reward": source, "safety": source}, "prompts": given, "held_out_fraction": 0.05}
     with pytest.raises(InputError, match=r"prompts.jsonl:31: the prompt has 2 messages"):
-        read({"sources": {"reward": source, "safety": source}, "prompts": given, "held_out_fraction": 0.05})
+        read(data | {"strict": True})
+    found = read(data)
+    assert found.counts["prompts"] == {"unshown": 1}
+    assert any(f"prompts: 1 unshown, first: {given}:31: the prompt has 2" in note for note in found.notes)
+
+
+def test_odd_lines_of_a_file_of_prompts_are_dropped_and_counted(read, words, tmp_path):
+    source = write(tmp_path / "pairs.jsonl", pairs(words, *words[:2]))
+    rows = [*({"prompt": word} for word in words[:30]), {"prompt": 3}, {"prompt": " "}, {"text": "x"}]
+    given = write(tmp_path / "prompts.jsonl", rows)["path"]
+    data = {"sources": {"reward": source, "safety": source}, "prompts": given, "held_out_fraction": 0.05}
+    found = read(data)
+    assert found.counts["prompts"] == {"malformed": 2, "empty": 1}
+    assert {*found.train_prompts, *found.test_prompts} <= set(words[:30])
+    with pytest.raises(InputError, match=r'prompts.jsonl:31: "prompt" is the number 3'):
+        read(data | {"strict": True})
+    write(tmp_path / "prompts.jsonl", rows[-3:])
+    with pytest.raises(InputError, match=r'prompts.jsonl:1: "prompt" is the number 3'):
+        read(data)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from alignjax.data.cleaning import clean
 from alignjax.data.records import (
     DataSource,
     Message,
-    clean,
+    PromptRow,
     prompt_key,
     read_pairs,
     read_prompt_rows,
@@ -120,7 +121,7 @@ def test_categories(tmp_path, row, expected):
     assert pair.categories == expected
     assert read(write(tmp_path, GOOD | row))[0].categories == {}
     path = str(write(tmp_path, {"prompt": "p"} | row, name="prompts.jsonl"))
-    assert read_prompt_rows(path, ("topic", "meta.kind")) == [("p", expected, f"{path}:1")]
+    assert read_prompt_rows(path, ("topic", "meta.kind")) == [PromptRow("p", expected, f"{path}:1")]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +192,8 @@ def test_clean_counts_each_kind(tmp_path):
         "unlabelled": 0,
         "unsupported": 0,
         "single_responses": 0,
+        "templated": 0,
+        "unshown": 0,
         "both_orders": 1,
         "kept": 3,
     }

@@ -93,7 +93,7 @@ def test_bos_is_what_the_tokenizer_does_unless_it_is_asked_for():
     assert shown(none, PLAIN) == "hi" and shown(none, Template("plain", "<s>{prompt}")) == "<s>hi"
     assert shown(none, Template("plain", "{prompt}", add_bos=True)) == "<s>hi"
     assert shown(TOKENIZER, Template("plain", "{prompt}", add_bos=False)) == "hi"
-    with pytest.raises(InputError, match="config.model.add_bos: is True, but the tokenizer has no BOS"):
+    with pytest.raises(InputError, match=r"add_bos \(or --add_bos\): is True, but the tokenizer has no BOS"):
         shown(byte_tokenizer(bos=None), Template("plain", "{prompt}", add_bos=True))
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from alignjax.data.records import PreferencePair
 from alignjax.data.rows import Message
 from alignjax.data.templates import Template
-from alignjax.data.tokenize import encode_prompt, encode_response, tokenize_pairs
+from alignjax.data.tokenize import encode_response, tokenize_pairs
 from alignjax.data.turns import end_id_of_chat
 from alignjax.errors import InputError
 from tests.data.test_tokenize import byte_tokenizer
@@ -79,18 +79,3 @@ def test_a_reply_with_its_own_thoughts_gets_no_empty_ones():
     assert tokenizer.decode(own) == "<think>\nhm\n</think>\n\nYes<|im_end|>"
     empty = encode_response(tokenizer, "Yes", Template("chat"))
     assert tokenizer.decode(empty) == "<think>\n\n</think>\n\nYes<|im_end|>"
-
-
-def test_prompts_that_are_already_templated_are_refused():
-    tokenizer = tokenizer_of(CHATML)
-    done = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    with pytest.raises(InputError, match=r"already has the chat template's .*config.model.template"):
-        encode_prompt(tokenizer, Template("chat"), done)
-    bare = encode_prompt(tokenizer, Template("plain", "{prompt}"), done)
-    assert bare == encode_prompt(tokenizer, Template("chat"), "Hi")
-    with pytest.raises(InputError, match='already a dialogue that ends in "Assistant:"'):
-        encode_prompt(tokenizer, Template("chat"), "\n\nHuman: Hi\n\nAssistant:")
-    with pytest.raises(InputError, match="already ends with the assistant's header"):
-        encode_prompt(tokenizer, Template("plain", "USER: {prompt} ASSISTANT:"), "USER: Hi ASSISTANT:")
-    # Talk of tokens is no header.
-    assert encode_prompt(tokenizer, Template("chat"), "What is <|im_end|>?")

@@ -42,7 +42,7 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    config = DecoderConfig("qwen3", 258, 16, 32, 1, 2, 1, 8, qk_norm=True, bos_id=256, eos_ids=(257,))
+    config = DecoderConfig("qwen3", 258, 16, 32, 1, 2, 1, 8, qk_norm="head", bos_id=256, eos_ids=(257,))
     path = tmp_path_factory.mktemp("files") / "model"
     save_pretrained(Model(init_params(jax.random.key(0), config), config, byte_tokenizer()), path)
     return path

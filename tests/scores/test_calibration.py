@@ -23,6 +23,7 @@ from alignjax.scores.calibration import (
     findings,
     fit,
     relative_draws,
+    separates,
     slopes,
 )
 
@@ -344,3 +345,13 @@ def test_errors():
         fit([differences[0] * np.nan, differences[1]], labels)
     with pytest.raises(InputError, match=r"dimension 0 has 3 groups for 300 pairs"):
         fit(differences, labels, groups=[np.arange(3), np.arange(300)])
+
+
+def test_labels_that_a_score_separates_have_no_finite_slope():
+    x, y = np.array([2.0, -1.0, 0.5]), np.array([1.0, 0.0, 1.0])
+    assert separates(x, y) and separates(np.append(x, 0.0), np.append(y, 1.0))
+    assert not separates(-x, y) and not separates(x, np.array([1.0, 0.0, 0.9]))
+    assert not separates(x, np.array([1.0, 0.0, 0.0])) and not separates(np.zeros(3), y)
+    one = fit([x[:, None]], [y], kind="slope")
+    (finding,) = findings(one, ["safety"], [True])
+    assert finding.stop and finding.message.startswith("safety: the score orders every held-out pair")
