@@ -12,6 +12,9 @@ from jax.typing import ArrayLike
 
 from alignjax.errors import InputError
 
+_LEAST_SHARE = 1e-9  # of the range of the utilities; a beta below it is a mistake of units
+_LEAST_SPREAD = 1e-30  # of utilities; products of smaller ones leave the range of float64
+
 
 class Inputs(NamedTuple):
     """Arguments that the public functions share; None where not given.
@@ -119,6 +122,36 @@ def margins_or_levels(margins: Any, levels: Any, where: str) -> dict[str, Any]:
         given = "neither" if margins is None else "both"
         raise InputError(f"{where}: {given} of margins and levels given; give exactly one of them.")
     return {"margins": margins, "levels": levels}
+
+
+def check_scale(beta: float, utilities: ArrayLike, mask: ArrayLike | None, where: str) -> None:
+    """Refuses utilities too small to be multiplied, and a beta below their rounding.
+
+    At such a beta every tilt leaves one response of each prompt.
+
+    Args:
+      beta: KL weight, in the units of `utilities` per nat.
+      utilities: [N, K, m].
+      mask: [N, K] bool; None: all exist.
+      where: the public function's name, for messages.
+
+    Raises:
+      InputError: the utilities differ, but by less than 1e-30, or beta is less than 1e-9 of their range.
+    """
+    values = np.asarray(utilities, np.float64)
+    values = values if mask is None else values[np.asarray(mask, bool)]
+    spread = float(np.ptp(values)) if values.size else 0.0
+    if 0 < spread < _LEAST_SPREAD:
+        raise InputError(
+            f"{where}: the utilities differ by {spread:.3g} at most, too little to compute with; multiply "
+            "all scores, beta and what is asked by one constant."
+        )
+    if beta < (least := _LEAST_SHARE * spread):
+        raise InputError(
+            f"{where}: beta is {beta:g}, and the utilities differ by up to {spread:.3g}: exp(utility / beta) "
+            "would leave one response of each prompt. Give beta in the units of the scores, at least "
+            f"{least:.1e}."
+        )
 
 
 def check_beta(beta: Any, where: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from alignjax.dual.arguments import Inputs
+from alignjax.dual.arguments import Inputs, check_scale
 from alignjax.dual.asked import asked_margins, combined_reach, prompt_references
 from alignjax.dual.feasibility import reachable_along
 from alignjax.dual.gate import gate, smallest_beta
@@ -125,7 +125,7 @@ def answer(
     """
     features = None if uncertainty is None else uncertainty.features
     table = _table(rewards, utilities, names, mask, prompt_weights, prompt_ids, exposure, features)
-    _check(table, asked, lam, confidence, conservative, num_resamples, uncertainty)
+    _check(table, asked, beta, lam, confidence, conservative, num_resamples, uncertainty)
     wanted = list(asked) or [Asked()] * len(table.names)
     covariances = None if uncertainty is None else uncertainty.covariances
     question = _Question(table, wanted, lam, confidence, conservative, covariances, population, seed)
@@ -216,12 +216,14 @@ def _table(
 def _check(
     table: Table,
     asked: Sequence[Asked],
+    beta: float,
     lam: float | None,
     confidence: float,
     conservative: bool,
     num_resamples: int,
     uncertainty: ScoreUncertainty | None,
 ) -> None:
+    check_scale(beta, table.utilities, table.mask, "dual.answer")
     size = 1 + len(table.names)
     if num_resamples < 0:
         raise InputError(f"dual.answer: num_resamples is {num_resamples}, must be at least 0.")

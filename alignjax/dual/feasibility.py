@@ -116,7 +116,8 @@ def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
     highest = highest if highest > 1e-12 else 0.0  # rounding: margins of 0 are always met
     certificate = direction / spread
     gap = 0.0 if highest == 0 else max(0.0, (highest - low) / highest)
-    return Reach(float(highest / unit), certificate / certificate.sum(), gap)
+    with np.errstate(over="ignore"):  # of a margin that is nearly 0, every multiple can be reached
+        return Reach(float(highest / unit), certificate / certificate.sum(), gap)
 
 
 @jax.jit

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax import Array
 from jax.typing import ArrayLike
+from scipy.special import ndtri, stdtrit
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.bias import shuffle_key
@@ -166,7 +166,7 @@ def quantiles(
     """
     level = 1 - (1 - confidence) / len(counts)
     if population:
-        return np.full(len(counts), scipy.stats.norm.ppf(level))
+        return np.full(len(counts), ndtri(level))
     alone = np.flatnonzero(counts < 1 + 1e-6)
     if len(alone):
         name = f"constraint {alone[0]}" if names is None else names[alone[0]]
@@ -174,7 +174,7 @@ def quantiles(
             f"{where}: {name} rests on a single prompt, of which there is no standard error, so that nothing "
             "can be promised with confidence; give more prompts, or ask without a guard."
         )
-    return scipy.stats.t.ppf(level, counts - 1)
+    return stdtrit(counts - 1, level)
 
 
 def _members(members: ArrayLike) -> tuple[Array | None, Array | None]:

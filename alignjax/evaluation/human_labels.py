@@ -7,7 +7,7 @@ labels can.
 Letters: T test prompts, K responses to each, n labels.
 """
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -349,6 +349,6 @@ def _value(value: Any, name: str, where: str) -> tuple[float, bool]:
     """A label as a number, and whether it was true or false."""
     if isinstance(value, bool):
         return float(value), True
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise InputError(f'{where}: "{name}" is {value!r}, must be true, false or a number; correct it.')
     return float(value), False

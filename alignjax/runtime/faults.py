@@ -8,16 +8,19 @@ import errno
 import logging
 import os
 import re
+import resource
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from alignjax.errors import InputError
 from alignjax.runtime.preemption import Stopped
 
 PACKAGE = Path(__file__).parents[1]
 _DETAIL_CHARACTERS = 300
+_LEAST_ADDRESS_SPACE = 5 * 2**29  # bytes; measured: the compiler ends the process with 2 GB, not with 3 GB
 _AGAIN = "then run the same command again; nothing that was finished is lost"
 
 
@@ -91,6 +94,25 @@ def describe_fault(error: BaseException) -> str | None:
         else:
             link, direct = None if link.__suppress_context__ else link.__context__, False
     return None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: its error is no Exception, and of no module."""
+    return type(error).__name__ == "PanicException"
+
+
+def check_address_space() -> None:
+    """Refuses a limit of memory under which compiling a program would end the process without a word.
+
+    Raises:
+      InputError: the limit is below what JAX needs before any data are read.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESS_SPACE:
+        raise InputError(
+            f"this process may use {limit / 2**30:.1f} GiB of address space (ulimit -v), less than the "
+            f"{_LEAST_ADDRESS_SPACE / 2**30:.1f} GiB that JAX and its compiler need; raise the limit."
+        )
 
 
 def hide_what_is_raised_too() -> None:

@@ -17,8 +17,8 @@ from alignjax.runtime import preemption, processes
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file atomically."""
-    write_bytes(path, text.encode())
+    """Writes a UTF-8 file atomically; half of a surrogate pair becomes its escape, as JSON writes it."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @preemption.uninterrupted()

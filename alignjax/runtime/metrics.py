@@ -173,6 +173,11 @@ def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
     return [record for record in records if stage is None or record["stage"] == stage]
 
 
+_LOG_FORMAT = (
+    "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} [{elapsed}, {remaining} left, {rate_fmt}{postfix}]"
+)
+
+
 def progress(
     total: int, description: str, *, initial: int = 0, unit: str = "step", leave: bool = True
 ) -> tqdm.tqdm:
@@ -188,8 +193,9 @@ def progress(
     Returns:
       The bar: `update(n)`, `set_postfix(...)`, `close()`; a context manager.
     """
-    # In a log file (no terminal) every refresh is a line: one in 10 seconds is enough.
-    interval = 0.2 if sys.stderr.isatty() else 10.0
+    terminal = sys.stderr.isatty()
+    # In a log file every refresh is a line: one in 10 seconds is enough.
+    interval = 0.2 if terminal else 10.0
     # In the first process `disable` is not given: False would overrule TQDM_DISABLE.
     hidden: dict[str, Any] = {} if processes.is_primary() else {"disable": True}
     return tqdm.tqdm(
@@ -198,12 +204,31 @@ def progress(
         initial=initial,
         unit=unit,
         leave=leave,
-        file=sys.stderr,
+        file=sys.stderr if terminal else _LogLines(),
         mininterval=interval,
         maxinterval=max(interval, 10.0),
-        dynamic_ncols=sys.stderr.isatty(),
+        dynamic_ncols=terminal,
+        position=None if terminal else 0,  # bars beside each other need a cursor that moves
+        bar_format=None if terminal else _LOG_FORMAT,
         **hidden,
     )
+
+
+class _LogLines:
+    """Standard error that is no terminal, where a bar writes lines and never moves a cursor."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        done = line.partition(" [")[0]  # a bar is drawn again when it is closed
+        if line and done != self._last:
+            sys.stderr.write(f"{line}\n")
+        self._last = done or self._last
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def peak_memory_bytes() -> int:

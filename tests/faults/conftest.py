@@ -27,7 +27,7 @@ def refusal(command) -> Callable[..., str]:
         ended = command(name, *arguments)
         assert ended.status == 2, ended
         # A bar of progress is no message; in a terminal it is drawn over.
-        (line,) = [text for text in ended.err.splitlines() if text and "%|" not in text]
+        (line,) = [text for text in ended.err.splitlines() if text and " left, " not in text]
         return line
 
     return run

@@ -33,6 +33,7 @@ def _no_run(monkeypatch):
         (["--config.beta=-1"], ["config.beta: is -1.0, must be greater than 0"]),
         (["--config.beta=nan"], ["config.beta: is nan, must be a finite number"]),
         (["--config.beta=None"], ["config.beta: is None"]),
+        (["--config.beta=1e300"], ["config.beta: is 1e+300, must be at most 1000000000.0"]),
         (["--config.nothing=None"], ["config.nothing: no such field"]),
         (["--config.nothing.below=None"], ["config.nothing.below: no such field"]),
         (

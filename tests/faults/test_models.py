@@ -37,6 +37,7 @@ def change(file, **fields):
 def test_one_line_from_a_process_of_its_own(model, lines, tmp_path):
     # Libraries that warn on import or while they load would be seen here alone.
     change(model / "config.json", vocab_size=200, eos_token_id=None)
+    (model / "generation_config.json").unlink()
     options = [
         f"--model={model}",
         f"--prompts={lines('p.jsonl', {'prompt': 'hi'})}",
@@ -73,9 +74,9 @@ def test_a_damaged_config(refused, model):
 
 
 def test_an_unsupported_architecture(refused, model):
-    change(model / "config.json", architectures=["GPT2LMHeadModel"])
+    change(model / "config.json", architectures=["MambaForCausalLM"])
     line = refused(model)
-    assert "config.json: architecture GPT2LMHeadModel is not supported; use one of LlamaForCausalLM" in line
+    assert "config.json: architecture MambaForCausalLM is not supported; use one of LlamaForCausalLM" in line
 
 
 @pytest.mark.parametrize("field", ["hidden_size", "num_attention_heads", "vocab_size", "num_hidden_layers"])

@@ -63,13 +63,29 @@ def test_inactive_writer_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_log_file_gets_lines_and_no_cursor(capsys):
+    with (
+        metrics.progress(30, "policy", unit="row") as bar,
+        metrics.progress(2, "inner", leave=False) as inner,
+    ):
+        inner.update(2)
+        bar.update(30)
+    written = capsys.readouterr().err
+    assert not set(written) & {"\r", "\x1b"}
+    lines = written.splitlines()
+    assert lines[0].startswith("policy: 0%, 0 of 30 [") and lines[-1].startswith("policy: 100%, 30 of 30 [")
+
+
 def test_progress_shows_rate_on_standard_error(capsys):
     with metrics.progress(4, "policy", initial=1) as bar:
         bar.update(3)
         bar.set_postfix_str("loss 0.5")
     captured = capsys.readouterr()
     assert (
-        captured.out == "" and "policy" in captured.err and "4/4" in captured.err and "step" in captured.err
+        captured.out == ""
+        and "policy" in captured.err
+        and "4 of 4" in captured.err
+        and "step" in captured.err
     )
 
 
