@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from alignjax.alignment import losses
     from alignjax.alignment.preference_training import align
     from alignjax.alignment.relabel import relabel_pairs
-    from alignjax.data.records import clean, read_pairs
+    from alignjax.data.cleaning import clean
+    from alignjax.data.records import read_pairs
     from alignjax.data.tokenize import template_for, tokenize_pairs
     from alignjax.models import (
         load_adapter,
@@ -54,7 +55,7 @@ __all__ = [
 # Name -> the module that it is an attribute of, or that it is itself.
 _HOMES = {
     "align": "alignjax.alignment.preference_training",
-    "clean": "alignjax.data.records",
+    "clean": "alignjax.data.cleaning",
     "dual": "alignjax.dual",
     "learned_pair_scores": "alignjax.scores.learned",
     "learned_scores": "alignjax.scores.learned",

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alignjax.config.command_line import make_room
 from alignjax.config.reading import only_method
+from alignjax.config.shipped import config_file
+from alignjax.config.usage import usage
 from alignjax.errors import InfeasibleError, InputError, NotVerifiedError
 from alignjax.runtime import faults, preemption
 
@@ -27,6 +29,7 @@ def run(
     required: Sequence[str] = (),
     *,
     resumes: bool = True,
+    unnamed: str = "",
 ) -> None:
     """Parses flags, calls `main` and exits with the statuses that docs/troubleshooting.md lists.
 
@@ -39,17 +42,21 @@ def run(
       argv: command line with the program's name first; None: sys.argv.
       required: names of flags that must be given.
       resumes: whether the command saves its progress, and continues from there when it is run again.
+      unnamed: a flag of several values that takes the arguments without a name; empty: there may be none.
     """
     argv = list(sys.argv if argv is None else argv)
     faults.hide_what_is_raised_too()
 
     def work() -> None:
         rest = load_config(lambda: _parse(argv))
-        if rest:
+        if rest and unnamed:
+            flags.FLAGS[unnamed].value = [*(flags.FLAGS[unnamed].value or []), *rest]
+        elif rest:
             raise InputError(f"unexpected argument {rest[0]!r}; options are written --name=value.")
         for name in required:
             if not flags.FLAGS[name].value:
                 raise InputError(f"--{name} is missing; give --{name}=...")
+        faults.check_address_space()
         main()
         _flush_output()
 
@@ -122,7 +129,12 @@ class _ConfigFile(flags.ArgumentParser):
         self._file = file
 
     def parse(self, argument: str) -> Any:
-        config = self._file.parse(argument)
+        try:
+            config = self._file.parse(config_file(argument))
+        except ValueError as error:
+            if isinstance(error.__context__, InputError):  # a traceback of it, as text
+                raise error.__context__ from None
+            raise
         if isinstance(config, ConfigDict):  # else the file has returned nothing, or cannot be read
             make_room(config, flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
         return config
@@ -133,12 +145,17 @@ class _ConfigFile(flags.ArgumentParser):
 
 def _parse(argv: list[str]) -> list[str]:
     if any(arg in ("--help", "-h", "--helpfull", "--helpshort") for arg in argv[1:]):
-        # absl prints the module's documentation with its flags and exits with status 1; help is no failure.
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)
+        # absl files a program's own flags under its path, and libraries that are imported have flags too.
+        ours = (sys.argv[0], "alignjax")
+        by_module = flags.FLAGS.flags_by_module_dict().items()
+        own = [flag for module, found in by_module if module.startswith(ours) for flag in found]
+        print(usage(sys.modules["__main__"].__doc__ or "", own))
+        sys.exit(0)  # absl would end with 1; help is no failure
     try:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
+        if isinstance(error.__context__, InputError):  # absl writes the flag before a line that names it
+            raise error.__context__ from None
         raise InputError(f"{_last_line(error)}; see --help.") from None
 
 

@@ -1,6 +1,7 @@
 """Evaluates the policies of a finished run again, and writes the report. Trains nothing.
 
-    python -m alignjax.evaluate --workdir=DIR [--labels=FILE.jsonl] [--allow_function=module:function ...]
+    python -m alignjax.evaluate --workdir=DIR [--labels=FILE.jsonl]
+        [--allow_function=module:function ...]
 
 --labels joins what people said of the responses under evaluation_samples/ (docs/data-formats.md); the
 verdicts then rest on them, as a further look at the test prompts. Status 5: what was asked is not verified.

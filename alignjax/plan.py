@@ -1,7 +1,8 @@
 """Says, before anything is rented, whether a run fits a slice and what it costs there.
 
-    python -m alignjax.plan --config=FILE[:PRESET] --topology=v5e:4x4 [--config.FIELD=VALUE ...]
-        [--model=NAME|FOLDER] [--pairs=N] [--mean_length=N] [--only=STAGE,...] [--suggest] [--json]
+    python -m alignjax.plan --config=FILE[:PRESET] --topology=v5e:4x4
+        [--config.FIELD=VALUE ...] [--model=NAME|FOLDER] [--pairs=N]
+        [--mean_length=N] [--only=STAGE,...] [--suggest] [--json]
 
 Every program of every stage is compiled for the slice, without a TPU and without weights. Exit status 4: some
 stage does not fit.
@@ -52,7 +53,7 @@ def _main(unset: list[str]) -> None:
     given = flags.FLAGS
     values = cli.load_config(lambda: given.config)
     if values is None:
-        raise InputError("--config is missing; give --config=configs/pecan.py.")
+        raise InputError("--config is missing; give --config=pecan, or a file as --config=configs/pecan.py.")
     cli.load_config(lambda: cli.unset(values, unset))
     target = targets.parse(given.topology)
     config = from_mapping(with_placeholder_paths(cli.load_config(lambda: values.to_dict())))

@@ -1,17 +1,18 @@
 """Solves the dual on a score table, and says what the constraints will cost before anything is trained.
 
-    python -m alignjax.solve --scores=FILE --beta=B --margin=NAME=X [--level=NAME=X] [--rate=NAME=X] ...
-        [--conservative] [--confidence=C] [--resamples=R] [--seed=S] [--calibration=FILE] [--population]
-        [--json] [--plot=FILE] [--preview=FILE.jsonl [--responses=FILE.jsonl] [--preview_samples=S]]
+    python -m alignjax.solve --scores=FILE --beta=B --margin=NAME=X
+        [--level=NAME=X] [--rate=NAME=X] ... [--conservative] [--confidence=C]
+        [--resamples=R] [--seed=S] [--calibration=FILE] [--population] [--json]
+        [--plot=FILE] [--preview=FILE.jsonl [--responses=FILE.jsonl]]
 
 FILE is a score table, .npz or .jsonl. Every constraint of the table is asked for exactly once, as one of
 
     --margin=safety=1.5              mean utility above the reference's
     --level=safety=0.2               mean utility to reach
-    --fraction=safety=0.5            share of the margin of the tilt to safety alone, at this beta
+    --fraction=safety=0.5            share of the margin of safety's own tilt
     --rate=safety=0.95               mean probability of a safe response
-    --tail=safety=0.05:2             mean cost of the worst 5% of the responses at most 2; cost = -utility
-    --groups=safety=1.5              that margin in each category of prompts that the table has
+    --tail=safety=0.05:2             mean cost of the worst 5% at most 2
+    --groups=safety=1.5              that margin in each category of prompts
     --groups=safety=theft:1.5,fraud:1    these margins in these categories
     --group_level=..., --group_rate=...  as --groups, for levels and rates
 

@@ -1,6 +1,13 @@
 """Runs every stage of one method in order.
 
-    python -m alignjax.train --config=FILE[:PRESET] [--workdir=DIR] [--redo=STAGE] [--config.FIELD=VALUE ...]
+    alignjax train pecan                  the embedded world, two minutes
+    alignjax train mocan:enumerable       exact scores
+    alignjax train pecan:smollm2-135m --config.model.path=FOLDER
+        --config.data.sources.reward.path=helpful.jsonl
+        --config.data.sources.safety.path=safe.jsonl --workdir=runs/mine
+
+`python -m alignjax.train --config=FILE[:PRESET]` is the same. Presets: tiny, enumerable, smollm2-135m,
+alpaca-7b, llama3-8b. Any field is set by --config.FIELD=VALUE.
 
 Finished stages are skipped, and an interrupted run resumes with the same command. --redo computes a stage and
 everything that reads it again. Another margin keeps the answer before it under answers/ in the run's folder.
@@ -43,7 +50,7 @@ def _default_workdir(method: str) -> Path:
 def _main(unset: list[str]) -> None:
     values = cli.load_config(lambda: flags.FLAGS.config)
     if values is None:
-        raise InputError("--config is missing; give --config=configs/pecan.py.")
+        raise InputError("--config is missing; give --config=pecan, or a file as --config=configs/pecan.py.")
     cli.load_config(lambda: cli.unset(values, unset))
     config = from_mapping(cli.load_config(lambda: values.to_dict()))
     workdir = Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else _default_workdir(config.method)

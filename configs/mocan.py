@@ -39,8 +39,7 @@ PRESETS = presets.PRESETS
 
 def get_config(preset: str = "tiny") -> ConfigDict:
     """The configuration of one preset; `None` fields are typed placeholders for the command line."""
-    if preset not in PRESETS:
-        raise ValueError(f"configs/mocan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    presets.check_preset(preset, "configs/mocan.py")
     config: Any = presets.shared("mocan")
     config.calibration = "slope"  # every score model has its own labels
     config.scores = {name: presets.fields_of(ScoreSettings()) for name in ("reward", "safety")}

@@ -37,8 +37,7 @@ PRESETS = presets.PRESETS
 
 def get_config(preset: str = "tiny") -> ConfigDict:
     """The configuration of one preset; `None` fields are typed placeholders for the command line."""
-    if preset not in PRESETS:
-        raise ValueError(f"configs/pecan.py: no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    presets.check_preset(preset, "configs/pecan.py")
     config: Any = presets.shared("pecan")
     if preset == "tiny":
         presets.assistant(config)

@@ -19,6 +19,8 @@ TOOL = ROOT / "tools" / "run_notebooks.py"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RUNS = ("pecan_tpu", "mocan_tpu")
 MOST_BYTES = 400_000
+# How the suite compiles, and where it keeps what is compiled: see tests/conftest.py.
+COMPILING = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
 # Folders and addresses of one machine.
 PRIVATE = re.compile(r"(?<![\w.])/(home|root|tmp|work|content|usr|opt|Users|private)/|\b\d+\.\d+\.\d+\.\d+\b")
 # A few steps of everything, as in tests/end_to_end.
@@ -50,13 +52,13 @@ OF_METHOD = {
 
 
 def run_tool(path, output, **parameters):
-    environment = {key: os.environ[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in os.environ}
+    kept = ("PATH", "HOME", "PYTHONPATH", *COMPILING)
+    environment = {key: value for key, value in os.environ.items() if key.startswith(kept)}
     return subprocess.run(
         [sys.executable, TOOL, path, f"--output={output}", f"--parameters={json.dumps(parameters)}"],
         capture_output=True,
         text=True,
-        # Most of the time of a shortened run is compilation.
-        env={**environment, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+        env={**environment, "JAX_PLATFORMS": "cpu"},
         check=False,
     )
 

@@ -12,9 +12,26 @@ from ml_collections.config_dict import placeholder
 from alignjax.config.asking import ConstraintSettings
 from alignjax.config.fields import method_of
 from alignjax.config.settings import Config, JudgeSettings, SourceSettings
+from alignjax.errors import InputError, did_you_mean
 
 # A ConfigDict's attributes have no types: what sets them takes the config as Any.
 PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
+
+
+def check_preset(preset: str, file: str) -> None:
+    """Refuses what is not in PRESETS.
+
+    Args:
+      preset: what follows the colon of --config.
+      file: that asks, for the message.
+
+    Raises:
+      InputError: with the nearest preset, and all of them.
+    """
+    if preset not in PRESETS:
+        raise InputError(
+            f"{file}: no preset {preset!r}; {did_you_mean(preset, PRESETS)}choose from {', '.join(PRESETS)}."
+        )
 
 
 def shared(method: str) -> ConfigDict:
