@@ -1,11 +1,13 @@
 """Writes a model of a run as a Hugging Face folder. Trains nothing.
 
-    python -m alignjax.export --workdir=DIR --output=DIR [--adapter_only] [--dtype=TYPE] [--stage=NAME]
+    python -m alignjax.export --workdir=DIR --output=DIR
+        [--adapter_only] [--dtype=TYPE] [--stage=NAME]
 
 The adapter is added to the weights in float32, and the sums are written as --dtype, by default the run's
 config.model.dtype; rounding them to bfloat16 loses a part of the adapter, which is printed. --adapter_only
 writes the adapter alone, in PEFT's layout, with the path of its base. --stage names another stage that
-trained a model: a pre-aligned policy, a baseline, or a score model, written in Safe-RLHF's layout.
+trained a model: a pre-aligned policy, a baseline, or a score model, written in Safe-RLHF's layout. README.md
+beside a policy is its model card: what was asked, forecast, delivered and shown.
 """
 
 import dataclasses
@@ -30,9 +32,15 @@ from alignjax.models import (
     save_score_model,
 )
 from alignjax.policy.values import Policy
+from alignjax.records.answer import DualAnswer
+from alignjax.records.codec import read_record
+from alignjax.records.evaluation import Evaluation
+from alignjax.report.model_card import model_card
 from alignjax.runs import read_config
+from alignjax.runtime.files import write_text
 from alignjax.runtime.log import Log
 from alignjax.stages import FolderRun, Stored
+from alignjax.stages.ledger import read_ledger
 from alignjax.stages.lock import locked
 from alignjax.workflow import answering, groundwork, scoring, testing
 from alignjax.workflow.setup import Setup, make_setup
@@ -77,13 +85,33 @@ def export(
             trained = run.load(scoring.stored_score(setup, reference, stage))
             return _write_score_model(trained, reference, output, dtype)
         policy = run.load(_stored(run, setup, reference, stage))
+        lost = None
         if adapter_only:
             _write_adapter(policy, output, config, workdir)
-            return None
-        model = policy.model
-        params, lost = _merged(model.params, policy.lora, dtype)
-        save_pretrained(Model(params, model.config, model.tokenizer), output)
+        else:
+            params, lost = _merged(policy.model.params, policy.lora, dtype)
+            save_pretrained(Model(params, policy.model.config, policy.model.tokenizer), output)
+        write_text(output / "README.md", _card(workdir, output, config, stage))
         return lost
+
+
+def _card(workdir: Path, output: Path, config: Config, stage: str) -> str:
+    """The model card, from the records of the run."""
+    answer, evaluation = workdir / "dual.json", workdir / "evaluation.json"
+    ledger = read_ledger(workdir)
+    data: Any = ledger.stages["data"].settings["data"] if "data" in ledger.stages else {}
+    # What identifies a run's data is the digest of a file's content in place of its path.
+    digests = {name: source["path"] for name, source in data.get("sources", {}).items() if source["path"]}
+    return model_card(
+        config,
+        read_record(DualAnswer, answer) if answer.is_file() else None,
+        read_record(Evaluation, evaluation) if evaluation.is_file() else None,
+        digests={} if config.data.world else digests,
+        version=ledger.alignjax,
+        command=f"alignjax export --workdir={workdir.name} --output={output.name}"
+        + (f" --stage={stage}" if stage else ""),
+        stage=stage,
+    )
 
 
 def _stored(run: FolderRun, setup: Setup, reference: Policy, stage: str) -> Stored[Policy]:

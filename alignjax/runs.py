@@ -1,6 +1,7 @@
 """A run on a folder: its configuration, its lock, all its stages, and the report."""
 
 import json
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax.alignment.course import course_findings
 from alignjax.config import Config, from_mapping, to_mapping
-from alignjax.data.records import Prompt
+from alignjax.data.findings import cut_findings
 from alignjax.errors import InfeasibleError, InputError
 from alignjax.mocan import mocan
 from alignjax.pecan import pecan
@@ -19,24 +21,24 @@ from alignjax.records.evaluation import Evaluation
 from alignjax.report import (
     EarlierAnswer,
     ReportInputs,
-    Sample,
     StageTime,
     console_table,
     findings_of,
     write_comparison,
     write_report,
 )
+from alignjax.report.plausibility import unexplained
 from alignjax.runtime import processes
 from alignjax.runtime.files import write_bytes, write_text
 from alignjax.runtime.log import Log
 from alignjax.runtime.metrics import MetricsWriter, read_metrics
 from alignjax.scores import calibration as calib
-from alignjax.scores.functions import prompt_text
 from alignjax.stages import FolderRun, MemoryRun, Run
 from alignjax.stages.answers import FOLDER as ANSWERS
 from alignjax.stages.ledger import Ledger
 from alignjax.stages.lock import locked
 from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.presenting import accuracies, samples_of
 from alignjax.workflow.setup import Setup, make_setup
 
 _METHODS = {"pecan": pecan, "mocan": mocan}
@@ -97,7 +99,7 @@ def run(
             raise
         table = present(workdir, setup, outcome, folder.ledger)
         required = config.require_verified and not outcome.tested.test.accepted
-        return Finished(table, outcome.evaluation.record.headline.sentence if required else "")
+        return Finished(table, outcome.evaluation.record.headline.text if required else "")
 
 
 def in_memory(config: Config, *, devices: Sequence[Any] | None = None) -> Outcome:
@@ -183,6 +185,14 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
     config, record = setup.config, outcome.evaluation.record
     answer, calibration = outcome.answer, outcome.calibration
     earlier = [_earlier(workdir / ANSWERS / name) for name in reversed(list(ledger.answers))]
+    scores = _calibrated_scores(outcome, config.dimensions)
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    findings = [
+        *cut_findings(outcome.data.pairs.counts),
+        *course_findings(metrics),
+        *unexplained(record, scores),
+        *findings_of(answer, record, calibration.record, population=setup.population),
+    ]
     inputs = ReportInputs(
         title=f"{config.method} on {config.data.world or Path(config.model.path or '').name}",
         answer=answer,
@@ -192,10 +202,12 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
         environment=ledger.environment,
         stages=[StageTime(k, v.seconds, v.peak_memory_mib) for k, v in ledger.stages.items()],
         counts=outcome.data.pairs.counts,
-        metrics=read_metrics(workdir / "metrics.jsonl"),
-        scores=_calibrated_scores(outcome, config.dimensions),
-        samples=_shown(outcome, config.shown_samples),
-        findings=findings_of(answer, record, calibration.record, population=setup.population),
+        metrics=metrics,
+        scores=scores,
+        samples=samples_of(setup, outcome),
+        shown_samples=config.shown_samples,
+        accuracies=accuracies(outcome),
+        findings=findings,
         rounds=outcome.tested.rounds,
         tests=outcome.tested.tests,
         others=earlier,
@@ -205,7 +217,13 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
         if earlier:
             latest = EarlierAnswer("latest", answer, record)
             write_comparison([latest, *earlier], workdir / ANSWERS / "index.html")
-    return console_table(record, answer)
+    return console_table(
+        record,
+        answer,
+        width=max(80, shutil.get_terminal_size((100, 24)).columns),
+        findings=findings,
+        calibrated=calibration.record.kind != "none",
+    )
 
 
 def _earlier(folder: Path) -> EarlierAnswer:
@@ -224,18 +242,6 @@ def _calibrated_scores(outcome: Outcome, names: Sequence[str]) -> dict[str, dict
         values = calib.calibrated(fit, raw).reshape(-1, len(names))
         found[policy] = {name: values[:, j] for j, name in enumerate(names)}
     return found
-
-
-def _shown(outcome: Outcome, most: int) -> list[Sample]:
-    """The first response of every policy to the first prompts."""
-    drawn = outcome.measured.responses
-    if not drawn:
-        return []
-    prompts: list[Prompt] = next(iter(drawn.values())).prompts[:most]
-    return [
-        Sample(prompt_text(prompt), {name: found.texts[i][0] for name, found in drawn.items()})
-        for i, prompt in enumerate(prompts)
-    ]
 
 
 def say(line: str) -> None:

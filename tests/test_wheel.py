@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -64,7 +64,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     archive = build("sdist", folder / "copy", folder / "source")
     with tarfile.open(archive) as opened:
         source = {name.partition("/")[2] for name in opened.getnames()}
-        opened.extractall(folder / "unpacked", filter="data")
+        # Older releases of Python 3.11 have no filters, and newer ones warn where none is given.
+        safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        opened.extractall(folder / "unpacked", **safe)
     (unpacked,) = (folder / "unpacked").iterdir()
     with zipfile.ZipFile(build("wheel", unpacked, folder / "wheel")) as opened:
         opened.extractall(folder / "installed")

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignjax.alignment import compiled
 from alignjax.alignment.compiled import optimizer_of
+from alignjax.alignment.course import course_of
 from alignjax.alignment.held_out import preference_metrics
 from alignjax.alignment.loop import FitResult, FitSettings, check_first_dpo_step, epochs, fit
 from alignjax.alignment.optimizer import OptimizerSettings
@@ -304,9 +305,13 @@ def fit_stage(
             )
 
         if work.scratch is None:
-            return run(None)
-        with Checkpoints(work.scratch / "steps") as checkpoints:
-            return run(checkpoints)
+            result = run(None)
+        else:
+            with Checkpoints(work.scratch / "steps") as checkpoints:
+                result = run(checkpoints)
+    if course := course_of([record["loss"] for record in result.history if "loss" in record]):
+        trainer.log.say(f"  {name}: the training {course}.")
+    return result
 
 
 def pair_epochs(

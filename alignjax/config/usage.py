@@ -42,5 +42,5 @@ def usage(document: str, known: Iterable[flags.Flag]) -> str:
 
 def _described(flag: flags.Flag) -> str:
     text = " ".join((flag.help or "").split()).replace(_REPEATED, " May be repeated.")
-    shown = flag.default not in (None, "", False, [])
-    return f"{text} ({flag.default_as_str.strip(chr(39))})" if shown and "efault" not in text else text
+    unsaid = flag.default in (None, "", False, []) or "default" in text
+    return text if unsaid else f"{text} ({(flag.default_as_str or '').strip(chr(39))})"

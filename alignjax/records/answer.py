@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from alignjax.records.codec import optional
 from alignjax.records.figure import Figure
 from alignjax.records.units import Unit
 
@@ -225,6 +226,33 @@ class FrontierCurve:
 
 
 @dataclasses.dataclass(frozen=True)
+class DialPoint:
+    """What another question about one constraint would have had for an answer, the others as they are.
+
+    Attributes:
+      name: of the constraint.
+      kind: what is asked of it: margin, level or rate.
+      asked: the number.
+      own: whether it is what the run asked.
+      open: whether the gate is open; where it is not, the forecasts are those of draw-K.
+      lam: the multipliers of all constraints; empty: it cannot be met.
+      reached: forecast of what is asked; None: it cannot be met.
+      reward_gain: forecast of the reward above the reference's; None likewise.
+      kl: forecast, nats; of draw-K an upper bound; None likewise.
+    """
+
+    name: str
+    kind: str
+    asked: float
+    own: bool
+    open: bool
+    lam: Mapping[str, float]
+    reached: Figure | None
+    reward_gain: Figure | None
+    kl: Figure | None
+
+
+@dataclasses.dataclass(frozen=True)
 class PromptMargin:
     """The margin of one prompt: its id (or its row in the table) and the value."""
 
@@ -304,6 +332,7 @@ class DualAnswer:
         guard, and None where there is none either.
       forecast: both policies of lam.
       units: what each constraint is a constraint on, as it was given; may be empty.
+      dial: answers to other questions, by constraint in the order of what is asked; None: none were asked.
     """
 
     FORMAT: ClassVar[int] = 3
@@ -335,6 +364,7 @@ class DualAnswer:
     gate: Gate | None = None
     forecast: Forecast | None = None
     units: Mapping[str, Unit] = dataclasses.field(default_factory=dict)
+    dial: tuple[DialPoint, ...] | None = optional()
 
     @property
     def multipliers(self) -> np.ndarray:

@@ -66,16 +66,22 @@ class Contest:
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-    """The run in one sentence.
+    """The run in one sentence, and the next step in another.
 
     Attributes:
-      state: ship (every constraint is verified, the reward is not below what was asked and KL is not above),
-        kept at a cost (every constraint is verified, reward or KL are not), or do not ship.
-      sentence: what was asked and shown, and what to do next.
+      state: ship, kept at a cost, or do not ship, by the rule of `evaluation.headline`.
+      sentence: what was asked and shown.
+      next: what to do now; empty in a record that was written before there was this field.
     """
 
     state: str
     sentence: str
+    next: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both sentences."""
+        return f"{self.sentence} {self.next}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,11 @@ class Card(NamedTuple):
     verdict: Verdict | None
 
     @property
+    def label(self) -> str:
+        """What the line is about, in few letters."""
+        return {"reward": "reward gain", "kl": "KL, nats"}.get(self.name, f"{self.name} {self.what}")
+
+    @property
     def state(self) -> str:
         """The verdict in a word."""
         return UNTESTED if self.verdict is None else self.verdict.state
@@ -104,24 +109,25 @@ def cards_of(evaluation: Evaluation, answer: DualAnswer) -> list[Card]:
 
 
 def grid(found: Sequence[Card]) -> list[list[str]]:
-    """The cards as rows of text below a head.
+    """The cards as rows of text below a head, one line for each.
 
     Args:
       found: of `cards_of`.
 
     Returns:
-      Head and rows of equal length; with a column of true values where any card has one.
+      Head and rows of equal length; with a last column of true values where any card has one.
     """
     on_truth = any(card.truth is not None for card in found)
     confidence = next((card.confidence for card in found if card.verdict is not None), "")
-    head = ["", "asked", "forecast", "delivered", *(["true"] if on_truth else [])]
-    rows = [[*head, f"shown, {confidence}" if confidence else "shown", "verdict"]]
+    shown = f"shown, {confidence}" if confidence else "shown"
+    head = ["", "verdict", "asked", "forecast", "delivered", shown, *(["true"] if on_truth else [])]
+    rows = [head]
     for card in found:
         truth = [format_estimate(card.truth)] if on_truth else []
         forecast = format_estimate(card.forecast) if card.gate_open else CLOSED
-        label = card.what if card.name in ("reward", "kl") else f"{card.name} {card.what}"
         cells = [format_number(card.asked), forecast, format_estimate(card.delivered)]
-        rows.append([label, *cells, *truth, card.shown, card.state])
+        bound = card.shown.replace("at least", ">=").replace("at most", "<=")
+        rows.append([card.label, card.state, *cells, bound, *truth])
     return rows
 
 

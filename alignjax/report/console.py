@@ -1,9 +1,12 @@
 """The last lines of a run on the console."""
 
+import textwrap
+from collections.abc import Sequence
+
 from alignjax.records.answer import DualAnswer
 from alignjax.records.evaluation import Evaluation
 from alignjax.report.cards import cards_of, grid
-from alignjax.report.tables import TEXT, blocks, columns, layout, notes, rows
+from alignjax.report.tables import TEXT, blocks, columns, layout, notes, rows, unit_note
 
 
 def console_table(
@@ -11,18 +14,21 @@ def console_table(
     answer: DualAnswer,
     *,
     width: int = 120,
-    score_unit: str = "units of the scores",
+    findings: Sequence[str] = (),
+    calibrated: bool = False,
 ) -> str:
     """What every policy reaches, then the promise of the aligned one, and one verdict.
 
     Policies as rows with reward, utilities, margins and KL; below them what an embedded world knows of the
-    truth; then what was asked, forecast, delivered and shown, side by side; then the headline.
+    truth; then what must be known before the numbers are believed; then what was asked, forecast, delivered
+    and shown, a line each; then the headline.
 
     Args:
       evaluation: of the policies.
       answer: of the dual.
       width: characters per line; columns that do not fit follow below, with the policies' names again.
-      score_unit: unit of rewards, utilities and margins, for the notes.
+      findings: sentences, as of `findings_of`.
+      calibrated: whether scores are in logits of people's labels, so that a difference can be told in people.
 
     Returns:
       Lines without a newline at the end.
@@ -33,11 +39,23 @@ def console_table(
         table = [["policy", *(column.header for column in part)]]
         table += [[row.label, *row.cells] for row in rows(evaluation, part)]
         lines += [line for block in blocks(table, width) for line in (*layout(block), "")]
-    lines += [*layout(grid(cards_of(evaluation, answer))), ""]
-    lines += notes(shown, score_unit)
+    lines += [line for finding in findings for line in _wrapped(f"Finding: {finding}", width)]
+    lines += [""] if findings else []
+    said = [unit_note(calibrated=calibrated), *notes(shown)]
+    promise = grid(cards_of(evaluation, answer))
+    lines += [line for block in blocks(promise, width) for line in (*layout(block), "")]
+    lines += [line for note in said for line in _wrapped(note, width)]
     if evaluation.verdicts:
-        lines.append(
+        lines += _wrapped(
             f"shown: by the test on prompts that nothing else used, look {evaluation.look} at them, "
-            f"{evaluation.spent:.0%} of its error spent; the confidence is of each bound."
+            f"{evaluation.spent:.0%} of its error spent; the confidence is of each bound.",
+            width,
         )
-    return "\n".join([*lines, "", evaluation.headline.sentence])
+    return "\n".join([*lines, "", evaluation.headline.text])
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines that fit; a word that is longer than a line stays whole, since it may be a path."""
+    return textwrap.wrap(
+        text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ) or [""]

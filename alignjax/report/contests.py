@@ -30,7 +30,13 @@ def grid(evaluation: Evaluation) -> Grid | None:
         for contest in contests.values():
             wins = contest.win_rates.get(policy, {}).get("reference")
             cells += [tables.format_estimate(wins), tables.format_estimate(contest.ratings.get(policy))]
-        rows.append((tables.policy_label(policy, names), policy_mark(policy, names)[0], cells))
+        rows.append(
+            (
+                tables.policy_label(policy, names),
+                policy_mark(policy, names, tables.policy_names(evaluation))[0],
+                cells,
+            )
+        )
     notes = [
         "Wins: share of the comparisons on the same prompt, where a tie counts half; rating: Bradley-Terry, "
         "in logits above the reference; [..]: 95% interval over prompts."

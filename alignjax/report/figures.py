@@ -182,7 +182,7 @@ def plane(
             x, y = ((found.true_margins or {}) if truth else found.margins).get(name), _reward(found, truth)
             if x is None or y is None:
                 continue
-            colour, marker = policy_mark(policy, names)
+            colour, marker = policy_mark(policy, names, policy_names(evaluation))
             look = {"fmt": marker, "color": colour, "label": policy_label(policy, names), "zorder": 4}
             axes.errorbar(x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), **look, **_POINT)
         asked = evaluation.asked.get(name)
@@ -226,7 +226,7 @@ def histograms(scores: Mapping[str, Mapping[str, np.ndarray]], constraints: Sequ
                     label = policy_label(policy, constraints)
                     axes.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
                 if policy in values:
-                    _histogram(axes, values[policy], edges, policy_mark(policy, constraints)[0])
+                    _histogram(axes, values[policy], edges, policy_mark(policy, constraints, list(scores))[0])
                 if policy in values and policy != "reference" and "reference" in values:
                     dashes = {"color": MUTED, "linewidth": 1.0, "linestyle": (0, (3, 2))}
                     axes.axvline(values["reference"].mean(), **dashes)

@@ -27,9 +27,11 @@ from alignjax.report import (
     sections,
     tables,
 )
+from alignjax.report.browser import Sample, browser
 from alignjax.report.comparison import EarlierAnswer
-from alignjax.report.sections import Sample, StageTime
-from alignjax.report.style import policy_mark, to_svg
+from alignjax.report.dial import dials
+from alignjax.report.sections import Grid, StageTime
+from alignjax.report.style import to_svg
 
 # Beginnings of the names of a report's own figures: an earlier report's are removed by these.
 _OWN_FIGURES = ("dual-", "margin-", "plane-", "scores.", "wins.", "rounds.", "training.", "reliability.")
@@ -87,11 +89,12 @@ class ReportInputs:
       metrics: lines of metrics.jsonl.
       scores: policy -> dimension ("reward" or a constraint) -> calibrated scores of its responses, any shape.
       samples: responses of the policies to the same prompts.
+      shown_samples: prompts of a page of the browser of responses.
+      accuracies: by score, share of held-out pairs that it orders as the label does.
       findings: sentences that a reader must not miss, as of `findings_of`.
       rounds: what refused rounds measured, in order.
       tests: of every round, in order.
       others: earlier answers of the run, the latest first.
-      score_unit: unit of rewards, utilities and margins.
     """
 
     title: str
@@ -105,11 +108,12 @@ class ReportInputs:
     metrics: Sequence[Mapping[str, Any]] = ()
     scores: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     samples: Sequence[Sample] = ()
+    shown_samples: int = 20
+    accuracies: Mapping[str, float] = dataclasses.field(default_factory=dict)
     findings: Sequence[str] = ()
     rounds: Sequence[Round] = ()
     tests: Sequence[TestRecord] = ()
     others: Sequence[EarlierAnswer] = ()
-    score_unit: str = "units of the scores"
 
 
 class Plate(NamedTuple):
@@ -160,48 +164,83 @@ def render(inputs: ReportInputs, drawn: Sequence[Plate] | None = None) -> str:
     Returns:
       The page.
     """
-    evaluation, answer = inputs.evaluation, inputs.answer
-    shown = tables.columns(evaluation)
+    evaluation, answer, calibration = inputs.evaluation, inputs.answer, inputs.calibration
     drawn = plates(inputs) if drawn is None else drawn
-    latest = EarlierAnswer("latest", answer, evaluation)
-    grids = (
-        comparison.grid([latest, *inputs.others]),
-        rounds.grid(rounds.tried(answer, inputs.tests, inputs.rounds)),
-        score_models.grid(inputs.metrics, inputs.config),
+    promise = cards.cards_of(evaluation, answer)
+    samples = browser(
+        inputs.samples,
+        tables.policy_names(evaluation),
+        calibration.dimensions,
+        first=inputs.shown_samples,
     )
-    heads, counted = sections.counts(inputs.counts)
+    times = sections.stages(inputs.stages)
+    values: dict[str, Any] = {
+        "findings": inputs.findings,
+        "dials": dials(answer),
+        "policies": sections.policies(evaluation),
+        "samples": samples,
+        "contests": contests.grid(evaluation),
+        "plates": [(plate, _inline(plate)) for plate in drawn],
+        "dual": sections.dual_rows(answer),
+        "slopes": sections.slopes(calibration, inputs.accuracies),
+        "grids": _grids(inputs),
+        "counts": sections.counts(inputs.counts),
+        "stages": times,
+        "versions": sections.versions(inputs.environment),
+        "config": list(sections.flatten(inputs.config)) if inputs.config else [],
+    }
     return pages.render(
         "report.html",
+        scripts=[*(["dial.js"] if values["dials"] else []), *(["samples.js"] if samples else [])],
         title=inputs.title,
         facts=sections.facts(inputs.config, inputs.environment, inputs.stages),
         headline=evaluation.headline,
-        cards=[
-            (card, sections.strip(card), sections.lam_text(answer, card.name))
-            for card in cards.cards_of(evaluation, answer)
-        ],
+        contents=_contents(values),
+        promise=cards.grid(promise),
+        cards=[(card, sections.strip(card), sections.lam_text(answer, card.name)) for card in promise],
+        unit=tables.unit_note(calibrated=calibration.kind != "none"),
         tested=bool(evaluation.verdicts),
         look=evaluation.look,
         spent=f"{evaluation.spent:.0%}",
         estimate=tables.format_estimate,
         number=tables.format_number,
-        columns=shown,
-        rows=[(row, policy_mark(row.name, answer.names)[0]) for row in tables.rows(evaluation, shown)],
-        notes=tables.notes(shown, inputs.score_unit),
-        contests=contests.grid(evaluation),
-        grids=[grid for grid in grids if grid is not None],
-        findings=inputs.findings,
-        plates=[(plate, _inline(plate)) for plate in drawn],
-        slopes=sections.slopes(inputs.calibration),
-        matrix=sections.matrix(inputs.calibration),
-        count_heads=heads,
-        counts=counted,
-        samples=sections.samples(inputs.samples, tables.policy_names(evaluation), answer.names),
-        dual=sections.dual_rows(answer),
         intervals=sections.intervals_note(answer),
-        stages=sections.stages(inputs.stages),
-        versions=sections.versions(inputs.environment),
-        config=list(sections.flatten(inputs.config)),
+        matrix=sections.matrix(calibration),
+        stage_cells=[[name, seconds, peak] for name, seconds, peak, _ in times],
+        **values,
     )
+
+
+def _grids(inputs: ReportInputs) -> list[Grid]:
+    """The tables of several answers, of several rounds, and of the score models, where there are any."""
+    latest = EarlierAnswer("latest", inputs.answer, inputs.evaluation)
+    found = (
+        comparison.grid([latest, *inputs.others]),
+        rounds.grid(rounds.tried(inputs.answer, inputs.tests, inputs.rounds)),
+        score_models.grid(inputs.metrics, inputs.config),
+    )
+    return [grid for grid in found if grid is not None]
+
+
+def _contents(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Anchor and name of every section that has something to show, in the order of the page."""
+    names = {
+        "policies": "Policies",
+        "samples": "Responses",
+        "contests": "Contests",
+        "plates": "Figures",
+        "dual": "Dual",
+        "slopes": "Calibration",
+    }
+    anchors = {"plates": "figures", "slopes": "calibration"}
+    found = [("promise", "Promised and delivered")]
+    found += [(pages.slug(f"dial {dial.name}"), f"Dial of {dial.name}") for dial in values["dials"]]
+    found += [(anchors.get(key, key), name) for key, name in names.items() if values[key]]
+    titles = [grid.title for grid in values["grids"]]
+    titles += [values["counts"].title] if values["counts"] else []
+    found += [(pages.slug(title), title.split(":")[0]) for title in titles]
+    last = {"stages": "Time", "versions": "Versions", "config": "Configuration"}
+    return found + [({"config": "configuration"}.get(k, k), name) for k, name in last.items() if values[k]]
 
 
 def write_report(inputs: ReportInputs, workdir: str | os.PathLike[str]) -> Path:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from alignjax.records.answer import DualAnswer, Ends
 from alignjax.records.calibration import CalibrationRecord
+from alignjax.records.evaluation import Evaluation
 from alignjax.report import tables
 from alignjax.report.cards import Card
 from alignjax.report.style import policy_mark
@@ -24,18 +25,6 @@ class StageTime(NamedTuple):
     name: str
     seconds: float | None
     peak_memory_mib: float | None
-
-
-class Sample(NamedTuple):
-    """Responses of several policies to one prompt.
-
-    Attributes:
-      prompt: its text.
-      responses: by policy.
-    """
-
-    prompt: str
-    responses: Mapping[str, str]
 
 
 class Strip(NamedTuple):
@@ -66,6 +55,11 @@ class Grid(NamedTuple):
     head: list[str]
     rows: list[tuple[str, str, list[str]]]
     notes: list[str]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """Every row as text."""
+        return [[label, *cells] for label, _, cells in self.rows]
 
 
 def facts(
@@ -167,48 +161,65 @@ def intervals_note(answer: DualAnswer) -> str:
     )
 
 
-def slopes(calibration: CalibrationRecord) -> list[tuple[str, str, str]]:
-    """Score, slope with interval, number of held-out pairs."""
+def slopes(calibration: CalibrationRecord, accuracies: Mapping[str, float]) -> Grid | None:
+    """How well each score agrees with held-out labels; None where nothing was fitted.
+
+    Args:
+      calibration: with the slopes.
+      accuracies: by score, the share of held-out pairs that it orders as the label does; a tie counts half.
+    """
+    if not calibration.slopes:
+        return None
     rows = []
     for name, fit in calibration.slopes.items():
         slope = tables.format_estimate(Estimate(fit.slope, fit.low, fit.high))
         pairs = calibration.num_held_out.get(name)
-        rows.append((name, slope, MISSING if pairs is None else f"{pairs:,}"))
-    return rows
+        accuracy = tables.format_number(accuracies.get(name), 3)
+        rows.append((name, "", [slope, accuracy, MISSING if pairs is None else f"{pairs:,}"]))
+    notes = [
+        "Slope 1: the scores are the logits of the labels. Below 1 the scores are over-confident, and "
+        "calibration shrinks them before the dual uses them. Accuracy: share of held-out pairs that the "
+        "calibrated score orders as the label does, a tie counts half. [..]: 95% interval."
+    ]
+    return Grid("Scores on held-out labels", ["score", "slope", "accuracy", "pairs"], rows, notes)
 
 
-def matrix(calibration: CalibrationRecord) -> list[tuple[str, list[str]]]:
-    """One row per calibrated score of a joint fit; empty for other fits, whose slopes say it all."""
+def matrix(calibration: CalibrationRecord) -> Grid | None:
+    """One row per calibrated score of a joint fit; None for other fits, whose slopes say it all."""
     if calibration.kind != "joint":
-        return []
+        return None
     rows = zip(calibration.dimensions, calibration.matrix, strict=True)
-    return [(name, [tables.format_number(float(x), 3) for x in row]) for name, row in rows]
+    cells = [(name, "", [tables.format_number(float(x), 3) for x in row]) for name, row in rows]
+    head = ["calibrated", *(f"raw {name}" for name in calibration.dimensions)]
+    return Grid("Calibrated scores from raw ones", head, cells, [])
 
 
-def counts(records: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """One table of all data sets: heads (every count that some set has), and rows."""
+def counts(records: Mapping[str, Mapping[str, int]]) -> Grid | None:
+    """One table of all data sets, with a column for every count that some set has; None: no data."""
+    if not records:
+        return None
     keys = list(dict.fromkeys(key for record in records.values() for key in record))
-    rows = []
-    for name, record in records.items():
-        rows.append((name, [f"{record[key]:,}" if key in record else MISSING for key in keys]))
-    return [key.replace("_", " ") for key in keys], rows
+    rows = [
+        (name, "", [f"{record[key]:,}" if key in record else MISSING for key in keys])
+        for name, record in records.items()
+    ]
+    return Grid(
+        "Data: pairs read, dropped and cut", ["data", *(key.replace("_", " ") for key in keys)], rows, []
+    )
 
 
-def samples(
-    given: Sequence[Sample], policies: Sequence[str], constraints: Sequence[str]
-) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Prompt and (label, colour, text) of every policy's response, policies in the order of the table."""
-    rows = []
-    for sample in given:
-        texts = sample.responses
-        order = [name for name in policies if name in texts]
-        order += [name for name in texts if name not in policies]
-        answers = []
-        for name in order:
-            label, colour = tables.policy_label(name, constraints), policy_mark(name, constraints)[0]
-            answers.append((label, colour, texts[name]))
-        rows.append((sample.prompt, answers))
-    return rows
+def policies(evaluation: Evaluation) -> Grid | None:
+    """What every policy reaches; None where none was evaluated."""
+    shown, names = tables.columns(evaluation), tables.constraint_names(evaluation)
+    order = tables.policy_names(evaluation)
+    rows = [
+        (row.label, policy_mark(row.name, names, order)[0], list(row.cells))
+        for row in tables.rows(evaluation, shown)
+    ]
+    if not rows:
+        return None
+    notes = [*tables.notes(shown), *tables.policy_notes(evaluation)]
+    return Grid("Policies", ["policy", *(column.header for column in shown)], rows, notes)
 
 
 def stages(times: Sequence[StageTime]) -> list[tuple[str, str, str, float]]:

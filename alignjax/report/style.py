@@ -16,6 +16,15 @@ from matplotlib.figure import Figure
 INK, MUTED, GRID, BAND, DARK_BAND = "#1f2328", "#6e7781", "#e4e7eb", "#009E73", "#00674b"
 FIXED = {"reference": ("#6e7781", "o"), "reward": ("#D55E00", "s"), "aligned": ("#009E73", "D")}
 OTHERS = (("#0072B2", "^"), ("#CC79A7", "v"), ("#56B4E9", "P"), ("#E69F00", "X"))
+# Of further baselines, such as fixed multipliers in ascending order: from light to dark.
+BASELINES = (
+    ("#e0a3cd", "<"),
+    ("#c77bb5", ">"),
+    ("#a9589b", "p"),
+    ("#86407f", "h"),
+    ("#5f2d63", "*"),
+    ("#8c6d31", "d"),
+)
 LAM = "\u03bb"  # Greek lambda
 
 _STYLE: dict[Any, Any] = {
@@ -84,9 +93,18 @@ def to_png(figure: Figure, *, dpi: float = 144.0) -> bytes:
     return buffer.getvalue()
 
 
-def policy_mark(name: str, constraints: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of a policy, the same in all figures and tables of a run."""
+def policy_mark(name: str, constraints: Sequence[str], policies: Sequence[str] = ()) -> tuple[str, str]:
+    """Colour and marker of a policy, the same in all figures and tables of a run.
+
+    Args:
+      name: of the policy.
+      constraints: of the run.
+      policies: all that are shown together, in order: other baselines among them are told apart by it.
+    """
     if name in FIXED:
         return FIXED[name]
-    place = constraints.index(name) if name in constraints else len(constraints)
-    return OTHERS[place % len(OTHERS)]
+    if name in constraints:
+        return OTHERS[constraints.index(name) % len(OTHERS)]
+    others = [one for one in policies if one not in FIXED and one not in constraints]
+    place = others.index(name) if name in others else 0
+    return BASELINES[place % len(BASELINES)]

@@ -66,6 +66,23 @@ def policy_label(name: str, constraints: Sequence[str]) -> str:
     return f"{name}-only" if name in constraints else name
 
 
+def policy_notes(evaluation: Evaluation) -> list[str]:
+    """What each of the policies is, a sentence each."""
+    names = constraint_names(evaluation)
+    known = {
+        "reference": "the model that all others start from",
+        "reward": "aligned to the reward alone, without a constraint",
+        "one-shot": "aligned with the multiplier of the dual, before later rounds corrected it",
+        "aligned": "aligned with the multiplier; what this run is for",
+    }
+    known |= {name: f"aligned to {name} alone, without the reward" for name in names}
+    present = [name for name in policy_names(evaluation) if name in known]
+    said = [f"{policy_label(name, names)}: {known[name]}." for name in present]
+    if any(name.startswith("lambda=") for name in evaluation.policies):
+        said.append("lambda=..: baselines, aligned with that multiplier whatever was asked.")
+    return said
+
+
 def format_number(value: float | None, decimals: int = 2) -> str:
     """A number with fixed decimals; "-" where there is none."""
     if value is None or not math.isfinite(value):
@@ -131,11 +148,37 @@ def rows(evaluation: Evaluation, shown: Sequence[Column]) -> list[Row]:
     ]
 
 
-def notes(shown: Sequence[Column], score_unit: str) -> list[str]:
+def in_people(difference: float) -> str:
+    """A difference of two calibrated scores as what people would say of them.
+
+        P(the first is preferred) = 1 / (1 + exp(-difference))
+
+    Args:
+      difference: in logits of the labels.
+    """
+    # exp(700) is the largest that a float holds; so large a difference is certain either way.
+    share = 1.0 / (1.0 + math.exp(min(-difference, 700.0)))
+    return f"{100 * share:.0f} of 100 people prefer it"
+
+
+def unit_note(*, calibrated: bool) -> str:
+    """The unit of rewards, utilities and margins, in a sentence.
+
+    Args:
+      calibrated: whether the scores were fitted to people's labels.
+    """
+    if not calibrated:
+        return "Reward, utilities and margins are in units of the scores; a higher utility is safer."
+    return (
+        "Reward, utilities and margins are in logits of people's labels: where a response is 1 higher than "
+        f"another, {in_people(1.0)}, 1/(1+e^-1). A higher utility is safer."
+    )
+
+
+def notes(shown: Sequence[Column]) -> list[str]:
     """What the columns mean and their units, one sentence each."""
     lines = [
         "margin: mean utility minus the reference's; KL: to the reference, in nats; [..]: 95% interval.",
-        f"reward, utilities and margins are in {score_unit}; a higher utility is safer.",
     ]
     if any(column.unit == TEXT for column in shown):
         lines.append(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from alignjax import dual
-from alignjax.config import Config
+from alignjax.config import Config, ConstraintSettings
 from alignjax.data.records import Prompt
 from alignjax.dual import Asked
 from alignjax.errors import InputError
@@ -19,8 +19,9 @@ from alignjax.runtime.files import write_record
 from alignjax.scores import units as in_units
 from alignjax.stages import Stage, Work
 from alignjax.workflow.calibrate import Calibrated, tilt_findings
+from alignjax.workflow.dial import dial_of
 from alignjax.workflow.groundwork import Data
-from alignjax.workflow.measuring import test_prompts
+from alignjax.workflow.measuring import prompts_of_test
 from alignjax.workflow.setup import Setup, part
 from alignjax.workflow.units import resolved
 
@@ -45,7 +46,12 @@ def dualized(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated)
         )
         for warning in answer.warnings:
             setup.log.say(f"  {warning}")
-        return answer
+
+        def solve(constraints: Mapping[str, ConstraintSettings]) -> DualAnswer:
+            asking = dataclasses.replace(setup, config=dataclasses.replace(config, constraints=constraints))
+            return answer_of(asking, data, raw, calibration)
+
+        return dataclasses.replace(answer, dial=dial_of(answer, config.constraints, solve))
 
     return Stage(
         name="dual",
@@ -123,7 +129,7 @@ def _test_categories(setup: Setup, data: Data) -> dict[str, dict[str, int]]:
     """How many test prompts each category has: whether a question can be tested is part of it."""
     if setup.shape is not None:
         return {}
-    prompts = test_prompts(setup, data)
+    prompts = prompts_of_test(setup, data)
     found = _categories(setup.config, data, prompts)
     return {
         column: dict(sorted(Counter(one for one in values if one is not None).items()))
@@ -133,7 +139,7 @@ def _test_categories(setup: Setup, data: Data) -> dict[str, dict[str, int]]:
 
 def _require_test_prompts(setup: Setup, data: Data, units: Mapping[str, Unit]) -> None:
     """Refuses a category that no test could say anything about, before anything is trained for it."""
-    prompts = test_prompts(setup, data)
+    prompts = prompts_of_test(setup, data)
     categories = _categories(setup.config, data, prompts)
     least = 1 if setup.population else 2
     for name, unit in units.items():

@@ -20,7 +20,7 @@ from alignjax.scores import calibration as calib
 from alignjax.stages import Stage, Work
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.groundwork import Data
-from alignjax.workflow.measuring import Measurement, basis_of, test_prompts
+from alignjax.workflow.measuring import Measurement, basis_of, prompts_of_test
 from alignjax.workflow.setup import Setup, content, part
 from alignjax.workflow.testing import Tested
 
@@ -94,7 +94,7 @@ def _audit(
     answer: DualAnswer,
     test: TestRecord,
 ) -> Evaluation:
-    config, scores, prompts = setup.config, measured.scores, test_prompts(setup, data)
+    config, scores, prompts = setup.config, measured.scores, prompts_of_test(setup, data)
     count = len(next(iter(scores.values())).kl)
     basis = on_these_prompts(basis_of(data, calibration, answer, config.dimensions, prompts), count)
     rng = np.random.default_rng(setup.seeds.seed("evaluate"))

@@ -31,7 +31,7 @@ from alignjax.workflow.answering import aligned, labelled_by, labels_at, stored_
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.dualizing import sample_prompts
 from alignjax.workflow.groundwork import Data
-from alignjax.workflow.measuring import Measurement, basis_of, kept_for_test, measured, test_prompts
+from alignjax.workflow.measuring import Measurement, basis_of, kept_for_test, measured, prompts_of_test
 from alignjax.workflow.scoring import Scorers, responses_stage
 from alignjax.workflow.setup import Setup, content, part
 
@@ -277,7 +277,7 @@ def _with_labels(
 
 def _test_basis(question: Question) -> Basis:
     setup, data = question.setup, question.data
-    prompts = test_prompts(setup, data)
+    prompts = prompts_of_test(setup, data)
     return basis_of(data, question.calibration, question.answer, setup.config.dimensions, prompts)
 
 
@@ -375,7 +375,7 @@ def _room(question: Question, values: dict[str, Measured]) -> np.ndarray:
     config = setup.config
     # Not less than what the next look spends, so that the room is rather too large.
     error = (1.0 - (config.confidence or 0.95)) * 0.8 / config.rounds.count / len(names)
-    share = len(test_prompts(setup, question.data)) / max(len(values["kl"].values), 1)
+    share = len(prompts_of_test(setup, question.data)) / max(len(values["kl"].values), 1)
     rooms = []
     for name in names:
         count = max(round(len(values[name].values) * share), 2)

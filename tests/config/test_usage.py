@@ -6,8 +6,8 @@ DOCUMENT = """Says one thing.
 
     command --with=this      stays as it is
 
-A paragraph that is much longer than a line of a terminal of eighty columns is wrapped at them, wherever it was cut
-before.
+A paragraph that is much longer than a line of a terminal of eighty columns is wrapped at them, wherever it
+was cut before.
 """
 
 

@@ -214,7 +214,7 @@ def test_a_refused_policy_steps_the_multiplier_and_is_aligned_again(
     assert list(record["policies"]) == ["reference", "lambda=0.5", "one-shot", "aligned"]
     one, two_ = (load(run / "evaluation.json")["policies"] for run in (whole, copy))
     assert two_["one-shot"] == one["aligned"] != two_["aligned"]
-    assert "<h2>Rounds</h2>" in (copy / "report.html").read_text()
+    assert "<h2>Rounds<" in (copy / "report.html").read_text()
 
 
 def test_pairs_of_the_samples_need_no_preferences(whole, tmp_path, mocan_config, capsys, stages_done):

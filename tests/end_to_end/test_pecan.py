@@ -393,6 +393,8 @@ def test_train_and_solve_say_the_same_of_the_same_table(whole, capsys, tiny_conf
     found, dual = json.loads(capsys.readouterr().out), load(whole / "dual.json")
     # What held-out pairs say of the scores where the tilt goes is known to the run alone.
     assert set(found.pop("warnings")) <= set(dual.pop("warnings"))
+    # A run also asks what other margins would have cost; one of the points is its own question.
+    assert [(p["asked"], p["lam"]) for p in dual.pop("dial") if p["own"]] == [(MARGIN, dual["lam"])]
     assert found == dual
 
 

@@ -119,7 +119,7 @@ def check_end(ended, workdir, done):
     assert test["accepted"] == all(one["state"] == "verified" for one in asked)
     assert ended.status == (0 if test["accepted"] else 5), ended
     *_, last = ended.err.splitlines()
-    assert test["accepted"] or last == record["headline"]["sentence"]
+    assert test["accepted"] or last == " ".join(record["headline"][key] for key in ("sentence", "next"))
     assert f"report: {workdir / 'report.html'}" in ended.out and (workdir / "report.html").exists()
     return test["verdicts"]
 
@@ -209,7 +209,7 @@ def test_human_labels_are_what_the_verdict_rests_on(rated, tmp_path, command):
         ([lines[0] | {"response": "never said"}], "none of the 1 labels fits a response"),
     ):
         ended = evaluate(*labels)
-        (line,) = [text for text in ended.err.splitlines() if text and "%|" not in text]
+        (line,) = [text for text in ended.err.splitlines() if text and " left, " not in text]
         assert ended.status == 2 and message in line, ended
     missing = command("evaluate", f"--workdir={workdir}", "--labels=nowhere.jsonl")
     assert missing.status == 2 and "--labels=nowhere.jsonl: is no file" in missing.err

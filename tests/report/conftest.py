@@ -12,7 +12,7 @@ from alignjax.records.calibration import CalibrationRecord, Reliability, Slope
 from alignjax.records.evaluation import Contest, Evaluation, Headline, PolicyResult
 from alignjax.records.figure import Figure
 from alignjax.records.verdict import Power, TestRecord, Verdict
-from alignjax.report import ReportInputs, Sample, StageTime
+from alignjax.report import ReportInputs, Response, Sample, StageTime
 
 
 def estimate(mean: Any, half: float = 0.1) -> Figure:
@@ -256,6 +256,11 @@ def guard(predicted: dual.Predicted, *, cost: float = 0.0) -> dual.Guard:
 HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 
 
+def response(text: str, scores: tuple[float, ...] = (0.5, -0.25)) -> Response:
+    """A response of seven tokens."""
+    return Response(text, scores, text.startswith("sorry"), 7)
+
+
 def samples(names: tuple[str, ...] = ("safety",)) -> list[Sample]:
     refusals = {name: "sorry , i cannot help with that ." for name in names}
     plain = {
@@ -264,10 +269,15 @@ def samples(names: tuple[str, ...] = ("safety",)) -> list[Sample]:
     }
     safer = {"aligned": "i cannot help with that ; here is a safer way ."}
     helpful = {"aligned": "here is how , step by step ."}
+    scores = (0.5, *(-0.25 for _ in names))
+    given = {
+        "how do i pick a lock ?": plain | refusals | safer,
+        HOSTILE: plain | refusals | helpful | {"reward": HOSTILE},
+        "how do i bake bread ?": plain | refusals | helpful,
+    }
     return [
-        Sample("how do i pick a lock ?", plain | refusals | safer),
-        Sample(HOSTILE, plain | refusals | helpful | {"reward": HOSTILE}),
-        Sample("how do i bake bread ?", plain | refusals | helpful),
+        Sample(prompt, {name: [response(text, scores)] for name, text in texts.items()})
+        for prompt, texts in given.items()
     ]
 
 
@@ -323,6 +333,12 @@ def record_of() -> Callable[..., TestRecord]:
 def guard_of() -> Callable[..., dual.Guard]:
     """Makes the guard of an answer from what it predicts."""
     return guard
+
+
+@pytest.fixture
+def response_of() -> Callable[..., Response]:
+    """Makes a response from its text and scores."""
+    return response
 
 
 @pytest.fixture

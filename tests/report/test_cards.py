@@ -110,40 +110,37 @@ def test_the_cards_are_a_grid_of_text(given, verdict_of):
     verdicts = {"safety": verdict_of("refuted", high=0.35), "reward": verdict_of(asked=0.0, low=-0.2)}
     rows = grid(cards_of(*given(Asked(margin=0.4, rate=0.95), verdicts=verdicts)))
     assert rows == [
-        ["", "asked", "forecast", "delivered", "shown, 96%", "verdict"],
-        ["safety rate", "0.95", "7.10 [7.00, 7.20]", "8.10 [8.00, 8.20]", "at least 0.51", "refuted"],
-        [
-            "reward above the reference's", "0.00", "7.30 [7.20, 7.40]", "8.30 [8.20, 8.40]",
-            "at least -0.20", "verified",
-        ],
-        ["KL, nats", "-", "7.40 [7.30, 7.50]", "8.40 [8.30, 8.50]", "-", "not tested"],
+        ["", "verdict", "asked", "forecast", "delivered", "shown, 96%"],
+        ["safety rate", "refuted", "0.95", "7.10 [7.00, 7.20]", "8.10 [8.00, 8.20]", ">= 0.51"],
+        ["reward gain", "verified", "0.00", "7.30 [7.20, 7.40]", "8.30 [8.20, 8.40]", ">= -0.20"],
+        ["KL, nats", "not tested", "-", "7.40 [7.30, 7.50]", "8.40 [8.30, 8.50]", "-"],
     ]  # fmt: skip
 
 
 def test_a_world_that_knows_the_truth_has_a_column_for_it(given):
     rows = grid(cards_of(*given(Asked(margin=0.4), truth=True)))
-    assert rows[0] == ["", "asked", "forecast", "delivered", "true", "shown, 96%", "verdict"]
-    assert len({len(row) for row in rows}) == 1 and rows[3][4] == "-"
+    assert rows[0] == ["", "verdict", "asked", "forecast", "delivered", "shown, 96%", "true"]
+    assert len({len(row) for row in rows}) == 1 and rows[3][6] == "-"
 
 
 def test_untested_cards_have_no_confidence(given):
     rows = grid(cards_of(*given(Asked(margin=0.4), verdicts={})))
-    assert rows[0][-2:] == ["shown", "verdict"]
-    assert [row[-2:] for row in rows[1:]] == [["-", "not tested"]] * 3
+    assert (rows[0][1], rows[0][-1]) == ("verdict", "shown")
+    assert [(row[1], row[-1]) for row in rows[1:]] == [("not tested", "-")] * 3
 
 
 def test_a_forecast_behind_a_closed_gate_is_not_shown(given):
     cards = cards_of(*given(Asked(margin=0.4), gate=CLOSED))
     assert not any(card.gate_open for card in cards)
     rows = grid(cards)
-    assert [row[2] for row in rows[1:]] == ["closed"] * 3
+    assert [row[3] for row in rows[1:]] == ["closed"] * 3
     assert not any("7." in cell for row in rows for cell in row)
     opened = grid(cards_of(*given(Asked(margin=0.4), gate=Gate(open=True, share=0.0))))
-    assert opened[1][2] == "7.20 [7.10, 7.30]"
+    assert opened[1][3] == "7.20 [7.10, 7.30]"
 
 
 def test_an_estimate_that_is_exact_has_no_bracket(given):
     evaluation, answer = given(Asked(margin=0.4))
     aligned = dataclasses.replace(evaluation.policies["aligned"], margins={"safety": Figure(1.0, 1.0, 1.0)})
     evaluation = dataclasses.replace(evaluation, policies={"aligned": aligned})
-    assert grid(cards_of(evaluation, answer))[1][3] == "1.00"
+    assert grid(cards_of(evaluation, answer))[1][4] == "1.00"

@@ -27,21 +27,33 @@ def test_every_number_of_the_evaluation_is_in_the_table(inputs):
 
 def test_the_promise_stands_below_the_policies_and_the_headline_last(inputs):
     given = inputs(("safety", "honesty"), truth=False)
-    text = console_table(given.evaluation, given.answer, width=400, score_unit="logits")
-    policies, promise, notes, headline = text.split("\n\n")
+    text = console_table(given.evaluation, given.answer, width=400, findings=["few labels"], calibrated=True)
+    policies, findings, promise, notes, headline = text.split("\n\n")
+    assert findings == "Finding: few labels"
     assert policies.startswith("policy") and headline == "Ship: every constraint is kept."
     rows = promise.splitlines()
-    assert rows[0].split()[-1] == "verdict" and "shown, 96%" in rows[0] and set(rows[1]) == {"-"}
+    assert rows[0].split()[0] == "verdict" and rows[0].endswith("shown, 96%") and set(rows[1]) == {"-"}
     assert [row.split()[0] for row in rows[2:]] == ["safety", "honesty", "reward", "KL,"]
-    assert all(row.endswith("verified") for row in rows[2:])
+    assert all(" verified " in row for row in rows[2:])
     asked = given.evaluation.asked["honesty"]
-    assert rows[3].split()[:3] == ["honesty", "margin", f"{asked:.2f}"]
-    assert "at least 0.51" in rows[3] and "at most 1.36" in rows[5]
-    assert "are in logits" in notes
+    assert rows[3].split()[:4] == ["honesty", "margin", "verified", f"{asked:.2f}"]
+    assert ">= 0.51" in rows[3] and "<= 1.36" in rows[5]
+    # 1 / (1 + exp(-1)) = 1 / 1.3679 = 0.731
+    assert "are in logits of people's labels: where a response is 1 higher than another, 73 of 100" in notes
     assert notes.splitlines()[-1] == (
         "shown: by the test on prompts that nothing else used, look 1 at them, 80% of its error spent; "
         "the confidence is of each bound."
     )
+
+
+def test_every_line_fits_eighty_columns_and_a_promise_keeps_its_line(inputs):
+    given = inputs()
+    finding = "safety: slope 0.63 is below 0.7; the scores are over-confident and were shrunk, " * 3
+    text = console_table(given.evaluation, given.answer, width=80, findings=[finding])
+    assert max(len(line) for line in text.splitlines()[:-1]) <= 80  # the last is the headline
+    row = next(line for line in text.splitlines() if line.startswith("safety margin"))
+    assert " verified " in row and row.endswith(">= 0.51") and row.count("[") == 2
+    assert "people" not in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -75,12 +87,12 @@ def test_a_refused_policy_ends_with_what_to_do(inputs, verdict_of):
     evaluation = dataclasses.replace(
         given.evaluation,
         verdicts={**given.evaluation.verdicts, "safety": verdict_of("not shown", low=0.2)},
-        headline=Headline("do not ship", sentence),
+        headline=Headline("do not ship", sentence, "Ask for less."),
         look=3,
         spent=0.9,
     )
     text = console_table(evaluation, given.answer)
-    assert text.endswith("\n\n" + sentence) and "at least 0.20  not shown\n" in text
+    assert text.endswith("\n\n" + sentence + " Ask for less.") and "not shown" in text and ">= 0.20\n" in text
     assert "look 3 at them, 90% of its error spent" in text
 
 

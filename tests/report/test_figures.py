@@ -236,3 +236,11 @@ def test_policies_have_colours_and_markers_of_their_own():
     names = ["a", "b", "c", "d"]
     marks = [policy_mark(name, names) for name in ("reference", "reward", *names, "aligned")]
     assert len({colour for colour, _ in marks}) == len({marker for _, marker in marks}) == len(marks)
+
+
+def test_baselines_are_told_apart_by_the_policies_beside_them():
+    others = [f"lambda={x}" for x in (0.5, 1, 1.5, 2, 3)]
+    policies = ["reference", "reward", "safety", *others, "aligned"]
+    marks = [policy_mark(name, ["safety"], policies) for name in policies]
+    assert len({colour for colour, _ in marks}) == len({marker for _, marker in marks}) == len(marks)
+    assert policy_mark("lambda=3", ["safety"]) == policy_mark("one-shot", ["safety"])  # alone

@@ -1,5 +1,11 @@
+import base64
+import csv
 import dataclasses
+import hashlib
+import io
+import json
 import re
+import urllib.parse
 from html.parser import HTMLParser
 
 import pytest
@@ -12,11 +18,11 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text; a tag closed out of order fails."""
+    """Tags, attributes, text and scripts; a tag closed out of order fails."""
 
     def __init__(self, page):
         super().__init__(convert_charrefs=True)
-        self.tags, self.attributes, self.text, self.open = [], [], "", []
+        self.tags, self.attributes, self.text, self.open, self.scripts = [], [], "", [], []
         self.feed(page)
         assert not self.open
 
@@ -34,7 +40,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif "style" not in self.open:
+            self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +60,25 @@ def page(inputs, drawn_once):
 
 def test_text_of_a_model_is_never_markup(page, hostile):
     read = Page(page)
-    assert "script" not in read.tags and "b" in read.tags  # the facts' own <b>
-    assert "<script" not in page and read.text.count(hostile) == 2
+    # The data and the script that reads them; <b> is the facts' own.
+    assert read.tags.count("script") == page.count("<script") == 2 and "b" in read.tags
+    assert read.text.count(hostile) == 2 and hostile not in page
+    assert json.loads(read.scripts[0])["prompts"][1]["p"] == hostile
+
+
+def test_nothing_but_the_scripts_of_this_package_may_run(page):
+    policy = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)[0]
+    script = Page(page).scripts[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy and "unsafe-eval" not in policy
+    assert policy.count("sha256") == 1 and policy.startswith("default-src 'none'")
+
+
+def test_a_page_without_responses_has_no_script(inputs):
+    page = render(dataclasses.replace(inputs(truth=False), samples=()), [])
+    assert "<script" not in page and "script-src" not in page
+    none = render(dataclasses.replace(inputs(truth=False), shown_samples=0), [])
+    assert "<script" not in none and "pick a lock" not in none
 
 
 def test_titles_findings_names_and_config_are_escaped_as_well(inputs, hostile):
@@ -68,7 +94,7 @@ def test_titles_findings_names_and_config_are_escaped_as_well(inputs, hostile):
     page = render(given, [])
     # Twice each: title and heading, name and value of the configuration, name and key of the count.
     # Once each: finding, version and stage. Two more are in the samples.
-    assert "<script" not in page and Page(page).text.count(hostile) == 11
+    assert page.count("<script") == 2 and Page(page).text.count(hostile) == 11
 
 
 def test_the_page_needs_no_network_and_runs_nothing(page):
@@ -76,7 +102,7 @@ def test_the_page_needs_no_network_and_runs_nothing(page):
     for name, value in read.attributes:
         assert not name.startswith("on")
         if name in ("src", "href", "xlink:href"):
-            assert value.startswith("#")
+            assert value.startswith(("#", "data:text/csv;charset=utf-8,"))
     outside = set(re.findall(r"https?://[^\"' )]+", page))
     assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert "default-src 'none'" in page and "@import" not in page
@@ -92,12 +118,14 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
 
 def seen(page):
     """The page's text, one blank between any two words."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    bare = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", bare).split())
 
 
 def test_the_page_opens_with_the_headline_and_holds_the_tables_numbers(inputs, page):
     text = seen(page)
-    places = [text.index(part) for part in ("Ship: every constraint", "verified", "Policies", "Figures")]
+    parts = ("Ship: every constraint", "112 pairs are present", "Contents", "verified", "helpful-only")
+    places = [text.index(part) for part in (*parts, "Responses side by side", "over-fitting")]
     assert places == sorted(places)
     for policy in inputs().evaluation.policies.values():
         assert f"{policy.reward.mean:.2f}" in text
@@ -105,38 +133,70 @@ def test_the_page_opens_with_the_headline_and_holds_the_tables_numbers(inputs, p
         assert shown in text
 
 
+def test_every_entry_of_the_contents_has_its_section(inputs):
+    others = [EarlierAnswer("before", inputs().answer, inputs().evaluation)]
+    page = render(dataclasses.replace(inputs(truth=False), others=others))
+    listed = re.findall(r'<a href="#([a-z-]+)">([^<]+)</a>', page)
+    assert [name for _, name in listed] == [
+        "Promised and delivered", "Policies", "Responses", "Contests", "Figures", "Dual", "Calibration",
+        "Answers of this run", "Data", "Time", "Versions", "Configuration",
+    ]  # fmt: skip
+    assert all(page.count(f'id="{anchor}"') == 1 for anchor, _ in listed)
+    places = [page.index(f'id="{anchor}"') for anchor, _ in listed]
+    assert places == sorted(places)
+
+
+def test_tables_have_captions_row_headers_and_a_csv(page):
+    read = Page(page)
+    assert read.tags.count("table") == read.tags.count("caption") >= 9
+    assert all(re.findall(r"<t[hd][^>]*>", row)[0].startswith("<th scope=") for row in rows_of(page))
+    found = [value for name, value in read.attributes if name == "download"]
+    assert {"promise.csv", "policies.csv", "contests.csv", "calibration.csv", "configuration.csv"} <= set(
+        found
+    )
+    assert len(found) == len(set(found))
+    uri = re.findall(r'href="(data:[^"]+)" download="promise.csv"', page)[0]
+    head, safety, *_ = csv.reader(io.StringIO(urllib.parse.unquote(uri.partition(",")[2])))
+    assert head[:5] == ["", "verdict", "asked", "forecast", "forecast low"] and safety[0] == "safety margin"
+
+
+def rows_of(page):
+    return re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)
+
+
 def test_a_card_says_what_was_asked_forecast_delivered_and_shown(inputs, page):
     given = inputs()
     asked = given.evaluation.asked["safety"]
     delivered = given.evaluation.policies["aligned"].margins["safety"]
     truth = given.evaluation.policies["aligned"].true_margins["safety"]
+    text = seen(page).replace("&lambda;", "\u03bb")
     assert (
-        f"safety verified asked, margin {asked:.2f} "
-        f"forecast before training {asked:.2f} [{asked - 0.1:.2f}, {asked + 0.1:.2f}] "
-        f"delivered by the aligned policy {delivered.mean:.2f} [{delivered.low:.2f}, {delivered.high:.2f}] "
-        f"shown by the test, confidence 96% at least 0.51 "
-        f"delivered, true score {truth.mean:.2f} [{truth.low:.2f}, {truth.high:.2f}] "
-        "multiplier \u03bb* 0.620 [0.527, 0.744]"
-    ) in seen(page).replace("&lambda;", "\u03bb")
-    assert "kl verified asked, KL, nats 1.45" in seen(page) and "at most 1.36" in seen(page)
-    assert "The test is look 1 at prompts that nothing else used; 80% of its error is spent." in seen(page)
+        f"safety margin \u03bb* 0.620 [0.527, 0.744] {asked:.2f} "
+        f"{asked:.2f} [{asked - 0.1:.2f}, {asked + 0.1:.2f}] "
+        f"{delivered.mean:.2f} [{delivered.low:.2f}, {delivered.high:.2f}] "
+        f"true score {truth.mean:.2f} [{truth.low:.2f}, {truth.high:.2f}] at least 0.51 verified"
+    ) in text
+    assert "promise asked forecast delivered shown, 96% verdict on one scale" in text
+    assert "KL, nats 1.45 1.28 [1.23, 1.33]" in text and "at most 1.36 verified" in text
+    assert "The test is look 1 at prompts that nothing else used; 80% of its error is spent." in text
 
 
 @pytest.mark.parametrize(
-    ("state", "tone"), [("ship", " good"), ("kept at a cost", " "), ("do not ship", " bad")]
+    ("state", "tone"), [("ship", " good"), ("kept at a cost", " warn-tone"), ("do not ship", " bad")]
 )
 def test_the_headline_has_the_colour_of_its_state_and_is_escaped(inputs, hostile, state, tone):
     given = inputs(truth=False)
-    evaluation = dataclasses.replace(given.evaluation, headline=Headline(state, hostile))
+    evaluation = dataclasses.replace(given.evaluation, headline=Headline(state, hostile, "Ask for less."))
     page = render(dataclasses.replace(given, evaluation=evaluation, samples=()), [])
-    assert f'<section class="card headline{tone}"><span class="chip">{state}</span>' in page
+    opening = f'<section class="card headline{tone}" id="verdict"><span class="chip">{state}</span>'
+    assert opening in page and "Next: Ask for less." in seen(page)
     assert "<script" not in page and Page(page).text.count(hostile) == 1
 
 
 def test_names_of_constraints_are_escaped_on_their_cards(inputs, hostile):
     given = inputs((hostile,), truth=False)
     page = render(dataclasses.replace(given, samples=()), [])
-    assert "<script" not in page and f"{hostile}verified" in Page(page).text
+    assert "<script" not in page and f"{hostile} margin" in Page(page).text
 
 
 @pytest.mark.parametrize(
@@ -146,8 +206,8 @@ def test_a_card_has_the_colour_of_its_verdict(inputs, verdict_of, state, tone):
     given = inputs(truth=False)
     evaluation = dataclasses.replace(given.evaluation, verdicts={"safety": verdict_of(state)})
     page = render(dataclasses.replace(given, evaluation=evaluation), [])
-    card = f'<section class="card verdict{tone}">\n  <header><strong>safety</strong>'
-    assert f'{card}<span class="chip">{state}</span>' in page
+    row = next(row for row in rows_of(page) if ">safety margin" in row)
+    assert f'<tr class="verdict{tone}">' in row and f'<span class="chip">{state}</span>' in row
 
 
 def closed(given, figure_of, guard_of):
@@ -251,7 +311,7 @@ def test_several_constraints_have_a_card_and_panels_each(inputs):
         "reliability",
     ]
     page = render(given, drawn)
-    assert page.count('class="card verdict') == 4 and "honesty-only" in page  # two, the reward and KL
+    assert page.count('<tr class="verdict') == 4 and "honesty-only" in page  # two, the reward and KL
 
 
 @pytest.mark.parametrize(
@@ -266,7 +326,7 @@ def test_any_part_can_be_missing(inputs, missing):
         "config": "Configuration",
         "environment": "Versions",
         "stages": "Time by stage",
-        "counts": "Data:",
+        "counts": "Data: pairs read",
         "samples": "Responses side by side",
         "findings": "Findings",
     }
@@ -313,5 +373,5 @@ def test_earlier_answers_are_compared_on_the_page(inputs, hostile):
     others = [EarlierAnswer(hostile, given.answer, given.evaluation)]
     page = render(dataclasses.replace(given, others=others), [])
     text = Page(page).text
-    assert text.index("Policies") < text.index("Answers of this run")
-    assert text.index("latest") < text.rindex(hostile) and "<script" not in page
+    assert text.index("helpful-only") < text.rindex("Answers of this run")
+    assert text.index("latest") < text.rindex(hostile) and page.count("<script") == 2

@@ -118,3 +118,21 @@ DURATIONS = {0.42: "0.4 s", 59.96: "1 min 00 s", 151: "2 min 31 s", 3599.6: "1 h
 @pytest.mark.parametrize(("seconds", "text"), DURATIONS.items())
 def test_durations(seconds, text):
     assert sections.duration(seconds) == text
+
+
+def test_accuracy_stands_beside_the_slope_where_it_is_known(inputs):
+    grid = sections.slopes(inputs().calibration, {"reward": 0.7431})
+    assert grid is not None and grid.head == ["score", "slope", "accuracy", "pairs"]
+    assert grid.cells == [
+        ["reward", "0.83 [0.74, 0.92]", "0.743", "2,000"],
+        ["safety", "0.73 [0.64, 0.82]", "-", "2,000"],
+    ]
+    none = dataclasses.replace(inputs().calibration, slopes={}, kind="none")
+    assert sections.slopes(none, {}) is sections.matrix(none) is None
+
+
+def test_counts_have_a_column_for_all_that_some_set_has():
+    grid = sections.counts({"a": {"read": 1318, "both_orders": 2}, "b": {"read": 5, "cut": 1}})
+    assert grid is not None and grid.head == ["data", "read", "both orders", "cut"]
+    assert grid.cells == [["a", "1,318", "2", "-"], ["b", "5", "-", "1"]]
+    assert sections.counts({}) is None

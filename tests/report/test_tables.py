@@ -35,7 +35,7 @@ def test_optional_columns_are_there_only_where_known(inputs):
     evaluation = with_policy(inputs().evaluation, "aligned", kl_from_optimum=Figure(0.0123, 0.0123, 0.0123))
     known = [column.header for column in tables.columns(evaluation)]
     assert known == [*learned[:4], "true reward", "true safety margin", "KL from optimum", *learned[4:]]
-    assert any("KL from optimum: KL(pi_lam*" in note for note in tables.notes(tables.columns(evaluation), ""))
+    assert any("KL from optimum: KL(pi_lam*" in note for note in tables.notes(tables.columns(evaluation)))
     row = tables.rows(evaluation, tables.columns(evaluation))[0]
     assert row.cells[known.index("KL from optimum")] == "-"
 
@@ -48,7 +48,7 @@ def test_statistics_of_texts_have_columns_where_they_say_something(inputs):
     cells = dict(zip(headers, tables.rows(evaluation, shown)[-1].cells, strict=True))
     assert cells["tokens"] == "21.40 [20.80, 22.00]" and cells["refusals"] == "0.123 [0.103, 0.143]"
     assert cells["cut"] == "0.250 [0.200, 0.300]"
-    assert any("have no end" in note for note in tables.notes(shown, "logits"))
+    assert any("have no end" in note for note in tables.notes(shown))
 
 
 def test_an_empty_evaluation_has_an_empty_table():
@@ -95,3 +95,25 @@ def test_a_wide_grid_is_cut_into_blocks_that_fit():
 )
 def test_numbers(value, decimals, text):
     assert tables.format_number(value, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("difference", "people"), [(0.0, 50), (1.0, 73), (-1.0, 27), (2.0, 88), (800.0, 100), (-800.0, 0)]
+)
+def test_a_difference_is_told_in_people(difference, people):
+    # 1 / (1 + exp(-2)) = 1 / 1.13534 = 0.881
+    assert tables.in_people(difference) == f"{people} of 100 people prefer it"
+
+
+def test_scores_that_were_not_fitted_to_labels_are_in_no_ones_logits():
+    assert "people" not in tables.unit_note(calibrated=False)
+
+
+def test_every_policy_is_explained(inputs):
+    evaluation = inputs(truth=False).evaluation
+    more = {**evaluation.policies, "lambda=2": evaluation.policies["aligned"]}
+    notes = tables.policy_notes(dataclasses.replace(evaluation, policies=more))
+    assert [note.split(":")[0] for note in notes] == [
+        "reference", "helpful-only", "safe-only", "aligned", "lambda=..",
+    ]  # fmt: skip
+    assert not any("lambda" in note for note in tables.policy_notes(evaluation))
