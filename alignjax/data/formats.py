@@ -112,8 +112,9 @@ def _score(row: Row, place: str, reply: Mapping[str, Any]) -> float | None:
     value = reply[name]
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise row.error(f"{place}.{name}", "must be a number; fix it or remove the line.")
+    # JSON has whole numbers that no float holds, and readers of it take NaN.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e300:
+        raise row.error(f"{place}.{name}", "must be a finite number; fix it or remove the line.")
     return -float(value) if name == "rank" else float(value)  # rank 1 is the best
 
 

@@ -120,6 +120,11 @@ def test_instruction_and_input(tmp_path):
         ({"prompt": "p", "completions": REPLIES[2:4]}, "unlabelled", "no two replies of different score"),
         ({"prompt": "p", "completions": [{"response": "a"}]}, "malformed", "has neither a score"),
         (
+            {"prompt": "p", "completions": [{"response": "a", "score": 10**400}]},
+            "malformed",
+            "must be a finite number",
+        ),
+        (
             {"messages": [], "rejected_response": "b"},
             "malformed",
             "must end with the assistant's better reply",
