@@ -5,12 +5,8 @@ from typing import Any
 
 from alignjax.errors import InputError
 from alignjax.models.families import FAMILIES
-from alignjax.models.family_options import (
-    expert_options,
-    family_options,
-    option_fields,
-    shown,
-)
+from alignjax.models.family_options import expert_options, family_options, option_fields
+from alignjax.models.fields import is_whole, shown, whole
 from alignjax.models.layer_lists import LayerLists, layer_lists, list_fields
 from alignjax.models.rope import Rope, RopeScaling
 from alignjax.models.rope_config import Ropes, ropes_from_hf, ropes_to_hf
@@ -211,18 +207,12 @@ def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> Dec
     )
 
 
-def _count(fields: dict[str, Any], name: str, default: int | None, where: str, least: int = 1) -> int:
-    """The value of a field that must be a whole number of at least `least` and below 2^31."""
+def _count(fields: dict[str, Any], name: str, default: int | None, where: str) -> int:
+    """The value of a field that must be a positive whole number."""
     value = default if fields.get(name) is None else fields[name]
     if value is None:
         raise InputError(f'{where}: field "{name}" is missing; use the config that belongs to the weights.')
-    if not _is_whole(value) or value < least:
-        raise InputError(
-            f'{where}: field "{name}" is {shown(value)}, must be a whole number of at least {least}.'
-        )
-    if value >= 2**31:
-        raise InputError(f'{where}: field "{name}" is {shown(value)}, must be below 2^31.')
-    return value
+    return whole(value, name, where)
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
@@ -313,10 +303,6 @@ def _refuse_unsupported(fields: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: the weights are quantized; use the unquantized folder, or a .gguf file.")
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
     """The token ids in a field that may be missing, one id or a list.
 
@@ -333,7 +319,7 @@ def token_ids(fields: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
     """
     value = fields.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(_is_whole(i) for i in ids):
+    if not all(is_whole(i) for i in ids):
         raise InputError(f'{where}: field "{name}" is {shown(value)}, must be a token id or a list of them.')
     return tuple(ids)
 

@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from alignjax.models.config import DecoderConfig
-from alignjax.models.rows import parts_of
+from alignjax.models.rows import row_axes
 from alignjax.runtime.mesh import LOGICAL_RULES
 
 
@@ -56,7 +56,7 @@ def _on_mesh(x: Array, shares: Array, chosen: Array, gate: Array, up: Array, dow
     mesh = jax.typeof(x).sharding.mesh
     if mesh.empty or mesh.size == 1:
         return _chosen_experts(x, shares, chosen, gate, up, down)
-    rows = PartitionSpec(LOGICAL_RULES["batch"] if x.shape[0] % parts_of(x) == 0 else None)
+    rows = PartitionSpec(row_axes(x))
     split = LOGICAL_RULES["mlp"]
     specs = (rows, rows, rows, *(PartitionSpec(None, None, split),) * 2, PartitionSpec(None, split))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from alignjax.errors import InputError
 from alignjax.models.families import Family
+from alignjax.models.fields import positive, shown, yes_or_no
 
 _BIASES = ("attention_bias", "attention_out_bias", "mlp_bias")
 
@@ -46,7 +47,7 @@ def family_options(fields: dict[str, Any], family: Family, where: str) -> dict[s
         "o_bias": flag(family.o_bias_field, family.o_bias),
         "mlp_bias": flag(family.mlp_bias_field, family.mlp_bias),
     }
-    if family.sequential and fields.get("use_parallel_residual") is False:
+    if family.sequential and not yes_or_no(fields, "use_parallel_residual", where, default=True):
         options["norm_order"] = family.sequential
     if family.sqrt_embedding:
         options["embedding_multiplier"] = math.sqrt(fields["hidden_size"])
@@ -134,53 +135,6 @@ def option_fields(family: Family, options: Mapping[str, Any]) -> dict[str, Any]:
             value = int(value) if value.is_integer() else value
         fields[scalar.field] = value
     return fields
-
-
-def positive(value: Any, name: str, where: str) -> float:
-    """The value of a field that must be a positive number.
-
-    Args:
-      value: from JSON.
-      name: of the field.
-      where: name of the file in messages.
-
-    Returns:
-      The number.
-
-    Raises:
-      InputError: anything else.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= 1e300:
-        raise InputError(f'{where}: field "{name}" is {shown(value)}, must be a positive number.')
-    return float(value)
-
-
-def yes_or_no(fields: Mapping[str, Any], name: str, where: str, default: bool = False) -> bool:
-    """The value of a field that must be true or false.
-
-    Args:
-      fields: the JSON object.
-      name: of the field.
-      where: name of the file in messages.
-      default: where the field is missing or null.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: anything else.
-    """
-    value = default if fields.get(name) is None else fields[name]
-    if not isinstance(value, bool):
-        raise InputError(f'{where}: field "{name}" is {shown(value)}, must be true or false.')
-    return value
-
-
-def shown(value: Any) -> str:
-    """A value from JSON for a message, cut to 40 characters."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _activation(fields: dict[str, Any], family: Family, where: str) -> str:

@@ -66,13 +66,7 @@ def load_gguf(
         fit the metadata, or a mesh that does not divide the model.
     """
     where = str(path)
-    check_header(Path(path))
-    try:
-        with np.errstate(all="raise"):  # an offset that leaves its type
-            reader = GGUFReader(path)
-        meta = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, OSError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
-        raise InputError(f"{where}: not a readable GGUF file ({error}); get it again.") from None
+    reader, meta = open_gguf(Path(path))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     shapes = {name: tuple(int(n) for n in tensor.shape[::-1]) for name, tensor in tensors.items()}
     config = gguf_config(meta, tensors, shapes, dtype=dtype, remat=remat, where=where)
@@ -101,6 +95,43 @@ def load_gguf(
         shardings=decoder_shardings(config, mesh, where=where),
     )
     return Model(params=params, config=config, tokenizer=tokenizer)
+
+
+def names_gguf(path: Path) -> bool:
+    """Whether a model's path is a GGUF file; False: it is a folder.
+
+    Args:
+      path: given by a user.
+
+    Raises:
+      InputError: nothing is there, or another file.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a Hugging Face model folder or a .gguf file.")
+    if path.is_file() and path.suffix != ".gguf":
+        raise InputError(f"{path}: not a model; give a Hugging Face model folder or a .gguf file.")
+    return path.is_file()
+
+
+def open_gguf(path: Path) -> tuple[GGUFReader, dict[str, Any]]:
+    """Opens a GGUF file, whose tensors are read when they are asked for.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The reader, and name -> value of the metadata.
+
+    Raises:
+      InputError: a damaged file.
+    """
+    check_header(path)
+    try:
+        with np.errstate(all="raise"):  # an offset that leaves its type
+            reader = GGUFReader(path)
+        return reader, {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, IndexError, OSError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
+        raise InputError(f"{path}: not a readable GGUF file ({error}); get it again.") from None
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig, config_from_hf, config_to_hf, token_ids
 from alignjax.models.families import FAMILIES
-from alignjax.models.gguf_file import load_gguf
+from alignjax.models.gguf_file import load_gguf, names_gguf
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
@@ -53,11 +53,7 @@ def load_pretrained(
         dtype, or a mesh that does not divide the model.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give a Hugging Face model folder or a .gguf file.")
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise InputError(f"{path}: not a model; give a Hugging Face model folder or a .gguf file.")
+    if names_gguf(path):
         return load_gguf(path, dtype=dtype, remat=remat, mesh=mesh)
     config = config_from_hf(read_json(path / "config.json"), where=str(path / "config.json"))
     config = dataclasses.replace(config, dtype=dtype, remat=remat)

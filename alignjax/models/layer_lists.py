@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from alignjax.errors import InputError
 from alignjax.models.families import Family
-from alignjax.models.family_options import shown, yes_or_no
+from alignjax.models.fields import whole, yes_or_no
 
 _ALL = ("all", "switch")  # all layers are alike
 _SWITCHED = ("switch", "last", "unrotated")  # use_sliding_window says whether there are windows
@@ -49,7 +49,7 @@ def layer_lists(fields: Mapping[str, Any], family: Family, layers: int, where: s
         rotated = _rotated(fields, layers, where)
     windowed = (False,) * layers
     if window is not None:
-        window = _whole(window, "sliding_window", where)
+        window = whole(window, "sliding_window", where)
         windowed = _windowed(fields, family, rotated, where)
         if family.full_rope == "none":
             rotated = windowed
@@ -106,7 +106,7 @@ def _windowed(
             )
         return tuple(kind == _WINDOWED for kind in kinds)
     if family.windows == "last":
-        first = _whole(fields.get("max_window_layers", 28), "max_window_layers", where, least=0)
+        first = whole(fields.get("max_window_layers", 28), "max_window_layers", where, least=0)
         return tuple(i >= first for i in range(layers))
     if family.windows == "unrotated":
         return tuple(not rotates for rotates in rotated)
@@ -114,7 +114,7 @@ def _windowed(
     if isinstance(pattern, str) and pattern and not set(pattern) - set("LG"):
         # EXAONE's older form: the kinds of one period, such as LLLG.
         return tuple(pattern[i % len(pattern)] == "L" for i in range(layers))
-    period = _whole(family.window_period if pattern is None else pattern, "sliding_window_pattern", where)
+    period = whole(family.window_period if pattern is None else pattern, "sliding_window_pattern", where)
     return tuple((i + 1) % period != 0 for i in range(layers))
 
 
@@ -122,16 +122,8 @@ def _rotated(fields: Mapping[str, Any], layers: int, where: str) -> tuple[bool, 
     """SmolLM3's list, or its rule: every fourth layer does not rotate."""
     flags = fields.get("no_rope_layers")  # 1: the layer does rotate
     if flags is None:
-        period = _whole(fields.get("no_rope_layer_interval", 4), "no_rope_layer_interval", where)
+        period = whole(fields.get("no_rope_layer_interval", 4), "no_rope_layer_interval", where)
         return tuple((i + 1) % period != 0 for i in range(layers))
     if not isinstance(flags, list) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
         raise InputError(f'{where}: field "no_rope_layers" must list 0 or 1 for each of the {layers} layers.')
     return tuple(bool(flag) for flag in flags)
-
-
-def _whole(value: Any, name: str, where: str, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(
-            f'{where}: field "{name}" is {shown(value)}, must be a whole number of at least {least}.'
-        )
-    return value

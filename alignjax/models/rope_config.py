@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from alignjax.errors import InputError
 from alignjax.models.families import Family
-from alignjax.models.family_options import positive
+from alignjax.models.fields import positive
 from alignjax.models.rope import Rope, RopeScaling, attention_factor, frequencies
 
 KINDS = ("linear", "llama3", "yarn", "longrope")

@@ -35,6 +35,18 @@ def along_rows(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(axes)))
 
 
+def row_axes(x: Array) -> tuple[str, ...] | None:
+    """The mesh's axes that rows are divided over where each device runs its own; None: they do not divide.
+
+    Args:
+      x: [B, ...], an array of the function being compiled.
+
+    Returns:
+      The names, for a PartitionSpec.
+    """
+    return _AXES if x.shape[0] % parts_of(x) == 0 else None
+
+
 def parts_of(x: Array) -> int:
     """Number of parts that rows are divided into on the mesh of the function being compiled; 1 without one.
 

@@ -9,7 +9,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 from jax.sharding import PartitionSpec
 
 from alignjax.models.attention import RowIds
-from alignjax.models.rows import parts_of
+from alignjax.models.rows import row_axes
 from alignjax.runtime.mesh import LOGICAL_RULES
 
 _LANES = 128  # block sizes are multiples of it
@@ -72,7 +72,7 @@ def _on_mesh(q: Array, k: Array, v: Array, segments: Array, interpret: bool) -> 
 
     if mesh.empty or mesh.size == 1:
         return own(q, k, v, segments)
-    rows = LOGICAL_RULES["batch"] if q.shape[0] % parts_of(q) == 0 else None
+    rows = row_axes(q)
     heads = PartitionSpec(rows, None, LOGICAL_RULES["heads"], None)
     specs = (heads, heads, heads, PartitionSpec(rows, None))
     return jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, segments)

@@ -64,6 +64,7 @@ def test_older_readers_find_the_first_layer_with_a_window():
             {"sliding_window": 0},
             'field "sliding_window" is 0, must be a whole number of at least 1',
         ),
+        ("gemma2", {"sliding_window": 10**400}, 'field "sliding_window" is 1000'),
         ("cohere2", {"sliding_window_pattern": 0}, 'field "sliding_window_pattern" is 0'),
         ("cohere2", {"sliding_window_pattern": "LX"}, "field \"sliding_window_pattern\" is 'LX'"),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": -1}, 'field "max_window_layers" is -1'),

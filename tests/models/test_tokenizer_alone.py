@@ -42,3 +42,13 @@ def test_what_holds_none(tmp_path):
             read_tokenizer(tmp_path / name)
     with pytest.raises(InputError, match="holds no tokenizer"):
         read_tokenizer(tmp_path)
+
+
+def test_a_damaged_header_is_refused_as_for_the_whole_model(tmp_path):
+    # One field, a list that claims 2^62 values: read one by one they would never end.
+    field = b"\x01\0\0\0\0\0\0\0a" + (9).to_bytes(4, "little") + (0).to_bytes(4, "little")
+    counts = (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    damaged = b"GGUF" + (3).to_bytes(4, "little") + counts + field + (2**62).to_bytes(8, "little")
+    (tmp_path / "m.gguf").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"m.gguf: not a readable GGUF file \(it claims"):
+        read_tokenizer(tmp_path / "m.gguf")
