@@ -1,13 +1,14 @@
 """The arrays of a run as shapes with shardings: a model of any size without its weights."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alignjax.alignment.step import TrainState, init_state, state_shardings
 from alignjax.data.batches import PairBatch, ResponseBatch, Rows
@@ -15,6 +16,7 @@ from alignjax.data.buckets import Bucket
 from alignjax.models import (
     DecoderConfig,
     Lora,
+    Mixture,
     Model,
     ScoreModel,
     body_config,
@@ -45,7 +47,12 @@ def decoder_params(config: DecoderConfig, mesh: Mesh, *, where: str, dtype: str 
     """
     shapes = jax.eval_shape(functools.partial(init_params, config=config), jax.random.key(0))
     stored = jnp.dtype(config.dtype if dtype is None else dtype)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, stored), shapes)
+
+    def as_read(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        keeps = leaf.dtype == jnp.int8 or path[-1].key == "kernel_scale"  # see `models.quantized`
+        return leaf if keeps else jax.ShapeDtypeStruct(leaf.shape, stored)
+
+    shapes = jax.tree_util.tree_map_with_path(as_read, shapes)
     return placed(shapes, decoder_shardings(config, mesh, where=where))
 
 
@@ -58,6 +65,24 @@ def adapters(
     )
     lora = jax.eval_shape(make, jax.random.key(0))
     return lora.replace(params=placed(lora.params, tree_shardings(lora_axes(targets), mesh)))
+
+
+def mixture(adapters: Sequence[Lora], mesh: Mesh) -> Mixture:
+    """A mixture as `mixture_of` makes it of these adapters, which have the same shape.
+
+    Args:
+      adapters: shapes of G adapters.
+      mesh: the devices.
+    """
+    count = len(adapters)
+
+    def stacked(leaf: Any) -> Any:
+        spec = PartitionSpec(None, *leaf.sharding.spec)
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=sharding)
+
+    params = jax.tree.map(stacked, adapters[0].params)
+    return Mixture(params, everywhere((count,), jnp.float32, mesh))
 
 
 def model(config: DecoderConfig, mesh: Mesh, *, where: str) -> Model:

@@ -22,6 +22,8 @@ _FREE = {
     "replica-id", "while", "conditional", "call", "opt-barrier", "async-update", "custom-call-done",
 }  # fmt: skip
 
+_FORMS = ("bitcast", "copy", "convert")
+
 
 @dataclasses.dataclass
 class Traffic:
@@ -159,16 +161,29 @@ def _of_fusion(module: Module, line: Instruction, sizes: Sequence[float]) -> flo
 
 def _read_of(module: Module, inner: Sequence[Instruction], place: int, size: float) -> float:
     """Bytes that a fused computation reads of its operand number `place`, which has `size` bytes."""
-    names = {one.name for one in inner if one.opcode == "parameter" and one.inside.strip() == str(place)}
+    parameters = [one for one in inner if one.opcode == "parameter" and one.inside.strip() == str(place)]
+    names = {one.name: size for one in parameters}  # every form of the operand, and its size
     read = 0.0
     for use in inner:
-        if use.opcode == "bitcast" and use.operands and use.operands[0] in names:
-            names.add(use.name)
+        if use.operands and use.operands[0] in names and _is_form(module, use):
+            names[use.name] = use.size
             continue
         for at, name in enumerate(use.operands):
             if name in names:
-                read += _read_by(module, use, at, size)
+                read += _read_by(module, use, at, names[name]) * size / names[name]
     return min(size, read)
+
+
+def _is_form(module: Module, use: Instruction) -> bool:
+    """Whether an instruction within a fusion only renames, converts or lays out its operand anew.
+
+    Within a fusion that is done to the elements that are read, so that of a form that is sliced the slice
+    counts. int8 weights are an example, whose tiles are laid out anew before a layer is taken from its stack.
+    """
+    if use.opcode == "fusion" and called_by(use):
+        inside = module.computations.get(called_by(use)[0], [])
+        return all(one.opcode == "parameter" or one.opcode in _FORMS for one in inside)
+    return use.opcode in _FORMS
 
 
 def _read_by(module: Module, use: Instruction, place: int, size: float) -> float:

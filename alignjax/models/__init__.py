@@ -16,6 +16,8 @@ from alignjax.models.decode import (
 from alignjax.models.decoder import hidden_states, init_params, logical_axes, unembed
 from alignjax.models.huggingface import save_pretrained
 from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora, projection_sizes
+from alignjax.models.merging import Merged, merged
+from alignjax.models.mixture import Adapters, Mixture, mixture_of, num_bodies, with_weights
 from alignjax.models.model import Model
 from alignjax.models.peft_files import base_of, load_adapter, load_pretrained, save_adapter
 from alignjax.models.placement import check_divides, decoder_shardings, place_head, place_lora
@@ -31,9 +33,12 @@ from alignjax.models.score_model import (
 from alignjax.models.score_model_files import load_score_model, save_score_model
 
 __all__ = [
+    "Adapters",
     "DecoderConfig",
     "KVCache",
     "Lora",
+    "Merged",
+    "Mixture",
     "Model",
     "PromptCache",
     "RopeScaling",
@@ -59,6 +64,9 @@ __all__ = [
     "logical_axes",
     "lora_axes",
     "merge_lora",
+    "merged",
+    "mixture_of",
+    "num_bodies",
     "pair_scores",
     "place_head",
     "place_lora",
@@ -71,4 +79,5 @@ __all__ = [
     "shard_caches",
     "step_function",
     "unembed",
+    "with_weights",
 ]

@@ -59,19 +59,29 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ kernel + bias."""
+    """x @ kernel + bias; in int8, (x @ kernel) * kernel_scale + bias."""
 
     features: int
     axes: tuple[str, str]
     use_bias: bool = False
     init_scale: float = 1.0  # variance, in units of 1 / fan-in
+    int8: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps x [..., D] to [..., features] in the dtype of x."""
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "truncated_normal")
-        kernel = self.param("kernel", named(init, self.axes), (x.shape[-1], self.features), jnp.float32)
+        stored = jnp.int8 if self.int8 else jnp.float32
+        init = nn.initializers.zeros_init() if self.int8 else init  # int8 weights are made by rounding others
+        kernel = self.param("kernel", named(init, self.axes), (x.shape[-1], self.features), stored)
         y = jnp.einsum("...d,df->...f", x, kernel.astype(x.dtype))
+        if self.int8:
+            # After the product and not before it, so that the compiler reads the weights as int8 and keeps no
+            # converted copy. A scale that is rounded to bfloat16 would be a bias of the whole output.
+            ones = named(nn.initializers.ones_init(), self.axes[1:])
+            scale = self.param("kernel_scale", ones, (self.features,), jnp.float32).astype(jnp.float32)
+            wide = y.astype(jnp.float32)
+            y = (wide * jnp.broadcast_to(scale, wide.shape)).astype(x.dtype)
         if self.use_bias:
             zeros = named(nn.initializers.zeros_init(), self.axes[1:])
             bias = self.param("bias", zeros, (self.features,), jnp.float32)
@@ -96,17 +106,18 @@ class Block(nn.Module):
         # The two projections that write to the residual stream are initialised small, so that its variance
         # does not grow with depth.
         residual = 1.0 / (2 * c.num_layers)
-        self.q = Linear(heads, ("embed", "heads"), c.qkv_bias)
-        self.k = Linear(kv, ("embed", "kv_heads"), c.qkv_bias)
-        self.v = Linear(kv, ("embed", "kv_heads"), c.qkv_bias)
-        self.o = Linear(c.hidden_size, ("heads", "embed"), c.o_bias, residual)
+        linear = functools.partial(Linear, int8=c.weights == "int8")
+        self.q = linear(heads, ("embed", "heads"), c.qkv_bias)
+        self.k = linear(kv, ("embed", "kv_heads"), c.qkv_bias)
+        self.v = linear(kv, ("embed", "kv_heads"), c.qkv_bias)
+        self.o = linear(c.hidden_size, ("heads", "embed"), c.o_bias, residual)
         if c.num_experts:
             self.experts = Experts(c, residual)
         else:
             if c.gated:
-                self.gate = Linear(c.intermediate_size, ("embed", "mlp"), c.mlp_bias)
-            self.up = Linear(c.intermediate_size, ("embed", "mlp"), c.mlp_bias)
-            self.down = Linear(c.hidden_size, ("mlp", "embed"), c.mlp_bias, residual)
+                self.gate = linear(c.intermediate_size, ("embed", "mlp"), c.mlp_bias)
+            self.up = linear(c.intermediate_size, ("embed", "mlp"), c.mlp_bias)
+            self.down = linear(c.hidden_size, ("mlp", "embed"), c.mlp_bias, residual)
         norm = functools.partial(Norm, c.norm_eps, offset=c.norm_offset, kind=c.norm, use_bias=c.norm_bias)
         if c.norm_order != "after":
             self.attn_norm = norm()

@@ -13,6 +13,7 @@ from alignjax.models.rope_config import Ropes, ropes_from_hf, ropes_to_hf
 
 ARCHITECTURES = {family.architecture: name for name, family in FAMILIES.items()}
 DTYPES = ("float32", "bfloat16")
+WEIGHTS = ("float", "int8")
 # Far more than any model has: a wrong number here would take all memory before the weights are missed.
 _MOST_LAYERS = 10_000
 
@@ -42,6 +43,8 @@ class DecoderConfig:
       bos_id: token that begins a text, or None.
       eos_ids: tokens that end a text.
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
+      weights: how the layers' matrices are stored: "float" (in the parameters' dtype) or "int8" (rounded,
+        with a scale for each output, see `quantized`).
       remat: recompute each layer in the backward pass; only its input is stored.
       attention: the kernel for attention over rows: "xla", "cudnn" (NVIDIA GPUs) or "splash" (TPUs).
       activation: of the feed-forward layer, "silu", "gelu" or "gelu_tanh" (Gemma).
@@ -91,6 +94,7 @@ class DecoderConfig:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     dtype: str = "float32"
+    weights: str = "float"
     remat: bool = False
     attention: str = "xla"
     activation: str = "silu"
@@ -127,6 +131,15 @@ class DecoderConfig:
         if self.dtype not in DTYPES:
             raise InputError(
                 f"model config: dtype {self.dtype!r} is not supported; use {' or '.join(DTYPES)}."
+            )
+        if self.weights not in WEIGHTS:
+            raise InputError(
+                f"config.model.weights: {self.weights!r} is not known; use {' or '.join(WEIGHTS)}."
+            )
+        if self.weights == "int8" and self.num_experts:
+            raise InputError(
+                "config.model.weights: int8 is not supported for models of experts, such as this one of "
+                f"{self.architecture}; use float."
             )
         if self.num_heads % self.num_kv_heads:
             raise InputError(

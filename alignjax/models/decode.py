@@ -1,7 +1,8 @@
 """Decoding with caches: prompts are read once, then each step adds one token to many continuations.
 
 Letters as in `decoder`: N prompts, P prompt tokens, K continuations of one prompt, S slots for their tokens,
-L layers, KV key/value heads, H head width, D hidden.
+L layers, KV key/value heads, H head width, D hidden, G adapters of a mixture. The caches of a mixture have a
+first axis of 1 + G bodies, the reference and then each adapter, in front of the axes below.
 """
 
 import functools
@@ -26,6 +27,7 @@ from alignjax.models.layers import (
     of_layer,
 )
 from alignjax.models.lora import Lora, num_layer_weights
+from alignjax.models.mixture import Adapters, Mixture, bodies, check_linear, combined, num_bodies
 from alignjax.runtime.mesh import tree_shardings
 
 # Below this many weights in the layers (1 GiB in float32), layers are unrolled instead of scanned. A scan
@@ -58,7 +60,7 @@ def prefill(
     positions: Array,
     segment_ids: Array,
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
 ) -> tuple[Array, PromptCache]:
     """Runs the prompts once and returns their keys and values.
 
@@ -73,12 +75,23 @@ def prefill(
     Returns:
       Hidden states [N, P, D] and the cache for `decode_step`.
     """
-    module, variables = bind(config, params, lora)
-    hidden, k, v = module.apply(variables, tokens, positions, segment_ids, method="prefill")
+
+    def of_body(lora: Lora | None) -> tuple[Array, Array, Array]:
+        module, variables = bind(config, params, lora)
+        return module.apply(variables, tokens, positions, segment_ids, method="prefill")
+
+    if isinstance(lora, Mixture):
+        check_linear(config)
+        hidden, k, v = jax.vmap(lambda adapters: of_body(Lora(adapters)))(bodies(lora))
+        hidden = combined(lora, hidden)
+    else:
+        hidden, k, v = of_body(lora)
     return hidden, PromptCache(k, v, segment_ids > 0, positions)
 
 
-def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int) -> KVCache:
+def empty_cache(
+    config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int, *, lora: Adapters | None = None
+) -> KVCache:
     """An empty cache for the first `decode_step`: zeros in the compute dtype.
 
     Args:
@@ -86,15 +99,17 @@ def empty_cache(config: DecoderConfig, num_prompts: int, num_samples: int, num_s
       num_prompts: N.
       num_samples: K.
       num_slots: S.
+      lora: adapters that the steps will have.
 
     Returns:
       The cache.
     """
     shape = (num_prompts, num_samples, config.num_kv_heads, num_slots, config.head_dim)
+    leading = (num_bodies(lora),) if isinstance(lora, Mixture) else ()
     if _is_scanned(config):
-        stacked = jnp.zeros((config.num_layers, *shape), config.dtype)
+        stacked = jnp.zeros((*leading, config.num_layers, *shape), config.dtype)
         return KVCache(stacked, stacked)
-    layers = (jnp.zeros(shape, config.dtype),) * config.num_layers
+    layers = (jnp.zeros((*leading, *shape), config.dtype),) * config.num_layers
     return KVCache(layers, layers)
 
 
@@ -117,6 +132,7 @@ def shard_caches(prompt_cache: PromptCache, cache: KVCache, mesh: Mesh | None) -
     layer = ("batch", None, "kv_heads", None, None)
 
     def keep(x: Array, names: tuple[str | None, ...]) -> Array:
+        names = (None,) * (x.ndim - len(names)) + names  # the bodies of a mixture, copied to every device
         return jax.lax.with_sharding_constraint(x, tree_shardings(names, mesh))
 
     heads = ("layers", "batch", None, "kv_heads", None)
@@ -134,7 +150,7 @@ def decode_step(
     cache: KVCache,
     step: Array,
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
 ) -> tuple[Array, KVCache]:
     """Adds one token to each of K continuations of N prompts, without repeating the prompts' keys K times.
 
@@ -162,7 +178,7 @@ def step_function(
     starts: Array,
     num_slots: int,
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
 ) -> Callable[[Array, KVCache, Array], tuple[Array, KVCache]]:
     """`decode_step` as a function of tokens, cache and step alone, for a loop over steps.
 
@@ -195,20 +211,20 @@ def step_function(
 
 
 def _stepper(
-    config: DecoderConfig, params: Params, prompt_cache: PromptCache, lora: Lora | None
+    config: DecoderConfig, params: Params, prompt_cache: PromptCache, lora: Adapters | None
 ) -> Callable[[Array, Array, Any, KVCache, Array], tuple[Array, KVCache]]:
     """One step as a function of tokens and positions [N, K], their rotary tables, the cache and the step."""
-    block = Block(config) if lora is None else Block(config, lora.scale, lora.dropout)
-    variables = {"params": params["layers"]}
-    if lora is not None:
-        variables["lora"] = lora.params["layers"]
-    # Heads first, the order in which the products read them.
-    prompt = (prompt_cache.k.swapaxes(2, 3), prompt_cache.v.swapaxes(2, 3))
-    layers = (variables, layer_kinds(config), *prompt)
-    scanned = _is_scanned(config)
+    mixed, scanned = isinstance(lora, Mixture), _is_scanned(config)
+    block = Block(config, lora.scale, lora.dropout) if isinstance(lora, Lora) else Block(config, float(mixed))
+    # What bodies share, and what each has of its own: adapters, and keys and values of the prompts, which are
+    # arranged with heads first, the order in which the products read them.
+    shared = (params["layers"], layer_kinds(config))
+    own = (_adapters(config, lora), prompt_cache.k.swapaxes(-3, -2), prompt_cache.v.swapaxes(-3, -2))
     if not scanned:
-        layers = [jax.tree.map(operator.itemgetter(i), layers) for i in range(config.num_layers)]
-    through = functools.partial(_through_scan if scanned else _through_each, block, layers)
+        shared, own = _each_layer(config, shared), _each_layer(config, own, axis=int(mixed))
+    through = functools.partial(_through_scan if scanned else _through_each, block, shared)
+    if mixed:
+        through = jax.vmap(through, in_axes=(0, None, 0, None, None, None))
     module, ends = bind(config, {k: v for k, v in params.items() if k != "layers"}, None)
 
     def step_once(
@@ -218,14 +234,37 @@ def _stepper(
         check_positions(config, prompt_cache.positions.shape[1] + slots)
         masks = [_masks(w, positions, prompt_cache, slots, step) for w in layer_windows(config)]
         h = module.apply(ends, tokens, positions, method="embed")
-        h, cache = through(h, cache, step, ropes, masks)
-        return module.apply(ends, h, method="normed"), cache
+        h, cache = through(own, h, cache, step, ropes, masks)
+        h = module.apply(ends, h, method="normed")
+        return combined(lora, h) if isinstance(lora, Mixture) else h, cache
 
     return step_once
 
 
+def _adapters(config: DecoderConfig, lora: Adapters | None) -> Any:
+    """The adapters of the layers, [L, ...] in each array or, of a mixture, [1 + G, L, ...]."""
+    if isinstance(lora, Mixture):
+        check_linear(config)
+        return bodies(lora)["layers"]
+    return {} if lora is None else lora.params["layers"]
+
+
+def _each_layer(config: DecoderConfig, stacked: Any, axis: int = 0) -> list[Any]:
+    """Takes apart a tree of arrays that are stacked over the layers along an axis."""
+
+    def at(i: int) -> Callable[[Array], Array]:
+        return operator.itemgetter(i if axis == 0 else (slice(None), i))
+
+    return [jax.tree.map(at(i), stacked) for i in range(config.num_layers)]
+
+
+def _layer(shared: Any, own: Any) -> tuple[Any, Any, Array, Array]:
+    """Variables, kind, and keys and values of prompts of one layer, or of all of them stacked."""
+    return {"params": shared[0], "lora": own[0]}, shared[1], *own[1:]
+
+
 def _through_scan(
-    block: Block, layers: Any, h: Array, cache: KVCache, step: Array, *seen: Any
+    block: Block, shared: Any, own: Any, h: Array, cache: KVCache, step: Array, *seen: Any
 ) -> tuple[Array, KVCache]:
     """Runs all layers in a scan; afterwards the new keys and values are written into the caches in place."""
 
@@ -233,22 +272,22 @@ def _through_scan(
         variables, kind, *caches = layer
         return block.apply(variables, h, tuple(caches), *of_layer(kind, *seen), method="decode")  # pyright: ignore[reportReturnType]  # nothing is mutated
 
-    h, new = jax.lax.scan(body, h, (*layers, *cache))
+    h, new = jax.lax.scan(body, h, (*_layer(shared, own), *cache))
     update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
     filled = (update(jnp.asarray(c), x[:, :, :, :, None]) for c, x in zip(cache, new, strict=True))
     return h, KVCache(*filled)
 
 
 def _through_each(
-    block: Block, layers: Any, h: Array, cache: KVCache, step: Array, *seen: Any
+    block: Block, shared: Any, own: Any, h: Array, cache: KVCache, step: Array, *seen: Any
 ) -> tuple[Array, KVCache]:
     """Runs the layers one after the other, each with its own cache."""
     caches = []
-    for (variables, kind, *prompt), *own in zip(layers, *cache, strict=True):
-        h, own = block.apply(
-            variables, h, (*prompt, *own), *of_layer(kind, *seen), step, method="decode_into"
+    for (variables, kind, *prompt), *slots in zip(map(_layer, shared, own), *cache, strict=True):
+        h, filled = block.apply(
+            variables, h, (*prompt, *slots), *of_layer(kind, *seen), step, method="decode_into"
         )
-        caches.append(own)
+        caches.append(filled)
     k, v = zip(*caches, strict=True)
     return h, KVCache(k, v)
 

@@ -19,6 +19,7 @@ from alignjax.models.config import DecoderConfig
 from alignjax.models.families import FAMILIES
 from alignjax.models.layers import LayerKinds, check_positions, layer_kinds, layer_ropes, of_layer
 from alignjax.models.lora import Lora
+from alignjax.models.mixture import Adapters, Mixture, bodies, check_linear, combined
 from alignjax.models.rows import along_rows
 
 Params = Any  # a nested dict of arrays
@@ -149,7 +150,7 @@ def hidden_states(
     segment_ids: Array,
     branch_ids: Array | None = None,
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
     """Hidden states after the final norm.
@@ -167,15 +168,28 @@ def hidden_states(
       positions: [B, T] int32, rotary positions.
       segment_ids: [B, T] int32, 0 for padding, > 0 for a document.
       branch_ids: [B, T] int32, 0 for the shared prompt, > 0 for a response; None: all 0.
-      lora: adapters; None: the base model.
-      dropout_key: makes the adapters' dropout active; None: none.
+      lora: adapters; None: the base model. Of a mixture, the combined states, of which `unembed` makes the
+        logits of the product policy.
+      dropout_key: makes the adapters' dropout active; None: none. A mixture has no dropout.
 
     Returns:
       [B, T, D] in the compute dtype.
+
+    Raises:
+      InputError: a mixture on a decoder that caps its logits.
     """
+    rows = (tokens, positions, segment_ids, branch_ids)
+    if isinstance(lora, Mixture):
+        check_linear(config)
+
+        def of_body(adapters: Any) -> Array:
+            module, variables = bind(config, params, Lora(adapters))
+            return module.apply(variables, *rows, method="hidden")
+
+        return combined(lora, jax.vmap(of_body)(bodies(lora)))
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     module, variables = bind(config, params, lora)
-    return module.apply(variables, tokens, positions, segment_ids, branch_ids, rngs=rngs, method="hidden")
+    return module.apply(variables, *rows, rngs=rngs, method="hidden")
 
 
 def unembed(config: DecoderConfig, params: Params, hidden: Array) -> Array:

@@ -1,5 +1,6 @@
 """Reads GGUF files (llama.cpp), which hold weights, configuration and tokenizer of one model."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 from jax.sharding import Mesh
 
-from alignjax.errors import InputError
+from alignjax.errors import InputError, no_model
 from alignjax.models.config import DecoderConfig
 from alignjax.models.families import FAMILIES, Family
 from alignjax.models.family_options import family_options
@@ -17,6 +18,7 @@ from alignjax.models.gguf_rope import ROPE_TENSORS, gguf_rope
 from alignjax.models.layer_lists import layer_lists
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
+from alignjax.models.quantized import finisher
 from alignjax.models.rope import Rope
 from alignjax.models.tokenizer import (
     begins_with_bos,
@@ -48,7 +50,12 @@ _PERMUTED = {"llama": ("attn_q.weight", "attn_k.weight")}
 
 
 def load_gguf(
-    path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    remat: bool = False,
+    mesh: Mesh | None = None,
+    weights: str = "float",
 ) -> Model:
     """Reads a .gguf file of one of `_ARCHITECTURES` and dequantizes its weights.
 
@@ -57,6 +64,7 @@ def load_gguf(
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
       remat: recompute layers in the backward pass.
       mesh: the devices that the weights are divided over; None: the default device.
+      weights: how the layers' matrices are held, "float" (as `dtype`) or "int8"; see `quantized`.
 
     Returns:
       The model with the file's tokenizer and chat template.
@@ -70,6 +78,7 @@ def load_gguf(
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     shapes = {name: tuple(int(n) for n in tensor.shape[::-1]) for name, tensor in tensors.items()}
     config = gguf_config(meta, tensors, shapes, dtype=dtype, remat=remat, where=where)
+    config = dataclasses.replace(config, weights=weights)
     tokenizer = gguf_tokenizer(meta, where)
     check_vocabulary(tokenizer, config.vocab_size, where)
     permuted = _PERMUTED.get(str(meta["general.architecture"]), ())
@@ -93,6 +102,7 @@ def load_gguf(
         ignore=lambda n: n in ROPE_TENSORS,
         where=where,
         shardings=decoder_shardings(config, mesh, where=where),
+        finish=finisher(config),
     )
     return Model(params=params, config=config, tokenizer=tokenizer)
 
@@ -107,7 +117,7 @@ def names_gguf(path: Path) -> bool:
       InputError: nothing is there, or another file.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give a Hugging Face model folder or a .gguf file.")
+        raise no_model(path)
     if path.is_file() and path.suffix != ".gguf":
         raise InputError(f"{path}: not a model; give a Hugging Face model folder or a .gguf file.")
     return path.is_file()

@@ -23,6 +23,7 @@ from alignjax.models.families import FAMILIES
 from alignjax.models.gguf_file import load_gguf, names_gguf
 from alignjax.models.model import Model
 from alignjax.models.placement import decoder_shardings
+from alignjax.models.quantized import finisher
 from alignjax.models.tokenizer import check_vocabulary, load_tokenizer
 from alignjax.models.tokenizer_files import write_tokenizer
 from alignjax.models.weights import Slot, assemble, check_number, disassemble, slots
@@ -33,7 +34,12 @@ _FILE_NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # in the folder itself
 
 
 def load_pretrained(
-    path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    remat: bool = False,
+    mesh: Mesh | None = None,
+    weights: str = "float",
 ) -> Model:
     """Reads a Hugging Face folder (config.json, safetensors, tokenizer if present) or a .gguf file.
 
@@ -43,6 +49,7 @@ def load_pretrained(
       remat: recompute layers in the backward pass.
       mesh: the devices that the weights are divided over; each part is read directly to its device. None: the
         default device.
+      weights: how the layers' matrices are held, "float" (as `dtype`) or "int8"; see `quantized`.
 
     Returns:
       The model; `tokenizer` is None if the folder has none.
@@ -54,9 +61,9 @@ def load_pretrained(
     """
     path = Path(path)
     if names_gguf(path):
-        return load_gguf(path, dtype=dtype, remat=remat, mesh=mesh)
+        return load_gguf(path, dtype=dtype, remat=remat, mesh=mesh, weights=weights)
     config = config_from_hf(read_json(path / "config.json"), where=str(path / "config.json"))
-    config = dataclasses.replace(config, dtype=dtype, remat=remat)
+    config = dataclasses.replace(config, dtype=dtype, remat=remat, weights=weights)
     generation = path / "generation_config.json"
     if generation.is_file():
         config = _with_generation_ends(config, read_json(generation), str(generation))
@@ -75,6 +82,7 @@ def load_pretrained(
             ignore=lambda n: _redundant(config, n),
             where=str(path),
             shardings=shardings,
+            finish=finisher(config),
         )
     return Model(params=params, config=config, tokenizer=tokenizer)
 

@@ -34,3 +34,7 @@ class ModelCache:
                 self._held.clear()  # first: two would not fit
             self._held[name] = load()
         return self._held[name]
+
+    def forget(self, name: str) -> None:
+        """Frees the memory of a model that is not needed again; nothing happens where it is not held."""
+        self._held.pop(name, None)

@@ -1,5 +1,6 @@
 """Reads and writes LoRA adapters in PEFT's layout, and models that are a base and an adapter."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from alignjax.models.huggingface import load_pretrained as load_whole
 from alignjax.models.huggingface import open_safetensors, read_json, write_folder
 from alignjax.models.lora import TARGETS, Lora, merge_lora, projection_sizes
 from alignjax.models.model import Model
+from alignjax.models.quantized import round_params
 from alignjax.models.weights import check_tensors, projection_modules
 from alignjax.runtime.processes import to_host
 
@@ -52,6 +54,7 @@ def load_pretrained(
     remat: bool = False,
     mesh: Mesh | None = None,
     adapter: str | Path | None = None,
+    weights: str = "float",
 ) -> Model:
     """Reads a Hugging Face folder, a .gguf file, or a PEFT folder, whose adapter is merged into its base.
 
@@ -63,6 +66,8 @@ def load_pretrained(
       mesh: the devices that the weights are divided over; each part is read directly to its device. None: the
         default device.
       adapter: PEFT folder that is merged into the model of `path`; None: none.
+      weights: how the layers' matrices are held, "float" (as `dtype`) or "int8"; see `quantized`. Adapters
+        are merged before they are rounded.
 
     Returns:
       The model; `tokenizer` is None if no folder has one.
@@ -73,12 +78,16 @@ def load_pretrained(
     """
     base, own = base_of(path)
     adapters = [Path(one) for one in (own, adapter) if one]
-    model = load_whole(base, dtype=dtype, remat=remat, mesh=mesh)
+    read_as = "float" if adapters else weights
+    model = load_whole(base, dtype=dtype, remat=remat, mesh=mesh, weights=read_as)
     for one in adapters:
         # Each weight is added to in float32 and rounded once.
         merged = merge_lora(model.params, load_adapter(one, model.config))
         model = model.replace(params=merged)
-    return model
+    if model.config.weights == weights:
+        return model
+    config = dataclasses.replace(model.config, weights=weights)
+    return model.replace(params=round_params(config, model.params), config=config)
 
 
 def base_of(path: str | Path) -> tuple[Path, Path | None]:

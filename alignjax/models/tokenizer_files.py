@@ -18,7 +18,8 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
 
     transformers 5 names its class TokenizersBackend, which version 4 does not know, and lists extra special
     tokens under a name for which version 4 expects an object. PreTrainedTokenizerFast and the older name of
-    the list are read by both, and mean what tokenizer.json says.
+    the list are read by both, and mean what tokenizer.json says. Without a list of the inputs, version 4
+    makes token types, which decoders refuse.
 
     Args:
       tokenizer: of a model.
@@ -30,6 +31,9 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
         return  # a tokenizer that only its own class can read
     fields = json.loads(config.read_text(encoding="utf-8"))
     fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    fields.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    for name in ("is_local", "local_files_only"):  # how this one was loaded
+        fields.pop(name, None)
     if isinstance(extra := fields.get("extra_special_tokens"), list):
         fields["additional_special_tokens"] = extra
         del fields["extra_special_tokens"]

@@ -191,6 +191,7 @@ def assemble(
     ignore: Callable[[str], bool],
     where: str,
     shardings: Any = None,
+    finish: Callable[[tuple[str, ...], Array], dict[str, Array]] | None = None,
 ) -> Any:
     """Makes the parameter tree from the tensors of a file, which are read one at a time to save memory.
 
@@ -205,6 +206,8 @@ def assemble(
       ignore: name -> whether a tensor may be in the file without being wanted.
       where: the file or folder, for messages.
       shardings: sharding of each leaf, a tree like the result; None: the default device.
+      finish: (path, leaf) -> the leaves that take its place, by name; called as soon as a leaf is read, so
+        that a smaller form of the weights is all that is ever held. None: they stay as they are.
 
     Returns:
       The tree, as of `init_params`.
@@ -220,7 +223,8 @@ def assemble(
         for key in slot.path[:-1]:
             node = node.setdefault(key, {})
         sharding = functools.reduce(lambda branch, key: branch and branch[key], slot.path, shardings)
-        node[slot.path[-1]] = _read_leaf(slot, read, _NUMPY[dtype], sharding)
+        leaf = _read_leaf(slot, read, _NUMPY[dtype], sharding)
+        node |= {slot.path[-1]: leaf} if finish is None else finish(slot.path, leaf)
     return tree
 
 
@@ -292,7 +296,7 @@ def disassemble(config: DecoderConfig, params: Any) -> Iterator[tuple[str, np.nd
       params: as `init_params` returns them.
 
     Yields:
-      Name and tensor, in the dtype of the parameters.
+      Name and tensor, in the dtype of the parameters; int8 weights in that of the embedding.
     """
     tensors: dict[tuple[str, ...], list[Slot]] = {}
     for slot in slots(config):
@@ -318,7 +322,10 @@ def _joined(parts: list[Slot], arrays: list[np.ndarray]) -> np.ndarray:
 
 def _in_file(slot: Slot, params: Any) -> np.ndarray:
     """A leaf on the host as its tensors are in a file: [number of tensors, ...]."""
-    array = to_host(functools.reduce(lambda node, key: node[key], slot.path, params))
+    node = functools.reduce(lambda node, key: node[key], slot.path[:-1], params)
+    array = to_host(node[slot.path[-1]])
+    if array.dtype == np.int8:  # rounded weights are written as the numbers that they stand for
+        array = (array * to_host(node["kernel_scale"])[:, None, :]).astype(params["embedding"].dtype)
     array = array.reshape(len(slot.names), *array.shape[len(slot.stack) :])
     return array.swapaxes(1, 2) if slot.transposed else array
 

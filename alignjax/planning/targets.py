@@ -46,6 +46,8 @@ class Target:
 def compile_only() -> None:
     """Makes this process one that compiles and uses no device; to be called before JAX looks for any."""
     jax.config.update("jax_platforms", "cpu")
+    # A program for devices that are not there cannot be read back from a cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     os.environ |= COMPILER_ALONE
 
 

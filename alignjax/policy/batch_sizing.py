@@ -41,6 +41,7 @@ def drawn_together(
     width: int,
     mesh: Mesh | None,
     memory: int | None,
+    bodies: int = 1,
 ) -> Together:
     """Divides K continuations of many prompts into calls of the sampler.
 
@@ -48,8 +49,8 @@ def drawn_together(
 
         weights + cache of rows and of prompts  <=  memory (1 - 1 / 16)
 
-    where a cache takes 2 L KV H numbers of the compute type per token. If K exceeds the number of rows, the
-    continuations of one prompt are divided evenly over several calls.
+    where a cache takes 2 L KV H numbers of the compute type per token and body. If K exceeds the number of
+    rows, the continuations of one prompt are divided evenly over several calls.
 
     Args:
       config: the decoder's shape.
@@ -58,6 +59,7 @@ def drawn_together(
       width: tokens that prompts are padded to.
       mesh: the devices; None: one.
       memory: bytes per device, as `memory_of` returns them; None: unknown, no limit.
+      bodies: how many are computed for each continuation, see `models.num_bodies`.
 
     Returns:
       Prompts and continuations per call.
@@ -65,22 +67,26 @@ def drawn_together(
     fsdp, tensor = (1, 1) if mesh is None else (mesh.shape["fsdp"], mesh.shape["tensor"])
     rows = max(_ROWS, 1 << (num_samples - 1).bit_length())
     if memory is not None:
-        weights = num_weights(config) * jnp.dtype(config.dtype).itemsize / (fsdp * tensor)
+        weights = weight_bytes(config) / (fsdp * tensor)
         free = memory * (1 - _RESERVE) - weights
-        while (
-            rows > 1 and cache_bytes(config, _shape(rows, num_samples), max_new_tokens, width) / tensor > free
-        ):
+
+        def needed(rows: int) -> int:
+            return cache_bytes(config, _shape(rows, num_samples), max_new_tokens, width, bodies)
+
+        while rows > 1 and needed(rows) / tensor > free:
             rows //= 2
     prompts, samples = _shape(rows, num_samples)
     calls = -(-num_samples // samples)
     return Together(prompts * row_parts(mesh), -(-num_samples // calls))
 
 
-def cache_bytes(config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int) -> int:
-    """Bytes of keys and values while decoding from prompts padded to `width` tokens."""
+def cache_bytes(
+    config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int, bodies: int = 1
+) -> int:
+    """Bytes of keys and values while decoding from prompts padded to `width` tokens, for all bodies."""
     token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(config.dtype).itemsize
     slots = drawn.samples * max(max_new_tokens - 1, 1)
-    return drawn.prompts * token * (slots + width)
+    return bodies * drawn.prompts * token * (slots + width)
 
 
 def _shape(rows: int, num_samples: int) -> Together:
@@ -91,6 +97,13 @@ def num_weights(config: DecoderConfig) -> int:
     """Number of entries of a decoder's matrices: layers, embedding and, if untied, the head."""
     ends = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
     return config.num_layers * num_layer_weights(config) + ends
+
+
+def weight_bytes(config: DecoderConfig) -> int:
+    """Bytes of a decoder's matrices as they are held; the scales of int8 weights are too few to count."""
+    each = jnp.dtype(config.dtype).itemsize
+    layers = config.num_layers * num_layer_weights(config)
+    return layers * (1 if config.weights == "int8" else each) + (num_weights(config) - layers) * each
 
 
 def memory_of(mesh: Mesh | None) -> int | None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from alignjax.data.batches import Bucket, ResponseBatch, Rows
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
-from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.models import Adapters, DecoderConfig, Model, hidden_states, unembed
 from alignjax.models.rows import parts_of
 from alignjax.policy.logps import chunk_width, columns, over_responses
 
@@ -25,8 +25,8 @@ def completion_kl(
     reference: Model,
     batch: ResponseBatch,
     *,
-    lora: Lora | None = None,
-    reference_lora: Lora | None = None,
+    lora: Adapters | None = None,
+    reference_lora: Adapters | None = None,
 ) -> Array:
     """Sum over a response's tokens of the KL divergence between the two next-token distributions.
 
@@ -75,8 +75,8 @@ def response_kl(
     reference: Model,
     responses: Sequence[TokenizedResponse],
     *,
-    lora: Lora | None = None,
-    reference_lora: Lora | None = None,
+    lora: Adapters | None = None,
+    reference_lora: Adapters | None = None,
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
@@ -114,7 +114,7 @@ def response_kl(
 def _completion_kl(
     configs: tuple[DecoderConfig, DecoderConfig],
     params: tuple[Any, ...],
-    loras: tuple[Lora | None, Lora | None],
+    loras: tuple[Adapters | None, Adapters | None],
     rows: Rows,
 ) -> Array:
     """Sums over tokens [B]; `params` are the policy's and the reference's weights, or one tree for both."""
@@ -122,7 +122,7 @@ def _completion_kl(
     tokens, positions, segments, _, target_index, _, slots = (jnp.asarray(field) for field in rows)
     valid = slots >= 0
 
-    def at_targets(config: DecoderConfig, weights: Any, lora: Lora | None) -> Array:
+    def at_targets(config: DecoderConfig, weights: Any, lora: Adapters | None) -> Array:
         hidden = hidden_states(config, weights, tokens, positions, segments, lora=lora)
         return jnp.take_along_axis(hidden, target_index[:, :, None], axis=1)
 

@@ -45,7 +45,7 @@ def draw(
     kept = None if part is None else LineLog(part)
     done = {} if kept is None else {row["prompt_id"]: row["responses"] for row in kept.read()}
     missing = [i for i in range(len(ids)) if i not in done]
-    with progress(len(ids), f"sample {policy.name}", unit="prompt") as bar:
+    with progress(len(ids), f"sampling {policy.name} policy", unit="prompt") as bar:
         bar.update(len(done))
 
         def keep(rows: list[int], found: Samples) -> None:
@@ -76,7 +76,7 @@ def draw(
     ]
     decode = policy.tokenizer.decode
     texts = [[str(decode(r.response_ids, skip_special_tokens=True)) for r in row] for row in tokens]
-    return Responses(list(prompts), texts, tokens)
+    return Responses(list(prompts), texts, tokens, policy.name)
 
 
 def prompt_ids(

@@ -134,6 +134,21 @@ def texts_of(row: Mapping[str, Any], column: str, where: str) -> tuple[Prompt, s
     return _prompt(row["prompt"], where), _response(row[column], column, where)
 
 
+def prompt_of(row: Mapping[str, Any], where: str) -> Prompt:
+    """The prompt of a line as it is written.
+
+    Args:
+      row: the line.
+      where: file:line.
+
+    Raises:
+      InputError: the line has token ids in its place, or its value cannot be used.
+    """
+    if "prompt" not in row:
+        raise InputError(f'{where}: "prompt" is given as token ids alone; give its text.')
+    return _prompt(row["prompt"], where)
+
+
 def check_context(model: Model | ScoreModel, path: str, where: str, *, prompt: int, response: int) -> None:
     """Refuses lines that are longer than the model's context, where its predictions would be noise.
 

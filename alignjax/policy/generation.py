@@ -13,9 +13,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alignjax.models import (
+    Adapters,
     DecoderConfig,
     KVCache,
-    Lora,
     empty_cache,
     prefill,
     shard_caches,
@@ -97,7 +97,7 @@ def generate_jit(
     draw: Draw,
     mesh: Mesh | None,
     params: Any,
-    lora: Lora | None,
+    lora: Adapters | None,
     key: Array,
     prompts: Array,
     prompt_lengths: Array,
@@ -124,7 +124,7 @@ def generate_jit(
     numbers = first_sample + jnp.arange(samples, dtype=jnp.int32)
     keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
     # The last token is not read again, so it needs no slot in the cache.
-    cache = empty_cache(config, num, samples, max(limit - 1, 1))
+    cache = empty_cache(config, num, samples, max(limit - 1, 1), lora=lora)
     prompt_cache, cache = shard_caches(prompt_cache, cache, mesh)
     state = _State(
         step=jnp.int32(0),

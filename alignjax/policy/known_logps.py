@@ -97,7 +97,7 @@ def logps_of_pairs(
     Returns:
       [n, 2] float32, chosen and rejected, nats.
     """
-    with progress(len(tokens), f"log-probabilities by {policy.name}", unit="pair", leave=leave_bar) as bar:
+    with progress(len(tokens), f"pairs scored by {policy.name}", unit="", leave=leave_bar) as bar:
         return policy_logps.preference_logps(
             policy.model,
             tokens,
@@ -112,7 +112,7 @@ def logps_of_pairs(
 def logps_of_responses(policy: Policy, drawn: Responses, batching: Batching) -> np.ndarray:
     """Computes the log-probabilities of sampled responses under a policy: [N, K] float64, nats."""
     flat = drawn.flat
-    with progress(len(flat), f"score by {policy.name}", unit="response") as bar:
+    with progress(len(flat), f"{drawn.described} scored by {policy.name}", unit="") as bar:
         values = policy_logps.response_logps(
             policy.model,
             flat,
@@ -131,7 +131,7 @@ def kl_of_responses(policy: Policy, reference: Policy, drawn: Responses, batchin
     A sum over tokens of the divergence of the next one; see `policy.divergence`.
     """
     flat = drawn.flat
-    with progress(len(flat), f"KL of {policy.name}", unit="response") as bar:
+    with progress(len(flat), f"KL of {drawn.described}", unit="") as bar:
         values = divergence.response_kl(
             policy.model,
             reference.model,

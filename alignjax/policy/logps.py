@@ -25,7 +25,7 @@ from alignjax.data.batches import (
 )
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
-from alignjax.models import DecoderConfig, Lora, Model, hidden_states, unembed
+from alignjax.models import Adapters, DecoderConfig, Model, hidden_states, unembed
 from alignjax.models.rows import parts_of
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.mesh import batch_rows, placer
@@ -40,7 +40,7 @@ _CHUNK_LOGITS = 2**20
 
 
 def completion_logps(
-    model: Model, batch: ResponseBatch, *, lora: Lora | None = None, dropout_key: Array | None = None
+    model: Model, batch: ResponseBatch, *, lora: Adapters | None = None, dropout_key: Array | None = None
 ) -> Array:
     """Log-probability of each row's response, a sum over its tokens, EOS included.
 
@@ -59,7 +59,7 @@ def completion_logps(
 
 
 def pair_logps(
-    model: Model, batch: PairBatch, *, lora: Lora | None = None, dropout_key: Array | None = None
+    model: Model, batch: PairBatch, *, lora: Adapters | None = None, dropout_key: Array | None = None
 ) -> tuple[Array, Array]:
     """Log-probabilities of the chosen and the rejected response of each row, from one forward pass.
 
@@ -81,7 +81,7 @@ def slot_logps(
     rows: Rows,
     num_slots: int,
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
     """Log-probabilities of every response of every row.
@@ -105,7 +105,7 @@ def slot_logps(
 
 
 def token_logps(
-    model: Model, rows: Rows, *, lora: Lora | None = None, dropout_key: Array | None = None
+    model: Model, rows: Rows, *, lora: Adapters | None = None, dropout_key: Array | None = None
 ) -> Array:
     """Log-probability of every target token.
 
@@ -175,7 +175,9 @@ def columns(x: Array, width: int) -> Array:
     return jnp.swapaxes(jnp.pad(x, padding).reshape(x.shape[0], num_chunks, width, *x.shape[2:]), 0, 1)
 
 
-def _slot_logps(config: DecoderConfig, params: Any, lora: Lora | None, rows: Rows, num_slots: int) -> Array:
+def _slot_logps(
+    config: DecoderConfig, params: Any, lora: Adapters | None, rows: Rows, num_slots: int
+) -> Array:
     return slot_logps(Model(params=params, config=config), rows, num_slots, lora=lora)
 
 
@@ -184,12 +186,12 @@ def _slot_logps(config: DecoderConfig, params: Any, lora: Lora | None, rows: Row
 slot_logps_jit = jax.jit(_slot_logps, static_argnums=(0, 4))
 
 
-def completion_logps_jit(model: Model, batch: ResponseBatch, *, lora: Lora | None = None) -> Array:
+def completion_logps_jit(model: Model, batch: ResponseBatch, *, lora: Adapters | None = None) -> Array:
     """`completion_logps` without dropout, compiled once for each shape of batch."""
     return slot_logps_jit(model.config, model.params, lora, batch.rows, 1)[:, 0]
 
 
-def pair_logps_jit(model: Model, batch: PairBatch, *, lora: Lora | None = None) -> tuple[Array, Array]:
+def pair_logps_jit(model: Model, batch: PairBatch, *, lora: Adapters | None = None) -> tuple[Array, Array]:
     """`pair_logps` without dropout, compiled once for each shape of batch."""
     both = slot_logps_jit(model.config, model.params, lora, batch.rows, 2)
     return both[:, 0], both[:, 1]
@@ -199,7 +201,7 @@ def response_logps(
     model: Model,
     responses: Sequence[TokenizedResponse],
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,
@@ -237,7 +239,7 @@ def preference_logps(
     model: Model,
     pairs: Sequence[TokenizedPair],
     *,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     batch_size: int,
     buckets: Sequence[Bucket] | None = None,
     progress: Callable[[int], Any] | None = None,

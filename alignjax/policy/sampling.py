@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.data.turns import end_id_of_chat
 from alignjax.errors import InputError
-from alignjax.models import Lora, Model
+from alignjax.models import Adapters, Model, num_bodies
 from alignjax.policy import batch_sizing
 from alignjax.policy.generation import Draw, generate_jit
 from alignjax.runtime import preemption, processes
@@ -49,7 +49,7 @@ def sample(
     max_new_tokens: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     prompt_batch_size: int | None = None,
     progress: Callable[[int], Any] | None = None,
     places: Sequence[int] | None = None,
@@ -107,7 +107,7 @@ def sample_with_densities(
     max_new_tokens: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     prompt_batch_size: int | None = None,
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
@@ -162,7 +162,7 @@ def greedy(
     prompts: Sequence[np.ndarray],
     *,
     max_new_tokens: int,
-    lora: Lora | None = None,
+    lora: Adapters | None = None,
     prompt_batch_size: int | None = None,
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
@@ -220,7 +220,7 @@ def _run(
     prompts: Sequence[np.ndarray],
     draw: Draw,
     warp: tuple[float, float],
-    lora: Lora | None,
+    lora: Adapters | None,
     prompt_batch_size: int | None,
     progress: Callable[[int], Any] | None,
     places: Sequence[int] | None = None,
@@ -239,7 +239,8 @@ def _run(
     if prompt_batch_size is None:
         width = padded_length(max(map(len, prompts), default=1))
         asked = draw.num_samples, draw.max_new_tokens, width
-        together = batch_sizing.drawn_together(model.config, *asked, mesh, batch_sizing.memory_of(mesh))
+        memory, count = batch_sizing.memory_of(mesh), num_bodies(lora)
+        together = batch_sizing.drawn_together(model.config, *asked, mesh, memory, count)
     most, part_of = together.prompts, draw._replace(num_samples=together.samples)
     shape = (len(prompts), draw.num_samples)
     result = Samples(

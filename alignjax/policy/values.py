@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignjax.errors import InputError
-from alignjax.models import Lora, Model
+from alignjax.models import Adapters, Lora, Mixture, Model
 
 if TYPE_CHECKING:  # importing it takes seconds, and only tokenizers need it
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ class Policy(NamedTuple):
       name: reference, a dimension's name, aligned, or a baseline's name.
       load: gives the weights below the adapters. They may be held for several policies, so the result is
         used and not kept; see `workflow.model_cache`.
-      lora: adapters; None: the weights are the policy.
+      lora: an adapter, or a mixture of several whose product the policy is; None: the weights are the policy.
       stage: that made it.
       fingerprint: of that stage; names what is cached about the policy.
       outcome: of its training, in the process that trained it; None where it was loaded.
@@ -43,7 +43,7 @@ class Policy(NamedTuple):
 
     name: str
     load: Callable[[], Model]
-    lora: Lora | None
+    lora: Adapters | None
     stage: str
     fingerprint: str
     outcome: Outcome | None = None
@@ -52,6 +52,20 @@ class Policy(NamedTuple):
     def model(self) -> Model:
         """The weights below the adapters."""
         return self.load()
+
+    @property
+    def adapter(self) -> Lora | None:
+        """The policy's only adapter, to train further, merge or write; None: the weights are the policy.
+
+        Raises:
+          InputError: the policy is a mixture of adapters.
+        """
+        if isinstance(self.lora, Mixture):
+            raise InputError(
+                f"{self.name}: is a mixture of {self.lora.weights.shape[0]} adapters, where one is needed; "
+                "merge them into one adapter."
+            )
+        return self.lora
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":

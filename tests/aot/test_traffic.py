@@ -79,6 +79,24 @@ def test_a_loop_that_data_end_takes_the_turns_it_is_given():
     assert found.memory == TURN and found.unknown_loops == 1
 
 
+@pytest.mark.parametrize("stored", ["f32", "s8"])
+def test_of_a_stack_that_is_laid_out_anew_or_converted_within_a_fusion_only_the_slice_is_read(stored):
+    laid = f"""%relay (input: {stored}[32,64,64]) -> f32[32,64,64] {{
+  %input = {stored}[32,64,64]{{2,1,0:T(32,128)}} parameter(0)
+  ROOT %anew = f32[32,64,64]{{2,1,0:T(8,128)}} {"copy" if stored == "f32" else "convert"}(%input)
+}}
+
+%fused """
+    forms = LOOP.replace("%fused ", laid, 1).replace("%param_0 = f32", f"%param_0 = {stored}")
+    forms = forms.replace("%ws = f32", f"%ws = {stored}")
+    forms = forms.replace(
+        "  %zero =",
+        "  %laid = f32[32,64,64]{2,1,0:T(8,128)} fusion(%param_0), kind=kLoop, calls=%relay\n  %zero =",
+    ).replace("dynamic-slice(%param_0", "dynamic-slice(%laid")
+    less = 0 if stored == "f32" else 16384 * 3 / 4  # a byte for each of the four
+    assert traffic_of(hlo.parse(forms), devices=8).memory == 32 * (TURN - less)
+
+
 def test_fast_memory_costs_nothing():
     near = LOOP.replace("%next = f32[4,64]{1,0}", "%next = f32[4,64]{1,0:T(4,128)S(1)}").replace(
         "%sum = f32[4,64]{1,0}", "%sum = f32[4,64]{1,0:S(1)}"

@@ -104,6 +104,10 @@ def test_a_tokenizer_goes_along(random_model, tiny_tokenizer, tmp_path):
     assert back.encode("abc", add_special_tokens=False) == [3, 4, 5]
     assert (back.bos_token_id, back.eos_token_id) == (1, 2)
     assert back.chat_template == tiny_tokenizer.chat_template
+    # transformers 4 would make token types, which its decoders refuse.
+    fields = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert fields["model_input_names"] == ["input_ids", "attention_mask"]
+    assert not {"is_local", "local_files_only"} & set(fields)
 
 
 def test_all_ends_of_text_are_known(folder):

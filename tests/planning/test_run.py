@@ -36,7 +36,8 @@ def test_every_stage_of_a_run(method, steps):
     if method == "pecan":
         drawn[1:1] = ["evaluation samples/reward", "evaluation samples/safety"]
         # Nothing is left to compute for the calibration: held-out pairs were judged in training.
-        assert stages == ["reward", "safety", "samples", "scores", "pair_scores", "policy", *drawn]
+        before = ["reward", "safety", "samples", "scores", "preview", "pair_scores", "policy"]
+        assert stages == [*before, *drawn]
     else:
         drawn[1:1] = ["evaluation samples/lambda=0.5"]
         between = ["samples", "reward", "safety", "scores", "calibration", "pair_scores"]
@@ -52,6 +53,19 @@ def test_what_is_measured(make_setup, make_config, chip):
     for line in plan.lines:
         assert line.needed == line.measured.needed + sum(line.step.held.values())
         assert line.measured.flops > 0 and line.measured.traffic is not None and line.calls > 0
+
+
+def test_an_audit_is_planned_and_disalignment_reads_two_bodies(make_setup, make_config, chip, steps):
+    audit = {"attacks": ["temperature", "disalign"], "temperatures": [0.5], "alphas": [0.5], "num_prompts": 8}
+    found = steps(audit=audit)[0]
+    for name in ("temperature", "disalign"):
+        what = [what for stage, what in found if stage == f"audit/{name}"]
+        assert what[0] == "sampler" and "log-probabilities of responses by safety" in what
+    assert not [stage for stage, _ in steps()[0] if stage.startswith("audit")]
+    setup = make_setup(make_config(audit=audit))
+    plan = make_plan(setup, chip, mean_length=None, only=["audit/temperature", "audit/disalign"])
+    one, two = (line.measured.flops for line in plan.lines if line.step.what == "sampler")
+    assert plan.fits and 1.5 * one < two < 2.5 * one
 
 
 def test_counts_of_calls(steps, make_setup, make_config, chip):
