@@ -6,6 +6,7 @@ import sys
 
 import alignjax
 from alignjax.errors import did_you_mean
+from alignjax.runtime.terminal import fitted
 
 # In the order in which they are used.
 COMMANDS = {
@@ -13,6 +14,7 @@ COMMANDS = {
     "plan": "memory and time of every stage on a device, without one",
     "train": "a run: scores, multiplier, aligned policy, test, report",
     "evaluate": "the evaluation of a run again, also on people's own labels",
+    "compare": "several runs on one page: promised, delivered, settings that differ",
     "export": "a policy of a run as a Hugging Face folder",
     "sample": "responses of a model to prompts",
     "score": "implicit or learned scores of pairs or responses",
@@ -22,7 +24,7 @@ _CONFIGURED = ("plan", "train")
 _EXAMPLES = """\
   alignjax train pecan                    the embedded world, 2 minutes on a CPU
   alignjax data pairs.jsonl --model=FOLDER
-  alignjax train pecan:smollm2-135m --config.model.path=FOLDER \\
+  alignjax train pecan:own --config.model.path=FOLDER \\
     --config.data.sources.reward.path=helpful.jsonl \\
     --config.data.sources.safety.path=safe.jsonl --workdir=runs/mine
   alignjax export --workdir=runs/mine --output=aligned"""
@@ -65,7 +67,7 @@ def main() -> None:
         sys.argv[1:] = rest
         runpy.run_module(f"alignjax.{name}", run_name="__main__", alter_sys=True)
     else:
-        print(_refusal(name) if name else _usage(), file=sys.stderr)
+        print(fitted(_refusal(name), sys.stderr) if name else _usage(), file=sys.stderr)
         sys.exit(2)
 
 

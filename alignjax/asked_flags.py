@@ -14,12 +14,12 @@ COLUMN = "category"  # of score tables
 _GROUPS = {"groups": "margin", "group_level": "level", "group_rate": "rate"}
 _SHARES = {"fraction": "it is a share of the margin of the tilt to it alone", "rate": "it is a probability"}
 _HELP = {
-    "margin": "NAME=X: mean utility NAME at least X above the reference's.",
-    "level": "NAME=X: mean utility NAME at least X.",
-    "fraction": "NAME=X: share X, in (0, 1), of the margin of the tilt to NAME alone, at this beta.",
+    "margin": "NAME=X: mean utility at least X above the reference's.",
+    "level": "NAME=X: mean utility at least X.",
+    "fraction": "NAME=X: share, in (0, 1), of the margin of its own tilt.",
     "rate": "NAME=X: mean probability of a safe response at least X.",
-    "tail": "NAME=SHARE:COST: mean cost of the worst SHARE of the responses at most COST; cost = -utility.",
-    "groups": "NAME=X, or NAME=CATEGORY:X,CATEGORY:X: margins in categories of prompts.",
+    "tail": "NAME=SHARE:COST: mean cost (-utility) of the worst SHARE.",
+    "groups": "NAME=X, NAME=CATEGORY:X,CATEGORY:X: margins by category.",
     "group_level": "As --groups, for levels.",
     "group_rate": "As --groups, for rates.",
 }

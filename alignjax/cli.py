@@ -10,12 +10,14 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alignjax.config.command_line import make_room
+from alignjax.config.command_line import make_room, refuse_unknown
 from alignjax.config.reading import only_method
 from alignjax.config.shipped import config_file
 from alignjax.config.usage import usage
 from alignjax.errors import InfeasibleError, InputError, NotVerifiedError
 from alignjax.runtime import faults, preemption
+from alignjax.runtime.compile_cache import use_compile_cache
+from alignjax.runtime.terminal import columns, fitted, painted
 
 EXIT_INPUT = 2
 EXIT_INFEASIBLE = 3
@@ -46,6 +48,9 @@ def run(
     """
     argv = list(sys.argv if argv is None else argv)
     faults.hide_what_is_raised_too()
+    if "compile_cache" not in flags.FLAGS:
+        said = "Folder for compiled programs; none: keep none. Default: ~/.cache/alignjax."
+        flags.DEFINE_string("compile_cache", "", said)
 
     def work() -> None:
         rest = load_config(lambda: _parse(argv))
@@ -57,6 +62,7 @@ def run(
             if not flags.FLAGS[name].value:
                 raise InputError(f"--{name} is missing; give --{name}=...")
         faults.check_address_space()
+        use_compile_cache(flags.FLAGS.compile_cache)
         main()
         _flush_output()
 
@@ -72,7 +78,8 @@ def run(
             else "stopped; run the same command again"
         )
     if line:
-        print(line, file=sys.stderr)
+        tone = {preemption.EXIT_STOPPED: "bold", EXIT_NOT_VERIFIED: "warn"}.get(status, "bad")
+        print(painted(fitted(line, sys.stderr), tone, sys.stderr), file=sys.stderr)
     sys.exit(status)
 
 
@@ -122,11 +129,19 @@ def define_config() -> None:
     flag.parser = _ConfigFile(flag.parser)
 
 
+def replaced() -> list[str]:
+    """What the command line asks in the place of what the configuration file asks, in sentences."""
+    parser = flags.FLAGS["config"].parser
+    assert isinstance(parser, _ConfigFile)
+    return parser.said
+
+
 class _ConfigFile(flags.ArgumentParser):
     """Reads a configuration file, and makes room in it for the overrides before they are applied."""
 
     def __init__(self, file: flags.ArgumentParser):
         self._file = file
+        self.said: list[str] = []  # what the command line took the place of
 
     def parse(self, argument: str) -> Any:
         try:
@@ -136,7 +151,9 @@ class _ConfigFile(flags.ArgumentParser):
                 raise error.__context__ from None
             raise
         if isinstance(config, ConfigDict):  # else the file has returned nothing, or cannot be read
-            make_room(config, flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
+            argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+            self.said = make_room(config, argv)
+            refuse_unknown(config, argv)
         return config
 
     def flag_type(self) -> str:
@@ -149,14 +166,29 @@ def _parse(argv: list[str]) -> list[str]:
         ours = (sys.argv[0], "alignjax")
         by_module = flags.FLAGS.flags_by_module_dict().items()
         own = [flag for module, found in by_module if module.startswith(ours) for flag in found]
-        print(usage(sys.modules["__main__"].__doc__ or "", own))
+        width = min(119, max(79, columns() - 1)) if sys.stdout.isatty() else 79
+        print(usage(sys.modules["__main__"].__doc__ or "", own, width))
         sys.exit(0)  # absl would end with 1; help is no failure
     try:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
         if isinstance(error.__context__, InputError):  # absl writes the flag before a line that names it
             raise error.__context__ from None
-        raise InputError(f"{_last_line(error)}; see --help.") from None
+        raise InputError(_of_flag(_last_line(error))) from None
+
+
+def _of_flag(line: str) -> str:
+    """What absl says of a flag, as this package says it."""
+    if unknown := re.fullmatch(r"Unknown command line flag '(.*?)'\.?(?: Did you mean: (\S+?)[, ].*)?", line):
+        name, near = unknown.groups()
+        hint = f"did you mean --{near}? " if near else ""
+        return f"--{name}: no such option; {hint}see --help."
+    if wrong := re.fullmatch(
+        r"flag (--\S+?=.*): (?:invalid literal for int|could not convert string to float).*", line
+    ):
+        kind = "a whole number" if "invalid literal" in line else "a number"
+        return f"{wrong[1]}: must be {kind}; see --help."
+    return f"{line}; see --help."
 
 
 def take_unset(argv: list[str]) -> list[str]:

@@ -1,16 +1,23 @@
 """Writes a model of a run as a Hugging Face folder. Trains nothing.
 
     python -m alignjax.export --workdir=DIR --output=DIR
-        [--adapter_only] [--dtype=TYPE] [--stage=NAME]
+        [--adapter_only] [--dtype=TYPE]
+        [--stage=NAME | (--margin=NAME=X | --rate=NAME=X | --multiplier=NAME=X)... [--rank=R]]
 
 The adapter is added to the weights in float32, and the sums are written as --dtype, by default the run's
 config.model.dtype; rounding them to bfloat16 loses a part of the adapter, which is printed. --adapter_only
 writes the adapter alone, in PEFT's layout, with the path of its base. --stage names another stage that
 trained a model: a pre-aligned policy, a baseline, or a score model, written in Safe-RLHF's layout. README.md
 beside a policy is its model card: what was asked, forecast, delivered and shown.
+
+--margin, --rate and --multiplier write another margin without another training: the adapters of single
+dimensions, added up with the weights that the dual gives. The sum is exact in the weights, and near to the
+policy of the forecast, not equal; no test was made of it, and the card says so. --rank cuts it by singular
+values. A run that ended with the product of its policies (config.align.skip) is written so without flags.
 """
 
 import dataclasses
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from alignjax import cli
+from alignjax import cli, dial_flags
 from alignjax.alignment.score_training import TrainedScore
 from alignjax.config import Config, MeshSettings
 from alignjax.errors import InputError
@@ -26,16 +33,19 @@ from alignjax.models import (
     Lora,
     Model,
     base_of,
+    load_pretrained,
     merge_lora,
     save_adapter,
     save_pretrained,
     save_score_model,
 )
+from alignjax.models.quantized import widened_params
 from alignjax.policy.values import Policy
 from alignjax.records.answer import DualAnswer
 from alignjax.records.codec import read_record
 from alignjax.records.evaluation import Evaluation
 from alignjax.report.model_card import model_card
+from alignjax.run_merges import merge_of
 from alignjax.runs import read_config
 from alignjax.runtime.files import write_text
 from alignjax.runtime.log import Log
@@ -43,11 +53,20 @@ from alignjax.stages import FolderRun, Stored
 from alignjax.stages.ledger import read_ledger
 from alignjax.stages.lock import locked
 from alignjax.workflow import answering, groundwork, scoring, testing
+from alignjax.workflow.dialling import Wanted
 from alignjax.workflow.setup import Setup, make_setup
 
 
 def export(
-    workdir: Path, output: Path, *, adapter_only: bool, stage: str = "", dtype: str = ""
+    workdir: Path,
+    output: Path,
+    *,
+    adapter_only: bool,
+    stage: str = "",
+    dtype: str = "",
+    wanted: Wanted | None = None,
+    rank: int | None = None,
+    allowed: Collection[str] = (),
 ) -> float | None:
     """Writes the aligned policy, or what another stage trained.
 
@@ -57,6 +76,9 @@ def export(
       adapter_only: write the adapter alone.
       stage: that trained the model; empty: the aligned policy's.
       dtype: of the weights that are written, "float32" or "bfloat16"; empty: the run's `config.model.dtype`.
+      wanted: merge the adapters of single dimensions with the weights that answer this; None: do not.
+      rank: of the merged adapter; None: the sum of the ranks.
+      allowed: functions, module:function, that may be imported for `wanted`.
 
     Returns:
       How much of the adapter rounding to `dtype` loses, |rounded - exact| / |adapter| over the adapted
@@ -75,6 +97,15 @@ def export(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output}: exists and is not an empty folder; name another.")
     cli.check_output(output, folder=True)
+    if wanted is not None or (config.align.skip and not stage):
+        if stage:
+            raise InputError("--stage: was trained at its own margin; leave it out, or the other flags.")
+        merge = merge_of(workdir, wanted, rank=rank, allowed=allowed)
+        lost = _write(merge.policy, output, config, workdir, adapter_only, dtype)
+        write_text(output / "README.md", _card(workdir, output, config, stage, merge.lines))
+        return lost
+    if rank is not None:
+        raise InputError("--rank: is of a merge; give --margin, --rate or --multiplier too, or leave it out.")
     with locked(workdir):
         setup = make_setup(config, devices=jax.local_devices()[:1], log=Log(lambda line: None))
         run = FolderRun(workdir, lambda folder: "", setup.log.say, may_compute=())
@@ -85,17 +116,28 @@ def export(
             trained = run.load(scoring.stored_score(setup, reference, stage))
             return _write_score_model(trained, reference, output, dtype)
         policy = run.load(_stored(run, setup, reference, stage))
-        lost = None
-        if adapter_only:
-            _write_adapter(policy, output, config, workdir)
-        else:
-            params, lost = _merged(policy.model.params, policy.lora, dtype)
-            save_pretrained(Model(params, policy.model.config, policy.model.tokenizer), output)
+        lost = _write(policy, output, config, workdir, adapter_only, dtype)
         write_text(output / "README.md", _card(workdir, output, config, stage))
         return lost
 
 
-def _card(workdir: Path, output: Path, config: Config, stage: str) -> str:
+def _write(
+    policy: Policy, output: Path, config: Config, workdir: Path, adapter_only: bool, dtype: str
+) -> float | None:
+    """Writes the adapter alone, or the merged model; returns what rounding loses."""
+    if adapter_only:
+        _write_adapter(policy, output, config, workdir)
+        return None
+    model = policy.model
+    if model.config.weights == "int8":  # into the weights that were rounded for the run
+        path = config.model.path or workdir / "reference"
+        model = load_pretrained(path, dtype=config.model.dtype, adapter=config.model.adapter)
+    params, lost = _merged(model.params, policy.adapter, dtype)
+    save_pretrained(Model(params, model.config, model.tokenizer), output)
+    return lost
+
+
+def _card(workdir: Path, output: Path, config: Config, stage: str, merge: Sequence[str] | None = None) -> str:
     """The model card, from the records of the run."""
     answer, evaluation = workdir / "dual.json", workdir / "evaluation.json"
     ledger = read_ledger(workdir)
@@ -111,6 +153,7 @@ def _card(workdir: Path, output: Path, config: Config, stage: str) -> str:
         command=f"alignjax export --workdir={workdir.name} --output={output.name}"
         + (f" --stage={stage}" if stage else ""),
         stage=stage,
+        merge=merge,
     )
 
 
@@ -126,7 +169,7 @@ def _stored(run: FolderRun, setup: Setup, reference: Policy, stage: str) -> Stor
 
 def _write_adapter(policy: Policy, output: Path, config: Config, workdir: Path) -> None:
     """Writes the adapter alone, with the path of the weights that it was trained on."""
-    if policy.lora is None:
+    if policy.adapter is None:
         raise InputError(
             "--adapter_only: this run trained all weights (config.lora.rank 0); leave the flag out."
         )
@@ -137,7 +180,7 @@ def _write_adapter(policy: Policy, output: Path, config: Config, workdir: Path) 
             f"--adapter_only: the run began at an adapter, {below}, so that its own adapter fits no model of "
             "a folder; leave the flag out to write the merged model."
         )
-    save_adapter(policy.lora, policy.model.config, output, base_model=str(base.resolve()))
+    save_adapter(policy.adapter, policy.model.config, output, base_model=str(base.resolve()))
 
 
 def _merged(params: Any, lora: Lora | None, dtype: str) -> tuple[Any, float | None]:
@@ -162,8 +205,9 @@ def _merged(params: Any, lora: Lora | None, dtype: str) -> tuple[Any, float | No
 
 def _write_score_model(trained: TrainedScore, reference: Policy, output: Path, dtype: str) -> float | None:
     model, lora = trained.load()
-    merged, lost = _merged(model.params["decoder"], lora, dtype)
-    model = model.replace(params={**model.params, "decoder": merged})
+    merged, lost = _merged(widened_params(model.params["decoder"]), lora, dtype)
+    whole = dataclasses.replace(model.config, weights="float")
+    model = model.replace(params={**model.params, "decoder": merged}, config=whole)
     save_score_model(model.replace(tokenizer=reference.model.tokenizer), output)
     return lost
 
@@ -173,17 +217,24 @@ def _define_flags() -> None:
     flags.DEFINE_string("output", "", "Folder to write; made where missing, not overwritten.")
     flags.DEFINE_bool("adapter_only", False, "Write the adapter alone.")
     flags.DEFINE_string("dtype", "", "Type of the weights written, float32 or bfloat16; default: the run's.")
+    dial_flags.define_flags()
+    flags.DEFINE_integer("rank", None, "Rank of a merged adapter; default: the sum of the ranks.")
+    flags.DEFINE_multi_string("allow_function", [], "module:function of config.json to import.")
     flags.DEFINE_string("stage", "", "Stage that trained the model; default: that of the aligned policy.")
 
 
 def _main() -> None:
     given = flags.FLAGS
+    asked = given.margin or given.rate or given.multiplier
     lost = export(
         Path(given.workdir),
         Path(given.output),
         adapter_only=given.adapter_only,
         stage=given.stage,
         dtype=given.dtype,
+        wanted=dial_flags.wanted_of(given.margin, given.rate, given.multiplier) if asked else None,
+        rank=given.rank,
+        allowed=given.allow_function,
     )
     print(f"written: {given.output}")
     if lost is not None:

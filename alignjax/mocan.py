@@ -14,10 +14,43 @@ Huang et al. 2024, arXiv 2405.19544, algorithm MoCAN, with the calibration of do
 """
 
 from alignjax.stages import Run
-from alignjax.workflow import answering, dualizing, evaluating, groundwork, measuring, scoring, testing
+from alignjax.workflow import (
+    answering,
+    dial_policies,
+    dialling,
+    dualizing,
+    eroding,
+    evaluating,
+    groundwork,
+    measuring,
+    product,
+    scoring,
+    testing,
+)
+from alignjax.workflow.judging import judged
 from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.prepared import Prepared
+from alignjax.workflow.question import question_of
 from alignjax.workflow.setup import Setup
-from alignjax.workflow.testing import Question
+
+
+def prepared(run: Run, setup: Setup) -> Prepared:
+    """The algorithm up to the multiplier; arguments and errors as of `mocan`."""
+    reference = run.do(groundwork.reference(setup))
+    data = run.do(groundwork.data(setup, reference))
+
+    # 1. The reference's own samples, 2. scored by models that are given, or trained here.
+    samples = run.do(scoring.samples(setup, reference, data))
+    scorers, trained = scoring.scorers(run, setup, reference, data)
+    data = scoring.with_pairs(setup, data, samples)
+    scoring.require_scores(setup, data, samples, scorers)
+    raw = run.do(scoring.raw_scores(setup, samples, scorers, trained))
+
+    # 3. Calibrated on held-out labels, 4. the dual.
+    calibration = run.do(scoring.calibrated(setup, data, scorers, raw))
+    scoring.require_informative(setup, calibration)
+    answer = run.do(dualizing.dualized(setup, data, raw, calibration))
+    return Prepared(setup, reference, data, {}, scorers, raw, calibration, answer)
 
 
 def mocan(run: Run, setup: Setup) -> Outcome:
@@ -31,33 +64,34 @@ def mocan(run: Run, setup: Setup) -> Outcome:
       InputError: data, model or scores cannot be used.
       InfeasibleError: the constraints cannot be met on the samples.
     """
-    reference = run.do(groundwork.reference(setup))
-    data = run.do(groundwork.data(setup, reference))
+    ready = prepared(run, setup)
+    reference, data, scorers, calibration = ready.reference, ready.data, ready.by, ready.calibration
 
-    # 1. The reference's own samples, 2. scored by models that are given, or trained here.
-    samples = run.do(scoring.samples(setup, reference, data))
-    scorers, trained = scoring.scorers(run, setup, reference, data)
-    data = scoring.with_pairs(setup, data, samples)
-    scoring.require_scores(setup, data, samples, scorers)
-    raw = run.do(scoring.raw_scores(setup, samples, scorers, trained))
-
-    # 3. Calibrated on held-out labels, 4. the dual, 5. the new labels.
-    calibration = run.do(scoring.calibrated(setup, data, scorers, raw))
-    scoring.require_informative(setup, calibration)
-    answer = run.do(dualizing.dualized(setup, data, raw, calibration))
+    # 5. The new labels, 6. align once, beside the baselines; or multiply those of single scores.
     pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
-    labels = run.do(answering.relabelled(setup, data, pair_scores, answer))
-
-    # 6. Align once, beside the baselines.
-    others = {"reference": reference, **answering.baselines(run, setup, reference, data, pair_scores)}
-    first = run.do(answering.aligned(setup, reference, data, labels.values))
+    labels = run.do(answering.relabelled(setup, data, pair_scores, ready.answer))
+    trained = answering.baselines(run, setup, reference, data, pair_scores)
+    others, single = {"reference": reference, **trained}, dialling.single_of(setup, trained)
+    if setup.config.align.skip:
+        first = run.do(product.as_policy(ready, single))
+        question = question_of(ready, again=product.later_rounds(ready, single))
+    else:
+        product.previewed(run, ready, lambda: single)
+        first = run.do(answering.aligned(setup, reference, data, labels.values))
+        question = question_of(ready, pair_scores)
 
     # 7. The test, and further rounds while it refuses.
     base = measuring.measured(run, setup, data, reference, others, scorers, "baselines")
-    question = Question(setup, reference, data, scorers, pair_scores, raw, calibration, answer)
     tested = testing.until_accepted(run, question, first, base)
 
     # 8. Promised against delivered.
     everyone = base.with_others(tested.policies)
-    evaluation = run.do(evaluating.evaluated(setup, data, everyone, calibration, answer, tested))
-    return Outcome(data, calibration, answer, everyone, evaluation, tested)
+    found = judged(run, setup, data, reference, everyone)
+    stage = evaluating.evaluated(setup, data, everyone, calibration, ready.answer, tested, found)
+    evaluation = run.do(stage)
+
+    # 9. What is left of the margins under attack, and what no training has beside it, where that is asked.
+    erosion = eroding.eroded(run, ready, everyone)
+    dial = dial_policies.compared(run, ready, single, everyone)
+    scores = question.pair_scores
+    return Outcome(data, calibration, ready.answer, everyone, evaluation, tested, scores, erosion, dial)

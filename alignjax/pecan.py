@@ -14,23 +14,27 @@ Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of do
 """
 
 from alignjax.stages import Run
-from alignjax.workflow import answering, dualizing, evaluating, groundwork, measuring, scoring, testing
+from alignjax.workflow import (
+    answering,
+    dial_policies,
+    dualizing,
+    eroding,
+    evaluating,
+    groundwork,
+    measuring,
+    product,
+    scoring,
+    testing,
+)
+from alignjax.workflow.judging import judged
 from alignjax.workflow.outcome import Outcome
+from alignjax.workflow.prepared import Prepared
+from alignjax.workflow.question import question_of
 from alignjax.workflow.setup import Setup
-from alignjax.workflow.testing import Question
 
 
-def pecan(run: Run, setup: Setup) -> Outcome:
-    """The algorithm in values: each stage's is computed, loaded, or in a plan a shape, as the run decides.
-
-    Args:
-      run: gives the values of stages.
-      setup: what stages are built from.
-
-    Raises:
-      InputError: data, model or scores cannot be used.
-      InfeasibleError: the constraints cannot be met on the samples.
-    """
+def prepared(run: Run, setup: Setup) -> Prepared:
+    """The algorithm up to the multiplier; arguments and errors as of `pecan`."""
     names = setup.config.dimensions
     reference = run.do(groundwork.reference(setup))
     data = run.do(groundwork.data(setup, reference))
@@ -45,19 +49,49 @@ def pecan(run: Run, setup: Setup) -> Outcome:
     calibration = run.do(scoring.calibrated(setup, data, scorers, raw))
     scoring.require_informative(setup, calibration)
 
-    # 4. The dual, 5. the new labels, 6. align once.
+    # 4. The dual.
     answer = run.do(dualizing.dualized(setup, data, raw, calibration))
-    pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
-    labels = run.do(answering.relabelled(setup, data, pair_scores, answer))
-    first = run.do(answering.aligned(setup, reference, data, labels.values))
+    return Prepared(setup, reference, data, single, scorers, raw, calibration, answer)
+
+
+def pecan(run: Run, setup: Setup) -> Outcome:
+    """The algorithm in values: each stage's is computed, loaded, or in a plan a shape, as the run decides.
+
+    Args:
+      run: gives the values of stages.
+      setup: what stages are built from.
+
+    Raises:
+      InputError: data, model or scores cannot be used.
+      InfeasibleError: the constraints cannot be met on the samples.
+    """
+    ready = prepared(run, setup)
+    reference, data, scorers, calibration = ready.reference, ready.data, ready.by, ready.calibration
+
+    # 5. The new labels, 6. align once; or neither, where the product of the policies is the answer.
+    others = {"reference": reference, **ready.single}
+    if setup.config.align.skip:
+        first = run.do(product.as_policy(ready, ready.single))
+        question = question_of(ready, again=product.later_rounds(ready, ready.single))
+    else:
+        product.previewed(run, ready, lambda: ready.single)
+        pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
+        labels = run.do(answering.relabelled(setup, data, pair_scores, ready.answer))
+        first = run.do(answering.aligned(setup, reference, data, labels.values))
+        question = question_of(ready, pair_scores)
 
     # 7. The test, and further rounds while it refuses.
-    others = {"reference": reference, **single}
     base = measuring.measured(run, setup, data, reference, others, scorers, "baselines")
-    question = Question(setup, reference, data, scorers, pair_scores, raw, calibration, answer)
     tested = testing.until_accepted(run, question, first, base)
 
     # 8. Promised against delivered.
     everyone = base.with_others(tested.policies)
-    evaluation = run.do(evaluating.evaluated(setup, data, everyone, calibration, answer, tested))
-    return Outcome(data, calibration, answer, everyone, evaluation, tested)
+    found = judged(run, setup, data, reference, everyone)
+    stage = evaluating.evaluated(setup, data, everyone, calibration, ready.answer, tested, found)
+    evaluation = run.do(stage)
+
+    # 9. What is left of the margins under attack, and what no training has beside it, where that is asked.
+    erosion = eroding.eroded(run, ready, everyone)
+    dial = dial_policies.compared(run, ready, ready.single, everyone)
+    scores = question.pair_scores
+    return Outcome(data, calibration, ready.answer, everyone, evaluation, tested, scores, erosion, dial)

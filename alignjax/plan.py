@@ -1,11 +1,13 @@
 """Says, before anything is rented, whether a run fits a slice and what it costs there.
 
-    python -m alignjax.plan --config=FILE[:PRESET] --topology=v5e:4x4
-        [--config.FIELD=VALUE ...] [--model=NAME|FOLDER] [--pairs=N]
-        [--mean_length=N] [--only=STAGE,...] [--suggest] [--json]
+    alignjax plan pecan:llama3-8b --topology=v5e:4x4 --suggest
+    alignjax plan mocan:own --config.model.path=FOLDER --topology=gpu:80GiB:1
+        --config.data.sources.reward.path=helpful.jsonl
+        --config.data.sources.safety.path=safe.jsonl
 
-Every program of every stage is compiled for the slice, without a TPU and without weights. Exit status 4: some
-stage does not fit.
+`python -m alignjax.plan --config=FILE[:PRESET]` is the same; presets and --config.FIELD=VALUE are those of
+train. Every program of every stage is compiled for the slice, without a TPU and without weights. Exit status
+4: some stage does not fit.
 """
 
 import json
@@ -17,12 +19,14 @@ from ml_collections import config_flags
 
 from alignjax import cli
 from alignjax.config import from_mapping
+from alignjax.config.sizes import left_open, with_defaults
 from alignjax.data.worlds import world_for
 from alignjax.errors import InputError
 from alignjax.models import config_from_hf
 from alignjax.planning import architectures, show, suggest, targets
 from alignjax.planning.run import make_plan, setup_of
 from alignjax.planning.unnamed_files import with_placeholder_paths
+from alignjax.workflow.sizing import sized
 
 EXIT_DOES_NOT_FIT = 4
 # Of PKU-SafeRLHF-30K, the published setting's data.
@@ -56,7 +60,16 @@ def _main(unset: list[str]) -> None:
         raise InputError("--config is missing; give --config=pecan, or a file as --config=configs/pecan.py.")
     cli.load_config(lambda: cli.unset(values, unset))
     target = targets.parse(given.topology)
-    config = from_mapping(with_placeholder_paths(cli.load_config(lambda: values.to_dict())))
+    asked = cli.load_config(lambda: values.to_dict())
+    by_rule = bool(left_open(asked))
+    config = from_mapping(with_defaults(with_placeholder_paths(asked)))
+    if target.simulated:
+        jax.config.update("jax_num_cpu_devices", target.count)
+    devices = targets.devices(target)
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    if by_rule:
+        config, decided = sized(asked, devices=devices, memory=int(target.chip.usable))
+        say(f"sizes by rule, from data, model and device: {', '.join(decided)}")
     _, _, preset = config_flags.get_config_filename(given["config"]).partition(":")
     if config.data.world is None:
         decoder, name = architectures.decoder_of(config.model, given.model, preset)
@@ -64,11 +77,7 @@ def _main(unset: list[str]) -> None:
         name = f"the reference of {config.data.world}"
         world = config_from_hf(dict(world_for(config.data.world).decoder_fields))
         decoder = architectures.run_as(world, config.model)
-    if target.simulated:
-        jax.config.update("jax_num_cpu_devices", target.count)
-    devices = targets.devices(target)
-    options = {"mean_length": given.mean_length, "only": given.only}
-    options["say"] = lambda line: print(line, file=sys.stderr, flush=True)
+    options = {"mean_length": given.mean_length, "only": given.only, "say": say}
     if given.suggest:
         plan = suggest.best(config, decoder, name, target, devices, pairs=given.pairs, **options)
     else:

@@ -1,7 +1,7 @@
 """A run on a folder: its configuration, its lock, all its stages, and the report."""
 
 import json
-import shutil
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 
 from alignjax.alignment.course import course_findings
 from alignjax.config import Config, from_mapping, to_mapping
+from alignjax.config.fields import split
 from alignjax.data.findings import cut_findings
 from alignjax.errors import InfeasibleError, InputError
 from alignjax.mocan import mocan
@@ -28,17 +29,21 @@ from alignjax.report import (
     write_report,
 )
 from alignjax.report.plausibility import unexplained
-from alignjax.runtime import processes
+from alignjax.runtime import processes, terminal
+from alignjax.runtime.boards import open_boards
 from alignjax.runtime.files import write_bytes, write_text
 from alignjax.runtime.log import Log
 from alignjax.runtime.metrics import MetricsWriter, read_metrics
+from alignjax.runtime.terminal import fitted, painted
 from alignjax.scores import calibration as calib
 from alignjax.stages import FolderRun, MemoryRun, Run
 from alignjax.stages.answers import FOLDER as ANSWERS
 from alignjax.stages.ledger import Ledger
 from alignjax.stages.lock import locked
+from alignjax.workflow.flips import flips_of
+from alignjax.workflow.itinerary import itinerary
 from alignjax.workflow.outcome import Outcome
-from alignjax.workflow.presenting import accuracies, samples_of
+from alignjax.workflow.presenting import accuracies, product_findings, samples_of
 from alignjax.workflow.setup import Setup, make_setup
 
 _METHODS = {"pecan": pecan, "mocan": mocan}
@@ -48,13 +53,29 @@ class Finished(NamedTuple):
     """What a command says of a finished run.
 
     Attributes:
-      table: the last table of the console.
-      unverified: what was asked for and is not verified, in one line; empty where nothing is missing, or
-        `config.require_verified` is False.
+      table: the last tables of the console.
+      verdict: the headline, which ends them.
+      tone: good, warn or bad, in which it is shown.
+      unverified: where what was asked is not verified, a line on the exit status; empty where nothing is
+        missing, or `config.require_verified` is False.
     """
 
     table: str
+    verdict: str
+    tone: str
     unverified: str
+
+    def show(self, report: Path) -> None:
+        """Prints the tables, where the report is, and the verdict."""
+        print(self.table)
+        print(f"\nreport: {report}\n")
+        print(painted(fitted(self.verdict, sys.stdout), self.tone, sys.stdout), flush=True)
+
+
+_TONES = {"ship": "good", "kept at a cost": "warn", "do not ship": "bad"}
+_UNVERIFIED = (
+    "exit status 5: what was asked is not shown; all is saved (--config.require_verified=False ends with 0)"
+)
 
 
 def run(
@@ -82,12 +103,18 @@ def run(
         folder is damaged.
       InfeasibleError: the constraints cannot be met on the samples.
     """
-    with opened(workdir, redo=redo, may_compute=may_compute) as (folder, metrics):
+    with opened(workdir, redo=redo, may_compute=may_compute, config=config) as (folder, metrics):
+        folder.planned = lambda met: itinerary(config, _counts(workdir, met), met)
         before = _asked_before(workdir)
         write_text(workdir / "config.json", json.dumps(to_mapping(config), indent=1) + "\n")
         log = Log(say, metrics)
         setup = make_setup(
-            config, devices=devices, log=log, cache=workdir / "cache", unscored=workdir / "unscored.jsonl"
+            config,
+            devices=devices,
+            log=log,
+            cache=workdir / "cache",
+            unscored=workdir / "unscored.jsonl",
+            traces=workdir / "profile",
         )
         try:
             outcome = execute(folder, setup)
@@ -99,7 +126,8 @@ def run(
             raise
         table = present(workdir, setup, outcome, folder.ledger)
         required = config.require_verified and not outcome.tested.test.accepted
-        return Finished(table, outcome.evaluation.record.headline.text if required else "")
+        headline = outcome.evaluation.record.headline
+        return Finished(table, headline.text, _TONES[headline.state], _UNVERIFIED if required else "")
 
 
 def in_memory(config: Config, *, devices: Sequence[Any] | None = None) -> Outcome:
@@ -123,12 +151,22 @@ def execute(by: Run, setup: Setup) -> Outcome:
 
 @contextmanager
 def opened(
-    workdir: Path, *, redo: str = "", may_compute: Collection[str] | None = None
+    workdir: Path,
+    *,
+    redo: str = "",
+    may_compute: Collection[str] | None = None,
+    config: Config | None = None,
 ) -> Iterator[tuple[FolderRun, MetricsWriter]]:
     """A run's folder, made where missing and locked, and its log.
 
+    Args:
+      workdir: the folder.
+      redo: as of `run`.
+      may_compute: as of `run`.
+      config: of the run, whose `log_to` says where metrics are drawn; None: TensorBoard's files.
+
     Raises:
-      InputError: the folder cannot be written to, or another run is at work in it.
+      InputError: the folder cannot be written to, another run is at work in it, or a board does not start.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -137,8 +175,23 @@ def opened(
         raise InputError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); name another."
         ) from None
-    with locked(workdir), MetricsWriter(workdir, active=processes.is_primary()) as metrics:
+    with locked(workdir), _metrics(workdir, config) as metrics:
         yield FolderRun(workdir, answer_name, say, redo, may_compute), metrics
+
+
+def _metrics(workdir: Path, config: Config | None) -> MetricsWriter:
+    """The log of a run, drawn where its configuration says; without one by TensorBoard."""
+    primary = processes.is_primary()
+    boards = None
+    if config is not None:
+        kinds = [kind for kind in split(config.log_to) if kind != "none"]
+        boards = open_boards(kinds, workdir, to_mapping(config)) if primary else []
+    return MetricsWriter(workdir, active=primary, boards=boards)
+
+
+def _counts(workdir: Path, met: Sequence[str]) -> dict[str, dict[str, int]]:
+    """What the stage `data` counted; empty before the file is written, or checked against its digest."""
+    return read_json(workdir / "data.json") if "data" in met[:-1] else {}
 
 
 def _asked_before(workdir: Path) -> bytes | None:
@@ -188,6 +241,7 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
     scores = _calibrated_scores(outcome, config.dimensions)
     metrics = read_metrics(workdir / "metrics.jsonl")
     findings = [
+        *product_findings(setup),
         *cut_findings(outcome.data.pairs.counts),
         *course_findings(metrics),
         *unexplained(record, scores),
@@ -211,6 +265,9 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
         rounds=outcome.tested.rounds,
         tests=outcome.tested.tests,
         others=earlier,
+        flips=flips_of(setup, outcome),
+        erosion=outcome.erosion,
+        dial=outcome.dial,
     )
     if processes.is_primary():
         write_report(inputs, workdir)
@@ -220,7 +277,7 @@ def present(workdir: Path, setup: Setup, outcome: Outcome, ledger: Ledger) -> st
     return console_table(
         record,
         answer,
-        width=max(80, shutil.get_terminal_size((100, 24)).columns),
+        width=max(80, terminal.columns()),
         findings=findings,
         calibrated=calibration.record.kind != "none",
     )
@@ -247,4 +304,4 @@ def _calibrated_scores(outcome: Outcome, names: Sequence[str]) -> dict[str, dict
 def say(line: str) -> None:
     """Prints a line, in the first process only."""
     if processes.is_primary():
-        print(line, flush=True)
+        terminal.say(line)

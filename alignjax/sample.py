@@ -1,9 +1,18 @@
-"""Draws responses from a model.
+"""Draws responses from a model, or from a finished run at any margin.
 
     python -m alignjax.sample --model=PATH [--adapter=FOLDER]
         --prompts=FILE.jsonl --output=FILE.jsonl
         --num_samples=K --max_new_tokens=T
         [--temperature=T] [--top_p=P] [--seed=S] [--greedy]
+    python -m alignjax.sample --workdir=RUN
+        (--margin=NAME=X | --rate=NAME=X | --multiplier=NAME=X)...
+        --prompts=... --output=... --num_samples=K --max_new_tokens=T [--best_of=K] [...]
+
+With --workdir nothing is trained: the dual is solved for what is asked on the run's own samples, and the
+responses are drawn from the product of the run's policies of single dimensions with the weights that it
+gives. The multipliers and their forecast are printed. A constraint that no flag names is asked as in the
+run. Status 3: what is asked cannot be met. With --best_of=K the reference itself is sampled: of K draws one
+is kept, with the weights of the forecast; a line then has "drawn_from", and its "logps" are the reference's.
 
 Input lines: {"prompt"}, a text or a list of messages, or {"prompt_ids"}, token ids to which nothing is added.
 Output, K lines per prompt: {"prompt", "response", "response_ids", "logps", "sample"}. "logps" (nats) is the
@@ -12,25 +21,22 @@ top_p below 1, a line also has "drawn_logps", under the distribution that the re
 "response" is null if the model has no tokenizer.
 """
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 
-from alignjax import cli
+from alignjax import cli, dial_flags
+from alignjax.best_of_samples import sample_best_of
 from alignjax.config import ModelSettings
-from alignjax.data.files import read_rows
-from alignjax.data.rows import Row
 from alignjax.errors import InputError
-from alignjax.models import Model, load_adapter, load_pretrained
-from alignjax.policy import sampling
-from alignjax.policy.encoding import check_context, make_encoder, prompt_ids
+from alignjax.models import load_adapter, load_pretrained
+from alignjax.policy.encoding import make_encoder
+from alignjax.run_samples import sample_run
 from alignjax.runtime.files import write_text
-from alignjax.runtime.metrics import progress
+from alignjax.sample_lines import Draws, check_draws, drawn_lines, read_prompts
+
+_OF_A_RUN = ("margin", "rate", "multiplier", "best_of", "allow_function")
+_OF_A_MODEL = ("model", "adapter", "template", "template_kwargs", "template_date", "add_bos", "dtype")
 
 
 def sample(
@@ -75,91 +81,22 @@ def sample(
     Raises:
       InputError: a file, a line or an option that cannot be used.
     """
-    _check_options(num_samples, max_new_tokens, temperature, top_p, greedy, prompt_batch_size, output_path)
-    lines = list(read_rows(prompts_path))
-    if not lines:
-        raise InputError(f"{prompts_path}: holds no lines; there is nothing to sample from.")
-    for where, row in lines:
-        Row(where, row).refuse_what_is_not_kept()
-        if "prompt" not in row and "prompt_ids" not in row:
-            raise InputError(f'{where}: column "prompt" (or "prompt_ids") is missing; add it.')
+    draws = Draws(num_samples, max_new_tokens, temperature, top_p, seed, greedy, prompt_batch_size)
+    check_draws(draws, output_path)
+    lines = read_prompts(prompts_path)
     model = load_pretrained(model_path, dtype=dtype)
     lora = load_adapter(adapter_path, model.config) if adapter_path else None
     encoder = make_encoder(
         model, model_path, template, template_kwargs, template_date=template_date, add_bos=add_bos
     )
-    prompts = [prompt_ids(encoder, row, where) for where, row in lines]
-    for (where, _), prompt in zip(lines, prompts, strict=True):
-        check_context(model, model_path, where, prompt=len(prompt), response=max_new_tokens)
-    with progress(len(prompts), "sample", unit="prompt") as bar:
-        shared = {"lora": lora, "prompt_batch_size": prompt_batch_size, "progress": bar.update}
-        key, densities = jax.random.key(seed), None
-        limits = {"num_samples": num_samples, "max_new_tokens": max_new_tokens}
-        if greedy:
-            drawn = sampling.greedy(model, prompts, max_new_tokens=max_new_tokens, **shared)
-        elif temperature == 1.0 and top_p == 1.0:
-            drawn = sampling.sample(key, model, prompts, **limits, **shared)
-        else:
-            warp = {"temperature": temperature, "top_p": top_p}
-            drawn, densities = sampling.sample_with_densities(key, model, prompts, **limits, **warp, **shared)
-    if not np.isfinite(drawn.logps).all():
-        raise InputError(
-            f"{model_path}: gives a log-probability that is not finite; its weights are damaged."
-        )
-    write_text(Path(output_path), _render(model, [row for _, row in lines], drawn, densities))
-
-
-def _check_options(
-    num_samples: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    greedy: bool,
-    prompt_batch_size: int | None,
-    output: str,
-) -> None:
-    if num_samples < 1:
-        raise InputError(f"--num_samples: is {num_samples}; must be at least 1.")
-    if max_new_tokens < 1:
-        raise InputError(f"--max_new_tokens: is {max_new_tokens}; must be at least 1.")
-    if not 0.0 < temperature < float("inf"):
-        raise InputError(f"--temperature: is {temperature}; must be above 0. For the mode use --greedy.")
-    if not 0.0 < top_p <= 1.0:
-        raise InputError(f"--top_p: is {top_p}; must be above 0 and at most 1.")
-    if prompt_batch_size is not None and prompt_batch_size < 1:
-        raise InputError(f"--prompt_batch_size: is {prompt_batch_size}; must be at least 1.")
-    if greedy and (num_samples, temperature, top_p) != (1, 1.0, 1.0):
-        raise InputError(
-            "--greedy: draws nothing and gives one response; leave out --num_samples, --temperature and "
-            "--top_p."
-        )
-    cli.check_output(output)
-
-
-def _render(
-    model: Model, rows: Sequence[dict[str, Any]], drawn: sampling.Samples, densities: np.ndarray | None
-) -> str:
-    rendered = []
-    ends = sampling.end_ids(model)
-    for i, row in enumerate(rows):
-        given = {name: row[name] for name in ("prompt", "prompt_ids") if name in row}
-        for k, length in enumerate(drawn.lengths[i]):
-            ids = drawn.tokens[i, k, :length].tolist()
-            text = None
-            if model.tokenizer is not None:
-                # The EOS does not belong to the text, even if the tokenizer does not list it as special.
-                shown = ids[:-1] if ids[-1] in ends else ids
-                text = model.tokenizer.decode(shown, skip_special_tokens=True)
-            logps = float(drawn.logps[i, k])
-            line = {**given, "response": text, "response_ids": ids, "logps": logps}
-            if densities is not None:
-                line["drawn_logps"] = float(densities[i, k])
-            line["sample"] = k
-            rendered.append(json.dumps(line, ensure_ascii=False))
-    return "\n".join(rendered) + "\n"
+    write_text(Path(output_path), drawn_lines(model, lora, encoder, lines, draws))
 
 
 def _define_flags() -> None:
+    flags.DEFINE_string("workdir", "", "Folder of a finished run, in place of --model.")
+    dial_flags.define_flags()
+    flags.DEFINE_integer("best_of", None, "With --workdir: keep one of so many draws of the reference.")
+    flags.DEFINE_multi_string("allow_function", [], "module:function of --workdir's config.json to import.")
     flags.DEFINE_string("model", "", "Hugging Face folder or .gguf file.")
     flags.DEFINE_string("adapter", "", "Folder of a LoRA adapter for --model, in PEFT's layout.")
     flags.DEFINE_string("prompts", "", "JSON Lines, JSON, CSV, Parquet or Arrow: a file, a folder or a glob.")
@@ -184,6 +121,14 @@ def _main() -> None:
     given = flags.FLAGS
     if given.max_new_tokens is None:
         raise InputError("--max_new_tokens is missing; give --max_new_tokens=...")
+    if given.workdir:
+        _sample_run()
+        return
+    if not given.model:
+        raise InputError("--model is missing; give --model=..., or --workdir=... of a finished run.")
+    for name in _OF_A_RUN:
+        if flags.FLAGS[name].value:
+            raise InputError(f"--{name}: is about a finished run; give --workdir=... in place of --model.")
     sample(
         given.model,
         given.prompts,
@@ -204,6 +149,29 @@ def _main() -> None:
     )
 
 
+def _sample_run() -> None:
+    given = flags.FLAGS
+    for name in _OF_A_MODEL:
+        if flags.FLAGS[name].present:
+            raise InputError(f"--{name}: the run of --workdir has its own; leave it out.")
+    draws = Draws(
+        given.num_samples,
+        given.max_new_tokens,
+        given.temperature,
+        given.top_p,
+        given.seed,
+        given.greedy,
+        given.prompt_batch_size,
+    )
+    wanted = dial_flags.wanted_of(given.margin, given.rate, given.multiplier)
+    run, allowed = (Path(given.workdir), given.prompts, given.output, draws, wanted), given.allow_function
+    if given.best_of is None:
+        told = sample_run(*run, allowed=allowed)
+    else:
+        told = sample_best_of(*run, given.best_of, allowed=allowed)
+    print("\n".join(told))
+
+
 if __name__ == "__main__":
     _define_flags()  # here and not on import: several commands have flags of the same name
-    cli.run(_main, required=["model", "prompts", "output"])
+    cli.run(_main, required=["prompts", "output"])

@@ -1,11 +1,8 @@
 """Solves the dual on a score table, and says what the constraints will cost before anything is trained.
 
-    python -m alignjax.solve --scores=FILE --beta=B --margin=NAME=X
-        [--level=NAME=X] [--rate=NAME=X] ... [--conservative] [--confidence=C]
-        [--resamples=R] [--seed=S] [--calibration=FILE] [--population] [--json]
-        [--plot=FILE] [--preview=FILE.jsonl [--responses=FILE.jsonl]]
+    alignjax solve --scores=table.jsonl --beta=0.1 --margin=safety=1.5
 
-FILE is a score table, .npz or .jsonl. Every constraint of the table is asked for exactly once, as one of
+`python -m alignjax.solve` is the same. Every constraint of the table is asked for exactly once, as one of
 
     --margin=safety=1.5              mean utility above the reference's
     --level=safety=0.2               mean utility to reach
@@ -16,14 +13,9 @@ FILE is a score table, .npz or .jsonl. Every constraint of the table is asked fo
     --groups=safety=theft:1.5,fraud:1    these margins in these categories
     --group_level=..., --group_rate=...  as --groups, for levels and rates
 
-Intervals are a bootstrap over prompts; with --calibration, the calibration.json of the run that wrote the
-table, they also hold how well the scores are calibrated. --population says that the table's prompts are all
-there are, so that none are resampled. A rate needs a calibration that says how likely a response is safe, or
-utilities that are probabilities. --conservative asks for more, so that what was asked holds with confidence.
---plot draws the dual, the margins and the trade-off; --preview writes responses of the tilted policy, drawn
-from those of the table. --json prints the object that a run keeps in dual.json. Status 3: what is asked
-cannot be met on these samples; with --json the object is printed anyway, with "feasible" false and no
-prediction.
+Intervals are a bootstrap over prompts. A rate needs a calibration that says how likely a response is safe, or
+utilities that are probabilities. --json prints the object that a run keeps in dual.json; where what is asked
+cannot be met it is printed too, with "feasible" false and no prediction.
 """
 
 import dataclasses
@@ -40,7 +32,7 @@ from absl import flags
 from alignjax import asked_flags, cli, dual
 from alignjax.data.files import read_json_lines
 from alignjax.dual import Asked
-from alignjax.errors import InputError
+from alignjax.errors import InputError, did_you_mean
 from alignjax.records import encode, read_record
 from alignjax.records.calibration import CalibrationRecord
 from alignjax.records.uncertainty import ScoreUncertainty
@@ -53,6 +45,7 @@ from alignjax.runtime.files import write_bytes, write_text
 from alignjax.scores import calibration as calib
 from alignjax.scores import units as in_units
 from alignjax.scores.calibration import Calibration
+from alignjax.scores.pairs_given import refuse_pairs
 from alignjax.scores.table import ScoreTable, read_table
 from alignjax.workflow.units import resolved
 
@@ -131,6 +124,7 @@ def solve(
     """
     _check_options(beta, conservative, confidence, num_resamples, seed, outputs)
     requests = asked_flags.parse_asked(asked)
+    refuse_pairs(Path(scores))
     table = read_table(scores)
     texts = None if outputs.preview is None else read_texts(table, scores, outputs.responses)
     problem = _problem(table, scores, requests, beta, calibration, seed, num_resamples)
@@ -338,8 +332,8 @@ def _in_order(
     for name, request in requests.items():
         if name not in names:
             raise InputError(
-                f"{request.flag}: {scores} has no constraint {name!r}, it has {', '.join(names)}; "
-                "correct the name."
+                f"{request.flag}: {scores} has no constraint {name!r}; {did_you_mean(name, names)}"
+                f"it has {', '.join(names)}."
             )
         if request.settings.groups.given and table.categories is None:
             raise InputError(

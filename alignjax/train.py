@@ -2,12 +2,13 @@
 
     alignjax train pecan                  the embedded world, two minutes
     alignjax train mocan:enumerable       exact scores
-    alignjax train pecan:smollm2-135m --config.model.path=FOLDER
+    alignjax train pecan:own --config.model.path=FOLDER
         --config.data.sources.reward.path=helpful.jsonl
         --config.data.sources.safety.path=safe.jsonl --workdir=runs/mine
 
-`python -m alignjax.train --config=FILE[:PRESET]` is the same. Presets: tiny, enumerable, smollm2-135m,
-alpaca-7b, llama3-8b. Any field is set by --config.FIELD=VALUE.
+`python -m alignjax.train --config=FILE[:PRESET]` is the same. Presets: tiny, enumerable, own
+(your model and pairs, all of them), smollm2-135m, alpaca-7b, llama3-8b. Any field is set by
+--config.FIELD=VALUE.
 
 Finished stages are skipped, and an interrupted run resumes with the same command. --redo computes a stage and
 everything that reads it again. Another margin keeps the answer before it under answers/ in the run's folder.
@@ -30,9 +31,12 @@ from ml_collections import config_flags
 
 from alignjax import cli
 from alignjax.config import from_mapping
+from alignjax.config.sizes import left_open
 from alignjax.errors import InputError, NotVerifiedError
-from alignjax.runs import run
+from alignjax.models.gguf_file import names_gguf
+from alignjax.runs import run, say
 from alignjax.runtime import processes
+from alignjax.workflow.sizing import sized
 
 
 def _define_flags() -> None:
@@ -52,14 +56,22 @@ def _main(unset: list[str]) -> None:
     if values is None:
         raise InputError("--config is missing; give --config=pecan, or a file as --config=configs/pecan.py.")
     cli.load_config(lambda: cli.unset(values, unset))
-    config = from_mapping(cli.load_config(lambda: values.to_dict()))
-    workdir = Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else _default_workdir(config.method)
+    given = cli.load_config(lambda: values.to_dict())
+    if not left_open(given):
+        from_mapping(given)  # a mistake is told before other processes are waited for
     if flags.FLAGS.distributed:
         processes.start()
+    config, decided = sized(given)
+    workdir = Path(flags.FLAGS.workdir) if flags.FLAGS.workdir else _default_workdir(config.method)
+    for line in cli.replaced():
+        say(line)
+    if config.model.path:
+        names_gguf(Path(config.model.path))  # refused here, before a folder is made
+    if decided:
+        say(f"sizes by rule, from data, model and device: {', '.join(decided)}")
     finished = run(config, workdir, redo=flags.FLAGS.redo)
     if processes.is_primary():
-        print(finished.table)
-        print(f"report: {workdir / 'report.html'}")
+        finished.show(workdir / "report.html")
     if finished.unverified:
         raise NotVerifiedError(finished.unverified)
 

@@ -2,10 +2,13 @@
 
     python -m alignjax.train --config=configs/mocan.py                the embedded world `assistant`
     python -m alignjax.train --config=configs/mocan.py:enumerable     exact scores, every response listed
+    python -m alignjax.train --config=configs/mocan.py:own --config.model.path=FOLDER \
+        --config.data.sources.reward.path=helpful.jsonl --config.data.sources.safety.path=safe.jsonl
     python -m alignjax.train --config=configs/mocan.py:smollm2-135m \
         --config.model.path=SmolLM2-135M-Instruct.Q4_1.gguf \
         --config.data.sources.reward.path=helpful.jsonl --config.data.sources.safety.path=safe.jsonl
 
+`own` is for your model and pairs, none left out; its sizes follow the rules of alignjax/config/sizes.py.
 On two cores `tiny` takes about three minutes and `smollm2-135m` seventy; its score models learn from up to
 1,200 pairs a dimension and are ahead of a bag of words on prompts that neither has seen (see benchmarks/).
 
@@ -43,9 +46,8 @@ def get_config(preset: str = "tiny") -> ConfigDict:
     config: Any = presets.shared("mocan")
     config.calibration = "slope"  # every score model has its own labels
     config.scores = {name: presets.fields_of(ScoreSettings()) for name in ("reward", "safety")}
-    {"tiny": _tiny, "enumerable": _enumerable, "smollm2-135m": _smollm2}.get(
-        preset, lambda config: _published(config, preset)
-    )(config)
+    known = {"tiny": _tiny, "enumerable": _enumerable, "own": _own, "smollm2-135m": _smollm2}
+    known.get(preset, lambda config: _published(config, preset))(config)
     return config
 
 
@@ -67,6 +69,10 @@ def _enumerable(config: Any) -> None:
         source.exact = True
     config.calibrate = False
     config.data.labels = "exact"
+
+
+def _own(config: Any) -> None:
+    presets.own(config, "score_training")
 
 
 def _smollm2(config: Any) -> None:

@@ -26,6 +26,7 @@ from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
 from alignjax.runtime.log import Log
 from alignjax.runtime.mesh import batch_rows, placer
 from alignjax.runtime.metrics import progress
+from alignjax.runtime.profiling import Profile, traced
 from alignjax.runtime.seeds import Seeds
 from alignjax.runtime.work import Work
 
@@ -54,6 +55,7 @@ class Trainer(NamedTuple):
       log: of the run.
       lora: adapters that are trained; rank 0: all weights are.
       logps: log-probabilities that are known.
+      profile: steps that are traced; None: none.
     """
 
     batching: Batching
@@ -61,6 +63,7 @@ class Trainer(NamedTuple):
     log: Log
     lora: LoraSettings
     logps: LogpsCache
+    profile: Profile | None = None
 
 
 class Start(NamedTuple):
@@ -153,7 +156,8 @@ def train_dpo(
     model = reference.model
     start = start_of(trainer, name, model)
     if begin is not None:
-        start = start._replace(trainable=begin.model.params if begin.lora is None else begin.lora.params)
+        adapter = begin.adapter
+        start = start._replace(trainable=begin.model.params if adapter is None else adapter.params)
     ref = trainer.logps.of_pairs(reference, train.tokens)
     columns = {"labels": train.labels, "ref_chosen": ref[:, 0], "ref_rejected": ref[:, 1]}
     make_epoch = pair_epochs(trainer, name, train.tokens, settings.batch_size, columns)
@@ -285,12 +289,13 @@ def fit_stage(
         steps_per_epoch=len(make_epoch(0)),
         judge_by=settings.judge_by,
     )
-    with progress(num_steps, name) as bar:
+    step = steps.train(compiled.Layout.of(state))
+    with progress(num_steps, name) as bar, traced(step, trainer.profile, name) as train_step:
 
         def run(checkpoints: Checkpoints | None) -> FitResult:
             return fit(
                 state,
-                steps.train(compiled.Layout.of(state)),
+                train_step,
                 start.frozen,
                 epochs(make_epoch),
                 fit_settings,
@@ -357,7 +362,7 @@ class _Judge(NamedTuple):
         ref = self.trainer.logps.of_pairs(self.reference, self.pairs.tokens)
         name = f"{self.name} (held out)"
         policy = policy_of(self.trainer, self.name, name, self.reference, trainable, Work("", None))
-        if policy.lora is not None and is_neutral(policy.lora):
+        if policy.adapter is not None and is_neutral(policy.adapter):
             found = ref  # before the first step
         else:
             found = logps_of_pairs(policy, self.pairs.tokens, self.trainer.batching, leave_bar=False)

@@ -11,7 +11,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from alignjax.config.asking import WAYS_TO_ASK, ConstraintSettings
+from alignjax.config.audit import check_audit
+from alignjax.config.dial import check_dial
 from alignjax.config.fields import rule_of
+from alignjax.config.judging import check_judge
 from alignjax.config.settings import (
     LORA_TARGETS,
     METHODS,
@@ -21,7 +24,7 @@ from alignjax.config.settings import (
     SamplingSettings,
     check_loss,
 )
-from alignjax.errors import InputError
+from alignjax.errors import InputError, did_you_mean
 
 _MOST_BYTES = 2**36  # of one array in a host's memory
 
@@ -48,6 +51,8 @@ def check(config: Config) -> None:
     _check_loss("align", config.align.loss)
     _check_loss("prealign", config.prealign.loss)
     _check_memory(config)
+    check_dial(config)
+    check_audit(config.audit, rank=config.lora.rank, listed=config.data.world == "enumerable")
 
 
 def check_ranges(settings: Any, where: str) -> None:
@@ -163,11 +168,11 @@ def _check_function(where: str, function: str) -> None:
 def _check_judges(config: Config) -> None:
     for name, judge in config.judges.items():
         given = list(judge.given)
+        check_judge(name, judge)
         if not given:
             continue
         _require(name in config.dimensions, f"judges.{name}", name,
                  f"names no dimension; judge one of {', '.join(config.dimensions)}.")  # fmt: skip
-        _require(len(given) == 1, f"judges.{name}", given, "give a function or a file of verdicts, not both.")
         _check_function(f"judges.{name}.function", judge.function)
         _require(config.data.world != "enumerable", f"judges.{name}", given,
                  "reads sampled responses; in enumerable every response is summed over.")  # fmt: skip
@@ -211,7 +216,9 @@ def _check_sources(config: Config) -> None:
         external = name in scores and bool(scores[name].given)
         if name in there or (config.method == "mocan" and external and not config.calibrate):
             continue
-        where = f"config.data.sources.{name}.path: is missing; name a JSON Lines file of preference pairs"
+        near = did_you_mean(name, set(there) - {name})
+        missing = f"is missing; {near}name a JSON Lines file of preference pairs"
+        where = f"config.data.sources.{name}.path: {missing}"
         if config.method == "mocan" and external:
             raise InputError(
                 f"{where}, whose held-out labels say what a score is worth; config.calibrate=False believes "
@@ -244,6 +251,10 @@ def _check_model(config: Config) -> None:
     check_template(model, "config.model.")
     if config.data.world is None and not model.path:
         raise InputError("config.model.path: is missing; name a Hugging Face folder or a .gguf file.")
+    if model.weights == "int8" and config.lora.rank == 0:
+        raise InputError(
+            "config.model.weights: int8 weights cannot be trained; give lora.rank, or use float."
+        )
     if config.data.world is not None and model.adapter:
         raise InputError("config.model.adapter: an embedded world has no adapter; set it to None.")
     if config.data.world is not None and model.path:

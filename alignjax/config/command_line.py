@@ -19,7 +19,9 @@ from ml_collections.config_flags import config_path
 from alignjax.config.asking import WAYS_TO_ASK
 from alignjax.config.fields import method_of
 from alignjax.config.presets import entry_of, fields_of
+from alignjax.config.reading import only_method
 from alignjax.config.settings import Config
+from alignjax.errors import InputError, did_you_mean
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
@@ -36,7 +38,7 @@ class _Override(typing.NamedTuple):
     text: str | None
 
 
-def make_room(config: ConfigDict, argv: Sequence[str]) -> None:
+def make_room(config: ConfigDict, argv: Sequence[str]) -> list[str]:
     """Prepares a configuration for the overrides of a command line, in place.
 
     Fields of the settings that the file leaves out are added at their defaults, with the tables' entries that
@@ -46,8 +48,12 @@ def make_room(config: ConfigDict, argv: Sequence[str]) -> None:
     Args:
       config: as the file gives it.
       argv: the command line.
+
+    Returns:
+      What was taken back, a sentence for each constraint.
     """
     tables: Any = config
+    said = list[str]()
     overrides = [found for arg in argv if (found := _override(arg)) is not None]
     with config.unlocked():
         for override in overrides:
@@ -58,7 +64,37 @@ def make_room(config: ConfigDict, argv: Sequence[str]) -> None:
             if table == "constraints" and len(below) > 1 and tuple(below[1:]) != ("groups", "column"):
                 asked.setdefault(below[0], set()).add(tuple(below[1:3]))
         for name, ways in asked.items():
-            _take_back(tables.constraints[name], ways)
+            if taken := _take_back(tables.constraints[name], ways):
+                used = " and ".join(dict.fromkeys(way[0] for way in ways))
+                said.append(
+                    f"constraints.{name}: the command line's {used} takes the place of "
+                    f"{' and '.join(taken)} in the configuration file"
+                )
+    return said
+
+
+def refuse_unknown(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Refuses overrides of fields that a configuration does not have, once there is room for those it may.
+
+    Args:
+      config: as `make_room` leaves it.
+      argv: the command line.
+
+    Raises:
+      InputError: with the whole name, and the nearest one that is there.
+    """
+    for override in (found for arg in argv if (found := _override(arg)) is not None):
+        node: Any = config
+        for depth, name in enumerate(override.path):
+            if not _is_table(node):
+                break  # a part of a value, which its own type knows
+            if name not in node:
+                if depth == 0 and only_method(name):
+                    break  # the flag's failure says which method reads it
+                table = ".".join(["config", *override.path[:depth]])
+                near = did_you_mean(name, node) or f"{table} has {', '.join(sorted(node))}; "
+                raise InputError(f"{table}.{name}: no such field; {near}see the configuration file.")
+            node = node[name]
 
 
 def _override(argument: str) -> _Override | None:
@@ -114,26 +150,33 @@ def _add_number_or_table(node: Any, name: str, rest: Sequence[str], text: str | 
         node[name][rest[0]] = placeholder(float)
 
 
-def _take_back(constraint: Any, ways: set[tuple[str, ...]]) -> None:
+def _take_back(constraint: Any, ways: set[tuple[str, ...]]) -> list[str]:
     """Empties the ways to ask that a command line does not use, of a constraint for which it uses some.
 
     Args:
       constraint: its table.
       ways: names of the fields that are set, with the field below where there is one.
+
+    Returns:
+      What is emptied and held a value, as `margin 1.0`.
     """
+    taken = list[str]()
     used = {way[0] for way in ways} & set(WAYS_TO_ASK)
     if not used or not _is_table(constraint):
-        return
-    for way in set(WAYS_TO_ASK) & set(constraint):
+        return taken
+    for way in [way for way in WAYS_TO_ASK if way in constraint]:
         below: Any = constraint[way]
         if not _is_table(below):
             if way not in used:
+                taken += [f"{way} {below}"] if below is not None else []
                 _empty(constraint, way)
             continue
-        for field in set(below) - {"column"}:
+        for field in sorted(set(below) - {"column"}):
             # A tail is asked by two fields together, groups by one of three.
             if not (way in used if way == "tail" else (way, field) in ways):
+                taken += [f"{way}.{field} {below[field]}"] if below[field] is not None else []
                 _empty(below, field)
+    return taken
 
 
 def _empty(node: Any, name: str) -> None:

@@ -20,6 +20,7 @@ class Rule(NamedTuple):
       below: a value that must not be reached.
       choices: all values, for text.
       note: said after a violated bound, as in `must be greater than 0: it is a KL weight.`
+      several: text may be several of the choices with commas between; the last choice stands alone.
     """
 
     least: float | None = None
@@ -28,11 +29,17 @@ class Rule(NamedTuple):
     below: float | None = None
     choices: tuple[str, ...] = ()
     note: str = ""
+    several: bool = False
 
     def violation(self, value: Any) -> str:
         """What a value has to be that it is not; empty where it is allowed."""
         if self.choices:
             *others, last = self.choices
+            if self.several:
+                parts = split(value)
+                allowed = parts == [last] or (parts and set(parts) <= set(others))
+                some = f"some of {', '.join(others)} with commas between"
+                return "" if allowed else f"must be {some}, or {last}."
             return "" if value in self.choices else f"must be {', '.join(others)} or {last}."
         note = f": {self.note}" if self.note else ""
         if self.least is not None and value < self.least:
@@ -45,6 +52,11 @@ class Rule(NamedTuple):
         return "" if most is None or value <= most else f"must be at most {most}; lower it."
 
 
+def split(text: str) -> list[str]:
+    """The parts of a text that has commas between them, without the spaces around them."""
+    return [part.strip() for part in text.split(",")]
+
+
 def setting(
     default: _T,
     *,
@@ -54,6 +66,7 @@ def setting(
     below: float | None = None,
     choices: tuple[str, ...] = (),
     note: str = "",
+    several: bool = False,
     affects_result: bool = True,
     method: str | None = None,
 ) -> _T:
@@ -67,6 +80,7 @@ def setting(
       below: see there.
       choices: see there.
       note: see there.
+      several: see there.
       affects_result: False where runs that differ in this setting alone find the same, up to rounding. Such
         a setting is left out of `determining`, so that a change of it redoes nothing.
       method: the only method that reads it; None: both.
@@ -74,7 +88,7 @@ def setting(
     Returns:
       The dataclass field, typed as its default for the annotation beside it.
     """
-    rule = Rule(least, above, most, below, choices, note)
+    rule = Rule(least, above, most, below, choices, note, several)
     field = dataclasses.field(
         default=default, metadata={"rule": rule, "affects_result": affects_result, "method": method}
     )

@@ -12,10 +12,11 @@ from ml_collections.config_dict import placeholder
 from alignjax.config.asking import ConstraintSettings
 from alignjax.config.fields import method_of
 from alignjax.config.settings import Config, JudgeSettings, SourceSettings
+from alignjax.config.sizes import OPEN
 from alignjax.errors import InputError, did_you_mean
 
 # A ConfigDict's attributes have no types: what sets them takes the config as Any.
-PRESETS = ("tiny", "enumerable", "smollm2-135m", "alpaca-7b", "llama3-8b")
+PRESETS = ("tiny", "enumerable", "own", "smollm2-135m", "alpaca-7b", "llama3-8b")
 
 
 def check_preset(preset: str, file: str) -> None:
@@ -113,6 +114,31 @@ def enumerable(config: Any) -> None:
     config.align.update({"batch_size": 256, "epochs": 24.0, "learning_rate": 3e-3})
     config.sampling.update({"num_prompts": 8, "num_samples": 4096, "max_new_tokens": 4})
     config.evaluation.update({"num_prompts": 8, "num_samples": 64, "max_new_tokens": 4})
+
+
+def own(config: Any, run: str) -> None:
+    """One's own model and pairs: every size is decided by the rules of `config.sizes`, no pair is left out.
+
+    Args:
+      config: of either method.
+      run: the training beside the final alignment: prealign or score_training.
+    """
+    sources(config)
+    # Of the safety-only tilt's margin: the unit is unknown before there are scores.
+    config.constraints.safety.fraction = 0.5
+    config.beta = 0.1
+    config.model.remat = True
+    config.align.learning_rate = config[run].learning_rate = 5e-4
+    config[run].patience = 3
+    for path in OPEN:
+        *parents, last = path.split(".")
+        node = config
+        for name in parents:
+            node = node.get(name, {})
+        if last in node:
+            kind = type(node[last])
+            del node[last]
+            node[last] = placeholder(kind)
 
 
 def smollm2(config: Any) -> None:

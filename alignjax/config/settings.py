@@ -8,10 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 
 from alignjax.config.asking import ConstraintSettings, TestSettings
+from alignjax.config.audit import AuditSettings
 from alignjax.config.fields import group, setting
+from alignjax.config.judging import JudgeSettings
+from alignjax.config.profiling import ProfileSettings
 
 METHODS = ("pecan", "mocan")
 WORLDS = ("assistant", "enumerable")
+DIAL = ("product", "merged", "best_of")  # policies that the dial has without a training
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 # Openings of responses that refuse, from published lists, that are unlikely to open an answer.
 REFUSALS = (
@@ -32,6 +36,9 @@ class ModelSettings:
     # Folder of a LoRA adapter in PEFT's layout, merged into the model of `path`; None: none.
     adapter: str | None = None
     dtype: str = setting("float32", choices=("float32", "bfloat16"))  # compute type
+    # How the layers' matrices are held: float (as dtype), or int8 with a scale for each output, half of
+    # bfloat16's memory; the policy, the reference and the run's score models share them.
+    weights: str = setting("float", choices=("float", "int8"))
     # cudnn: the attention kernel of NVIDIA GPUs, in bfloat16; splash: that of TPUs.
     attention: str = setting("xla", choices=("xla", "cudnn", "splash"), affects_result=False)
     # Recompute each layer in the backward pass: less memory, a third more work.
@@ -171,6 +178,17 @@ class PreferenceTrainingSettings(TrainingSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class AlignSettings(PreferenceTrainingSettings):
+    """The final alignment, and what can stand before it or in its place."""
+
+    # End before it, with the product of the policies of single dimensions as the answer. It and the preview
+    # decide which stages there are, not what one of them finds.
+    skip: bool = setting(False, affects_result=False)
+    # Prompts on which the product is drawn from and shown before the alignment; 0: none.
+    preview: int = setting(3, least=0, most=10_000, affects_result=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplingSettings:
     """Responses drawn from a policy."""
 
@@ -179,6 +197,9 @@ class SamplingSettings:
     max_new_tokens: int = setting(128, least=1, most=2**20)
     temperature: float = setting(1.0, above=0)
     top_p: float = setting(1.0, above=0, most=1)
+    # JSON Lines of responses that another program, such as a server, drew from the reference; None: they are
+    # drawn here, as those of all other policies are.
+    responses: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,20 +269,6 @@ class BaselineSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgeSettings:
-    """Who decides which policy's response is better in one dimension; neither: its calibrated scores."""
-
-    function: str = ""  # module:function of (prompts, responses_a, responses_b) -> P(a is better)
-    verdicts: str | None = None  # JSON Lines file of {"prompt", "first", "second", "winner"}
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The fields that are set; empty: the calibrated scores decide."""
-        fields = {"function": self.function, "verdicts": self.verdicts}
-        return tuple(name for name, value in fields.items() if value)
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -281,7 +288,7 @@ class Config:
     scores: Mapping[str, ScoreSettings] = group(dict, method="mocan")  # by dimension
     score_training: TrainingSettings = group(TrainingSettings, method="mocan")
     score_model: ScoreModelSettings = group(ScoreModelSettings, method="mocan")
-    align: PreferenceTrainingSettings = group(PreferenceTrainingSettings)
+    align: AlignSettings = group(AlignSettings)
     relabel: RelabelSettings = group(RelabelSettings, method="mocan")
     rounds: RoundSettings = group(RoundSettings)
     baselines: BaselineSettings = group(BaselineSettings, method="mocan")
@@ -312,6 +319,17 @@ class Config:
     # Prompts of a page of the report's browser of responses; 0: the report shows no response.
     shown_samples: int = setting(20, least=0, most=10_000, affects_result=False)
     judges: Mapping[str, JudgeSettings] = group(dict)  # by dimension
+    audit: AuditSettings = group(AuditSettings)  # of the aligned policy, under attack; off by default
+    # Policies of the same multiplier without a training of their own, evaluated beside the aligned one.
+    dial: tuple[str, ...] = setting((), choices=DIAL, affects_result=False)
+    profile: ProfileSettings = group(ProfileSettings)
+    # Where metrics are drawn beside metrics.jsonl: tensorboard, wandb, trackio, or several as wandb,trackio.
+    log_to: str = setting(
+        "tensorboard",
+        choices=("tensorboard", "wandb", "trackio", "none"),
+        several=True,
+        affects_result=False,
+    )
     refusals: tuple[str, ...] = REFUSALS  # a response that opens with one of them refuses
 
     @property

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignjax.errors import InputError, did_you_mean
+from alignjax.errors import InputError, did_you_mean, file_near
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -34,8 +34,12 @@ def config_file(argument: str) -> str:
     known = shipped_names()
     if "/" in name or name.endswith(".py"):
         if not Path(name).is_file():
-            hint = f"; --config={Path(name).stem} is the one of alignjax" if Path(name).stem in known else ""
-            raise InputError(f"--config={name}: no such file{hint}.")
+            if Path(name).stem in known:
+                raise InputError(
+                    f"--config={name}: no such file; --config={Path(name).stem} is the one of alignjax."
+                )
+            near = file_near(name) or did_you_mean(Path(name).stem, known)
+            raise InputError(f"--config={name}: no such file; {near}give the name of a file that is there.")
         return argument
     if name not in known:
         raise InputError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignjax.data.folders import files_of
-from alignjax.errors import InputError
+from alignjax.errors import InputError, file_near
 
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"BZh": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -278,7 +278,8 @@ def _blocks(path: str | Path) -> Generator[bytes, None, None]:
     except OSError as error:
         if kind and not error.strerror:  # bz2 and pyarrow say so of damaged data
             raise InputError(f"{path}: is a damaged {_KINDS[kind]} file ({error}); get it again.") from error
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+        hint = f"{file_near(path)}check the path"
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {hint}.") from error
 
 
 def _unpacked(file: IO[bytes], kind: str) -> Any:

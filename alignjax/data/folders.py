@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from alignjax.errors import InputError
+from alignjax.errors import InputError, file_near
 
 _NAMES = re.compile(
     r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather)(\.(gz|xz|bz2|zst))?$", re.IGNORECASE
@@ -46,7 +46,8 @@ def _in_folder(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}); check the path.") from error
+        hint = f"{file_near(folder)}check the path"
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); {hint}.") from error
     kept = [file for file in entries if file.name not in _ABOUT and not file.name.startswith("cache-")]
     found = [file for file in kept if _NAMES.search(file.name)]
     if not found:

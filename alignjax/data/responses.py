@@ -21,11 +21,18 @@ class Responses(NamedTuple):
       prompts: N prompts as given.
       texts: N lists of K decoded responses.
       tokens: N lists of K tokenized responses.
+      policy: whose they are, as progress bars say it; empty: nobody's, as of a world's list.
     """
 
     prompts: list[Prompt]
     texts: list[list[str]]
     tokens: list[list[TokenizedResponse]]
+    policy: str = ""
+
+    @property
+    def described(self) -> str:
+        """Whose responses they are, for progress bars."""
+        return f"{self.policy}'s responses" if self.policy else "responses"
 
     @property
     def flat(self) -> list[TokenizedResponse]:
@@ -42,7 +49,7 @@ def write_responses(path: Path, responses: Responses, extra: Mapping[str, str]) 
       extra: fields that every line carries.
     """
     lines = []
-    for i, (prompt, texts, tokens) in enumerate(zip(*responses, strict=True)):
+    for i, (prompt, texts, tokens) in enumerate(zip(*responses[:3], strict=True)):
         shown = prompt_json(prompt)
         for k, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
             line = {"prompt_id": i, "sample": k, "prompt": shown, "response": text}

@@ -157,6 +157,7 @@ def render(
     wheres: Sequence[str],
     *,
     generation: bool,
+    parts: bool = False,
 ) -> list[str]:
     """The texts of conversations by the tokenizer's chat template, as Hugging Face's `apply_chat_template`.
 
@@ -166,6 +167,7 @@ def render(
       conversations: n lists of turns.
       wheres: where each comes from, for messages.
       generation: end with the header of the assistant's turn.
+      parts: give each turn's content as a list with one part of text, as templates of some models read it.
 
     Returns:
       n texts.
@@ -186,7 +188,7 @@ def render(
                 "template": source,
                 "date": template.date,
                 "variables": variables | {"add_generation_prompt": generation},
-                "conversations": [[message._asdict() for message in turns] for turns in some],
+                "conversations": [[_as_json(message, parts) for message in turns] for turns in some],
             }
         )
         began = time.monotonic()
@@ -201,6 +203,11 @@ def render(
                 )
             texts.append(answer["text"])
     return texts
+
+
+def _as_json(message: Message, parts: bool) -> dict[str, Any]:
+    content = [{"type": "text", "text": message.content}] if parts else message.content
+    return {"role": message.role, "content": content}
 
 
 def _source(tokenizer: "PreTrainedTokenizerBase") -> str:

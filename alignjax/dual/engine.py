@@ -39,7 +39,7 @@ class _Question(NamedTuple):
 
     table: Table
     asked: Sequence[Asked]
-    lam: float | None
+    lam: float | Sequence[float] | None
     confidence: float
     conservative: bool
     covariances: np.ndarray | None
@@ -69,7 +69,7 @@ def answer(
     names: Sequence[str],
     asked: Sequence[Asked],
     beta: float,
-    lam: float | None = None,
+    lam: float | Sequence[float] | None = None,
     mask: ArrayLike | None = None,
     prompt_weights: ArrayLike | None = None,
     exposure: ArrayLike | None = None,
@@ -97,7 +97,7 @@ def answer(
       names: m names of the constraints.
       asked: one for each constraint; may be empty where `lam` is given.
       beta: KL weight > 0.
-      lam: a fixed multiplier for every constraint, nothing is solved; None: solve.
+      lam: fixed multipliers, one for all constraints or one each, nothing is solved; None: solve.
       mask: [N, K] bool, True where a sample exists; None: all.
       prompt_weights: [N] float >= 0, weight of every prompt; None: equal.
       exposure: [N, m] float >= 0, e, how much of what is asked of a constraint each prompt carries: 1 for one
@@ -217,7 +217,7 @@ def _check(
     table: Table,
     asked: Sequence[Asked],
     beta: float,
-    lam: float | None,
+    lam: float | Sequence[float] | None,
     confidence: float,
     conservative: bool,
     num_resamples: int,
@@ -232,8 +232,8 @@ def _check(
         raise InputError(f"dual.answer: confidence is {confidence}, must lie between {least:g} and 1.")
     if lam is None and not asked:
         raise InputError("dual.answer: nothing is asked; give `asked`, or fix the multiplier with `lam`.")
-    if lam is not None and not 0 <= lam < math.inf:
-        raise InputError(f"dual.answer: lam is {lam}, must be a finite number of at least 0.")
+    if lam is not None:
+        _check_lam(lam, table.names)
     if lam is not None and conservative:
         raise InputError("dual.answer: a fixed lam is not solved for; leave out lam or conservative.")
     if uncertainty is None:
@@ -248,6 +248,16 @@ def _check(
         given = getattr(uncertainty, name).shape
         if given != shape:
             raise InputError(f"dual.answer: uncertainty.{name} has shape {given}, must be {shape}.")
+
+
+def _check_lam(lam: float | Sequence[float], names: Sequence[str]) -> None:
+    given = np.asarray(lam, np.float64)
+    if given.shape not in ((), (len(names),)):
+        raise InputError(
+            f"dual.answer: lam has {given.size} numbers for {', '.join(names)}; give one, or one each."
+        )
+    if not ((given >= 0) & np.isfinite(given)).all():
+        raise InputError(f"dual.answer: lam is {lam}, must be a finite number of at least 0.")
 
 
 def _draws(question: _Question, num_resamples: int, uncertainty: ScoreUncertainty | None) -> Draws:
@@ -267,7 +277,7 @@ def _solve(question: _Question, beta: float) -> _Found:
     table = question.table
     asks = asked_margins(question.asked, table.utilities, beta=beta, exposure=table.exposure, **table.given)
     if question.lam is not None:
-        return _Found(np.full(len(table.names), float(question.lam)), asks, None, None, None)
+        return _Found(np.full(len(table.names), question.lam, np.float64), asks, None, None, None)
     if np.isnan(asks).any():
         name = table.names[int(np.argmax(np.isnan(asks)))]
         raise InputError(

@@ -122,5 +122,25 @@ def skewed_ends(
     return mean - error * max(t, hall(t)), mean + error * max(t, -hall(-t))
 
 
+def wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's 95% interval of shares among independent draws.
+
+        (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    Args:
+      share: [...] float in [0, 1], p.
+      count: [...] float, n; below 1 it counts as 1.
+
+    Returns:
+      Both ends, [...].
+
+    Reference: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    z, count = 1.959964, np.maximum(count, 1.0)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return centre - half, centre + half
+
+
 def _mean(values: np.ndarray, prompt_weights: np.ndarray | None) -> np.ndarray:
     return values.mean(axis=0) if prompt_weights is None else prompt_weights @ values

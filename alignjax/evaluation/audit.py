@@ -76,7 +76,8 @@ def audit(
     predicted = answer.predicted
     assert predicted is not None, "an infeasible answer is refused before anything is trained"
     results = {
-        name: _result(name, policies, basis, answer.names, resampling, optima.get(name)) for name in policies
+        name: result_of(name, policies, basis, answer.names, resampling, optima.get(name))
+        for name in policies
     }
     return Evaluation(
         asked={name: asked.margin for name, asked in answer.asked.items()},
@@ -97,14 +98,24 @@ def audit(
     )
 
 
-def _result(
+def result_of(
     name: str,
     policies: Mapping[str, Scored],
     basis: Basis,
     names: Sequence[str],
     by: Resampling,
-    optimum: float | None,
+    optimum: float | None = None,
 ) -> PolicyResult:
+    """What one policy reaches, and how far that is above the reference.
+
+    Args:
+      name: of the policy.
+      policies: by name, the reference first.
+      basis: of the prompts, see `means.on_these_prompts`.
+      names: of the constraints.
+      by: for the intervals.
+      optimum: distance of the policy from the true optimum, nats; None: not known.
+    """
     policy, base = policies[name], next(iter(policies.values()))
     columns, first = by.uncertain.columns[name], next(iter(by.uncertain.columns.values()))
     groups = in_groups(basis, len(policy.kl))

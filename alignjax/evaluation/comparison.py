@@ -1,6 +1,7 @@
 """Win rates of every pair of policies, and ratings, with their intervals."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,14 @@ class Comparison(NamedTuple):
       weights: by policy, [N, K] probabilities where all responses are listed; None: a sample.
       prompts: N prompts.
       first: by policy, the first response to every prompt; None where all responses are listed.
+      decided: contests by dimension that a judge has decided before, on these or other prompts.
     """
 
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, np.ndarray] | None
     prompts: Sequence[Prompt]
     first: Mapping[str, Sequence[str]] | None
+    decided: Mapping[str, Contest] = MappingProxyType({})
 
 
 def contests(
@@ -48,10 +51,14 @@ def contests(
     Raises:
       InputError: of a judge.
     """
-    return {
-        name: contest(list(comparison.scores), _judged(comparison, j, name, settings.get(name)), resamples)
-        for j, name in enumerate(dimensions)
-    }
+    found = dict[str, Contest]()
+    for j, name in enumerate(dimensions):
+        decided = comparison.decided.get(name)
+        if decided is None:
+            judged = _judged(comparison, j, name, settings.get(name))
+            decided = contest(list(comparison.scores), judged, resamples)
+        found[name] = decided
+    return found
 
 
 def contest(policies: Sequence[str], judged: Judged, resamples: np.ndarray) -> Contest:

@@ -16,7 +16,7 @@ Judge = Callable[[list[str], list[str], list[str]], Any]
 """(prompts, responses a, responses b), lists of equal length -> P(a is better), as many floats in [0, 1]."""
 
 # One response in two batches has float32 scores that differ by rounding; in logits far less than this.
-_TIE = 1e-5
+SCORE_TIE = 1e-5
 
 
 class Judged(NamedTuple):
@@ -38,7 +38,7 @@ class Judged(NamedTuple):
 
 def by_scores(scores: np.ndarray, weights: np.ndarray | None) -> Judged:
     """All pairs of responses to one prompt, the higher score wins: [P, N, K], and their weights."""
-    return Judged("scores", win_shares(scores, weights, tie=_TIE), scores.shape[2], None)
+    return Judged("scores", win_shares(scores, weights, tie=SCORE_TIE), scores.shape[2], None)
 
 
 def by_function(

@@ -230,13 +230,14 @@ class DialPoint:
     """What another question about one constraint would have had for an answer, the others as they are.
 
     Attributes:
-      name: of the constraint.
-      kind: what is asked of it: margin, level or rate.
+      name: of the constraint, or of a dimension whose categories are all asked for the same.
+      kind: what is asked of it: margin, level or rate; of a tail its cost; multiplier, where that is given.
       asked: the number.
       own: whether it is what the run asked.
       open: whether the gate is open; where it is not, the forecasts are those of draw-K.
       lam: the multipliers of all constraints; empty: it cannot be met.
-      reached: forecast of what is asked; None: it cannot be met.
+      reached: forecast of what is asked, of all categories together the least, of a multiplier the margin;
+        None: it cannot be met.
       reward_gain: forecast of the reward above the reference's; None likewise.
       kl: forecast, nats; of draw-K an upper bound; None likewise.
     """

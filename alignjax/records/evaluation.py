@@ -65,6 +65,36 @@ class Contest:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeRecord:
+    """What the judge of one dimension was asked, where it is a model or has prompts of its own.
+
+    Attributes:
+      judge: its preset, or module:function.
+      prompts: that it judged on.
+      own_prompts: whether these are prompts of its own; else those of the test.
+      trained_on: how many prompts of its own are among those that the run trains on.
+      prompts_cut: how many prompts of its own are too long for the policies, which read their end alone.
+      asked: questions that it answered.
+      unread: answers that say none of what was asked for; they count as no verdict.
+      too_long: questions that its context has no room for; they count as no verdict.
+      safe: by policy, share of safe responses; None where the judge does not say what is safe. A policy
+        without any verdict is left out.
+      hazards: by policy and category, how many responses are unsafe; None where the judge names no category.
+    """
+
+    judge: str
+    prompts: int
+    own_prompts: bool
+    trained_on: int
+    prompts_cut: int
+    asked: int
+    unread: int
+    too_long: int
+    safe: Mapping[str, Figure] | None = optional()
+    hazards: Mapping[str, Mapping[str, int]] | None = optional()
+
+
+@dataclasses.dataclass(frozen=True)
 class Headline:
     """The run in one sentence, and the next step in another.
 
@@ -99,6 +129,7 @@ class Evaluation:
       spent: share of the test's error that all looks up to this one have spent.
       power: by constraint, what so many test prompts show.
       headline: of the run.
+      judges: by dimension, of the judges that are models or have prompts of their own; None: there are none.
     """
 
     FORMAT: ClassVar[int] = 3
@@ -112,6 +143,7 @@ class Evaluation:
     spent: float
     power: Mapping[str, Power]
     headline: Headline
+    judges: Mapping[str, JudgeRecord] | None = optional()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ class Log(NamedTuple):
 
     Attributes:
       say: prints a line for the user.
-      metrics: writes metrics.jsonl and TensorBoard's files; None: neither.
+      metrics: writes metrics.jsonl and draws the same numbers on boards; None: neither.
     """
 
     say: Callable[[str], None] = print

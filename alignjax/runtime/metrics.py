@@ -1,4 +1,4 @@
-"""What a run shows while it works: metrics.jsonl, TensorBoard files, progress bars, peak memory."""
+"""What a run shows while it works: metrics.jsonl and boards, progress bars, peak memory."""
 
 from __future__ import annotations
 
@@ -6,43 +6,38 @@ import json
 import math
 import os
 import pathlib
+import re
 import resource
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
 
 from alignjax.errors import InputError
 from alignjax.runtime import preemption, processes
+from alignjax.runtime.boards import Board, TensorBoard
 from alignjax.runtime.files import names
 
 Path = str | os.PathLike[str]
-_Event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]  # protobuf makes it on import
-_SessionLog: Any = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # likewise
 
 
 class MetricsWriter:
-    """Appends {"stage", "step", name: value, ...} lines to WORKDIR/metrics.jsonl, and to TensorBoard files.
+    """Appends {"stage", "step", name: value, ...} lines to WORKDIR/metrics.jsonl, and draws them on boards.
 
-    Every line is flushed, so a killed run keeps what it logged. TensorBoard files are in
-    WORKDIR/tensorboard/STAGE, one curve per stage. Use it as a context manager, or close it.
+    Every line is flushed, so a killed run keeps what it logged. Use it as a context manager, or close it.
     """
 
-    def __init__(self, workdir: Path, *, active: bool = True):
+    def __init__(self, workdir: Path, *, active: bool = True, boards: Sequence[Board] | None = None):
         """Opens the files.
 
         Args:
           workdir: the run's folder; made if it is missing.
           active: False writes nothing: for every process but the first.
+          boards: that show the same numbers, and are closed with this; None: TensorBoard's files.
         """
         self._workdir, self._active = pathlib.Path(workdir), active
-        self._boards: dict[str, _Board] = {}
-        self._purge: dict[str, int] = {}
+        self._boards: Sequence[Board] = [TensorBoard(self._workdir)] if boards is None else boards
         self._file = None
         if active:
             self._workdir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +67,9 @@ class MetricsWriter:
         with names(self.path):
             self._file.write(json.dumps({"stage": stage, "step": step, **values}, allow_nan=False) + "\n")
             self._file.flush()
-        self._board(stage).write(step, {name: value for name, value in values.items() if value is not None})
+        known = {name: value for name, value in values.items() if value is not None}
+        for board in self._boards:
+            board.write(stage, step, known)
 
     @preemption.uninterrupted()
     def rewind(self, stage: str, step: int) -> None:
@@ -94,9 +91,8 @@ class MetricsWriter:
             fresh.write_text("".join(kept), encoding="utf-8")
             os.replace(fresh, self.path)
             self._file = open(self.path, "a", encoding="utf-8")
-        if stage in self._boards:
-            self._boards.pop(stage).close()
-        self._purge[stage] = step + 1
+        for board in self._boards:
+            board.rewind(stage, step)
 
     @preemption.uninterrupted()
     def close(self) -> None:
@@ -105,9 +101,8 @@ class MetricsWriter:
             file, self._file = self._file, None
             with names(self.path):
                 file.close()
-        for board in self._boards.values():
+        for board in self._boards:
             board.close()
-        self._boards.clear()
 
     def __enter__(self) -> MetricsWriter:
         """The writer itself."""
@@ -116,44 +111,6 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         """Closes all files."""
         self.close()
-
-    def _board(self, stage: str) -> _Board:
-        """The stage's TensorBoard file, opened at its first line."""
-        if stage not in self._boards:
-            self._boards[stage] = _Board(self._workdir / "tensorboard" / stage, self._purge.get(stage))
-        return self._boards[stage]
-
-
-class _Board:
-    """One TensorBoard file, written in this thread.
-
-    tensorboardX's SummaryWriter has a thread of its own. On a full disk that thread prints a traceback and
-    ends, and the queue to it, once full, blocks for ever.
-    """
-
-    def __init__(self, folder: pathlib.Path, purge_step: int | None):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        with names(folder):
-            # The library's names hold whole seconds: a second file of one second would replace the first.
-            self._events = EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
-            if purge_step is not None:
-                # TensorBoard hides what an earlier file of the folder holds from this step on.
-                start = _SessionLog(status=_SessionLog.START)
-                self._events.write_event(_Event(step=purge_step, session_log=start, wall_time=time.time()))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each named curve."""
-        with names(self._folder):
-            for name, value in values.items():
-                event = _Event(step=step, summary=scalar(name, value), wall_time=time.time())
-                self._events.write_event(event)
-            self._events.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        with names(self._folder):
-            self._events.close()
 
 
 def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
@@ -173,21 +130,45 @@ def read_metrics(path: Path, stage: str | None = None) -> list[dict[str, Any]]:
     return [record for record in records if stage is None or record["stage"] == stage]
 
 
-_LOG_FORMAT = (
-    "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt} [{elapsed}, {remaining} left, {rate_fmt}{postfix}]"
-)
+_LOG_FORMAT = "{desc}: {n_fmt}/{total_fmt}{unit}, {speed}{time}{postfix}"
+_COUNT = re.compile(r": \d+/\d+")
+_BAR_FORMAT = _LOG_FORMAT + " |{bar}|"
+
+
+class _Bar(tqdm.tqdm):
+    """A bar that says how much time is left, and once all is done how much it took."""
+
+    _ended = False
+
+    def close(self) -> None:
+        """Shows the bar for the last time; what ended early took its time too."""
+        self._ended = True
+        super().close()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        found = super().format_dict
+        n, total, elapsed = found["n"], found["total"], found["elapsed"]
+        if n >= total or (self._ended and n):
+            return {**found, "speed": "", "time": f"in {self.format_interval(elapsed)}"}
+        rate = found["rate"] or (n - found["initial"]) / max(elapsed, 1e-9)
+        if not rate:  # before the first step
+            return {**found, "speed": "", "time": "begun"}
+        left = self.format_interval((total - n) / rate)
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return {**found, "speed": f"{speed}{found['unit']}/s, ", "time": f"{left} left"}
 
 
 def progress(
     total: int, description: str, *, initial: int = 0, unit: str = "step", leave: bool = True
 ) -> tqdm.tqdm:
-    """Progress bar on standard error, with rate and time left.
+    """Progress bar on standard error, with rate and time left: whose, how many, how fast.
 
     Args:
       total: steps in all.
       description: what is being done.
       initial: steps done before (a resumed run).
-      unit: what is counted.
+      unit: what is counted, in the singular; empty where the description says it.
       leave: whether the bar stays when it is done; False for one that runs beside another.
 
     Returns:
@@ -198,18 +179,18 @@ def progress(
     interval = 0.2 if terminal else 10.0
     # In the first process `disable` is not given: False would overrule TQDM_DISABLE.
     hidden: dict[str, Any] = {} if processes.is_primary() else {"disable": True}
-    return tqdm.tqdm(
+    return _Bar(
         total=total,
         desc=description,
         initial=initial,
-        unit=unit,
+        unit=f" {unit}s" if unit else "",
         leave=leave,
         file=sys.stderr if terminal else _LogLines(),
         mininterval=interval,
         maxinterval=max(interval, 10.0),
         dynamic_ncols=terminal,
         position=None if terminal else 0,  # bars beside each other need a cursor that moves
-        bar_format=None if terminal else _LOG_FORMAT,
+        bar_format=_BAR_FORMAT if terminal else _LOG_FORMAT,
         **hidden,
     )
 
@@ -222,7 +203,8 @@ class _LogLines:
 
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
-        done = line.partition(" [")[0]  # a bar is drawn again when it is closed
+        count = _COUNT.search(line)
+        done = line if count is None else line[: count.end()]  # a bar is drawn again when it is closed
         if line and done != self._last:
             sys.stderr.write(f"{line}\n")
         self._last = done or self._last

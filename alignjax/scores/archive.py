@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.errors import InputError
+from alignjax.errors import InputError, file_near
 
 _UNPACKED = 2**30  # bytes that an archive may unpack to beyond its own size
 # Exceptions of numpy, zipfile and zlib for a damaged archive: a wrong header, checksum, length or method.
@@ -52,7 +52,8 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+        hint = f"{file_near(path)}check the path"
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); {hint}.") from error
     except _DAMAGED as error:
         raise InputError(f"{path}: is a damaged .npz archive ({error}); write it again.") from error
 

@@ -73,7 +73,7 @@ class Reader:
         Raises:
           InputError: a prompt that the template cannot show.
         """
-        rows = zip(*drawn, strict=True)
+        rows = zip(drawn.prompts, drawn.texts, drawn.tokens, strict=True)
         return self._read(
             [
                 (prompt, text, ids.response_ids)

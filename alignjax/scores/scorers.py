@@ -93,7 +93,7 @@ class LearnedScorer:
         if self.reader is not None:
             tokens = self.reader.pairs(tokens, texts)
         model, lora = self.load()
-        with progress(len(tokens), f"{self.name} of pairs", unit="pair") as bar:
+        with progress(len(tokens), f"{self.name} of pairs", unit="") as bar:
             scores = learned_pair_scores(
                 model,
                 tokens,
@@ -109,7 +109,7 @@ class LearnedScorer:
         """As `Scorer.responses`."""
         flat = drawn.flat if self.reader is None else self.reader.responses(drawn)
         model, lora = self.load()
-        with progress(len(flat), f"{self.name} of responses", unit="response") as bar:
+        with progress(len(flat), f"{self.name} of {drawn.described}", unit="") as bar:
             scores = learned_scores(
                 model,
                 flat,

@@ -33,9 +33,13 @@ def set_aside(workdir: Path, ledger: Ledger, name_of: Callable[[Path], str]) -> 
       The ledger as it is now, which is written; the same where the top holds no finished answer.
     """
     members = ledger.dependents(FIRST) if FIRST in ledger.stages else []
-    if LAST not in members or not all(_is_whole(workdir, ledger.stages[name]) for name in members):
+    whole = {name for name in members if _is_whole(workdir, ledger.stages[name])}
+    # A stage that the evaluation does not rest on, as of an audit that was stopped, is not kept unfinished.
+    if LAST not in members or not _read_by(ledger, LAST) & set(members) <= whole:
         return ledger
-    answer = Answer(ledger.stages[FIRST].fingerprint, {name: ledger.stages[name] for name in members})
+    answer = Answer(
+        ledger.stages[FIRST].fingerprint, {name: ledger.stages[name] for name in members if name in whole}
+    )
     name = _free_name(ledger, name_of(workdir))
     _move(workdir, workdir / FOLDER / name, _files(answer))
     ledger = dataclasses.replace(ledger.without(members), answers={**ledger.answers, name: answer})
@@ -68,6 +72,15 @@ def bring_back(workdir: Path, ledger: Ledger, fingerprint: str, name_of: Callabl
     ledger = dataclasses.replace(ledger, stages=stages, answers=others)
     write_ledger(workdir, ledger)
     return ledger
+
+
+def _read_by(ledger: Ledger, name: str) -> set[str]:
+    """The stage, and every stage that it reads, directly or not."""
+    found, new = set[str](), {name}
+    while new := {one for one in new if one in ledger.stages} - found:
+        found |= new
+        new = {one for stage in new for one in ledger.stages[stage].inputs}
+    return found
 
 
 def _is_whole(workdir: Path, record: StageRecord) -> bool:

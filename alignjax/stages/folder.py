@@ -2,19 +2,20 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from alignjax.errors import InputError
+from alignjax.errors import InputError, did_you_mean
 from alignjax.runtime import preemption, processes
 from alignjax.runtime.files import remove, remove_empty
 from alignjax.runtime.metrics import peak_memory_bytes
 from alignjax.stages import answers
 from alignjax.stages.fingerprints import file_digests
-from alignjax.stages.ledger import Ledger, LookRecord, StageRecord, read_ledger, write_ledger
+from alignjax.stages.ledger import Ledger, LookRecord, StageRecord, environment, read_ledger, write_ledger
 from alignjax.stages.run import counted, fingerprint_of
 from alignjax.stages.stage import Stage, Stored, Work
+from alignjax.stages.timetable import Planned, in_words, seconds_left
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class FolderRun:
       redo: a stage to compute again, with everything that reads it; empty: none.
       may_compute: names of the only stages that may be computed, by prefix; None: all.
       fingerprints: of the stages so far, by name.
+      planned: names of the stages met so far -> all stages of the run, as far as they are known.
     """
 
     workdir: Path
@@ -38,10 +40,15 @@ class FolderRun:
     redo: str = ""
     may_compute: Collection[str] | None = None
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
+    planned: Callable[[Sequence[str]], Sequence[Planned]] = lambda met: ()
+    _met: list[str] = dataclasses.field(init=False, default_factory=list)
+    _taken: dict[str, float] = dataclasses.field(init=False, default_factory=dict)
+    _redone: set[str] = dataclasses.field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         """Forgets the stages that are to be computed again."""
         self._ledger = read_ledger(self.workdir)
+        self._devices_before = self._ledger.devices
         if self.redo:
             self._forget(self.redo)
 
@@ -62,8 +69,10 @@ class FolderRun:
         if first and not self._is_kept(stage):
             self._verify_answer(stage)
             self._ledger = answers.bring_back(self.workdir, self._ledger, work.fingerprint, self.name_of)
+        self._met.append(stage.name)
         if processes.broadcast(self._is_kept(stage)):
-            self.say(f"[{stage.name}] done before, kept")
+            self.say(f"{self._place(stage)}, done before, kept")
+            self._note_earlier(stage.name)
             return self._loaded(stage, work) if stage.load is not None else stage.compute(work)
         self._require_allowed(stage)
         if preemption.asked():
@@ -119,7 +128,11 @@ class FolderRun:
                 )
 
     def _computed(self, stage: Stage[T], work: Work) -> T:
-        self.say(f"[{stage.name}]")
+        self.say(self._place(stage))
+        whole = work.scratch is None or not work.scratch.exists()  # else an earlier process did a part of it
+        before = self._ledger.stages.get(stage.name)
+        if before is not None and before.done:
+            self._redone.add(stage.name)
         record = StageRecord("running", work.fingerprint, stage.version, dict(stage.settings), stage.inputs)
         first = stage.name == answers.FIRST
         if not first or stage.name not in self._ledger.stages:
@@ -143,10 +156,42 @@ class FolderRun:
         assert work.scratch is not None
         remove(work.scratch)
         remove_empty(self.workdir / "cache", work.scratch.parent)
-        self.say(f"[{stage.name}] {seconds:.1f} s, peak memory {peak:,.0f} MiB")
+        if whole:
+            self._taken[stage.name] = seconds
+        self.say(f"  {in_words(seconds)}, peak memory {peak:,.0f} MiB{self._time_left()}")
         if stage.reload and stage.load is not None:
             return stage.load(self.workdir, work)
         return value if stage.slim is None else stage.slim(value)
+
+    def _place(self, stage: Stored[T]) -> str:
+        """The stage's number among those of the run, and its name."""
+        planned = self.planned(self._met)
+        of = f" of {max(len(planned), len(self._met))}" if planned else ""
+        return f"stage {len(self._met)}{of}: {stage.name}"
+
+    def _note_earlier(self, name: str) -> None:
+        """Keeps the time that an earlier process took for a stage, where its devices were these."""
+        seconds = self._ledger.stages[name].seconds
+        if seconds is not None and tuple(self._devices_before) == environment()["devices"]:
+            self._taken[name] = seconds
+
+    def _time_left(self) -> str:
+        """The time of the stages to come; empty where nothing is known of it, or none is left."""
+        planned = self.planned(self._met)
+        # What was done before and reads nothing that was done again is kept, unless it seems to have
+        # settings of its own that changed: stages of its kind were done again.
+        again = {name for one in self._redone for name in self._ledger.dependents(one)}
+        kinds = {stage.kind for stage in planned if stage.name in self._redone}
+        kept = {
+            stage.name
+            for stage in planned
+            if (record := self._ledger.stages.get(stage.name)) is not None
+            and record.done
+            and stage.name not in again
+            and stage.kind not in kinds
+        }
+        left = seconds_left(planned, self._taken, self._met, kept)
+        return "" if left is None or left < 5 else f"; about {in_words(left)} left"
 
     def _looking(self, stage: Stage[T], work: Work) -> Work:
         """The work with its look, which is counted before anything is seen."""
@@ -173,7 +218,8 @@ class FolderRun:
     def _forget(self, name: str) -> None:
         if name not in self._ledger.stages:
             known = ", ".join(self._ledger.stages) or "none yet"
-            raise InputError(f"--redo={name}: no such stage in {self.workdir}; it has {known}.")
+            near = did_you_mean(name, self._ledger.stages)
+            raise InputError(f"--redo={name}: no such stage in {self.workdir}; {near}it has {known}.")
         self._write(self._ledger.without(self._ledger.dependents(name)))
 
     def _require_allowed(self, stage: Stage[T]) -> None:

@@ -47,11 +47,12 @@ def dualized(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated)
         for warning in answer.warnings:
             setup.log.say(f"  {warning}")
 
-        def solve(constraints: Mapping[str, ConstraintSettings]) -> DualAnswer:
-            asking = dataclasses.replace(setup, config=dataclasses.replace(config, constraints=constraints))
+        def solve(constraints: Mapping[str, ConstraintSettings], lam: float | None) -> DualAnswer:
+            changed = dataclasses.replace(config, constraints=constraints, lam=lam)
+            asking = dataclasses.replace(setup, config=changed)
             return answer_of(asking, data, raw, calibration)
 
-        return dataclasses.replace(answer, dial=dial_of(answer, config.constraints, solve))
+        return dataclasses.replace(answer, dial=dial_of(answer, config.constraints, solve, config.lam))
 
     return Stage(
         name="dual",
@@ -67,7 +68,14 @@ def dualized(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated)
     )
 
 
-def answer_of(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated) -> DualAnswer:
+def answer_of(
+    setup: Setup,
+    data: Data,
+    raw: np.ndarray,
+    calibration: Calibrated,
+    *,
+    lam: Sequence[float] | None = None,
+) -> DualAnswer:
     """What the dual says of a run's calibrated scores.
 
     Args:
@@ -75,7 +83,9 @@ def answer_of(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated
       data: with the categories of the prompts.
       raw: [N, K, 1+m] scores before calibration.
       calibration: the table, and the fit whose uncertainty the intervals hold.
+      lam: fixed multipliers of the constraints; None: `config.lam`, and without it they are solved for.
     """
+    fixed = setup.config.lam if lam is None else lam
     config, table, key = setup.config, calibration.table, jax.random.key(setup.config.seed)
     dimensions = config.dimensions
     scores = np.concatenate([table.rewards[..., None], table.utilities], axis=-1)
@@ -93,11 +103,11 @@ def answer_of(setup: Setup, data: Data, raw: np.ndarray, calibration: Calibrated
         names=tuple(units),
         asked=[asked[name] for name in units],
         beta=config.beta,
-        lam=config.lam,
+        lam=fixed,
         exposure=in_units.exposure(units, categories, count),
         units=units,
         confidence=config.confidence or 0.95,
-        conservative=config.confidence is not None and config.lam is None,
+        conservative=config.confidence is not None and fixed is None,
         num_resamples=config.bootstrap,
         seed=config.seed,
         uncertainty=in_units.uncertainty(

@@ -1,5 +1,6 @@
 """The last stage: every policy compared with what was promised, and with each other."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,11 +9,11 @@ import numpy as np
 
 from alignjax.dual.statistics import resampling_weights
 from alignjax.evaluation.audit import Resampling, audit, distances_from_optimum
-from alignjax.evaluation.comparison import Comparison
+from alignjax.evaluation.comparison import Comparison, contest
 from alignjax.evaluation.means import Scored, on_these_prompts, uncertain_means
 from alignjax.records.answer import DualAnswer
 from alignjax.records.codec import read_record
-from alignjax.records.evaluation import Evaluation, Headline
+from alignjax.records.evaluation import Contest, Evaluation, Headline
 from alignjax.records.verdict import TestRecord
 from alignjax.runtime.arrays import read_npz, write_npz
 from alignjax.runtime.files import write_record
@@ -20,8 +21,10 @@ from alignjax.scores import calibration as calib
 from alignjax.stages import Stage, Work
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.groundwork import Data
+from alignjax.workflow.judge_sources import settings_of
+from alignjax.workflow.judging import Judging
 from alignjax.workflow.measuring import Measurement, basis_of, prompts_of_test
-from alignjax.workflow.setup import Setup, content, part
+from alignjax.workflow.setup import Setup, part
 from alignjax.workflow.testing import Tested
 
 _SCORES = "evaluation_scores.npz"
@@ -47,6 +50,7 @@ def evaluated(
     calibration: Calibrated,
     answer: DualAnswer,
     tested: Tested,
+    judging: Judging,
 ) -> Stage[Evaluated]:
     """What every policy reaches beside what was promised, and against each other: evaluation.json.
 
@@ -57,14 +61,13 @@ def evaluated(
       calibration: of the scores.
       answer: of the dual.
       tested: the aligned policy's test.
+      judging: what judges found that were asked in stages of their own.
     """
     config = setup.config
-    verdicts = {
-        name: content(setup, judge.verdicts) for name, judge in config.judges.items() if judge.verdicts
-    }
+    judges = {name: settings_of(setup, judge) for name, judge in config.judges.items()}
 
     def compute(work: Work) -> Evaluated:
-        record = _audit(setup, data, measured, calibration, answer, tested.test)
+        record = _audit(setup, data, measured, calibration, answer, tested.test, judging)
         rng = np.random.default_rng(setup.seeds.seed("histogram"))
         return Evaluated(record, {name: _scatter(one, rng) for name, one in measured.scores.items()})
 
@@ -74,8 +77,8 @@ def evaluated(
 
     return Stage(
         name="evaluation",
-        settings=part(setup, "bootstrap", "judges") | {"verdicts": verdicts},
-        inputs=("dual", tested.tested_by, *dict.fromkeys(measured.stages)),
+        settings=part(setup, "bootstrap") | {"judges": judges},
+        inputs=("dual", tested.tested_by, *dict.fromkeys((*measured.stages, *judging.stages))),
         outputs=("evaluation.json", _SCORES),
         compute=compute,
         save=save,
@@ -93,6 +96,7 @@ def _audit(
     calibration: Calibrated,
     answer: DualAnswer,
     test: TestRecord,
+    judging: Judging,
 ) -> Evaluation:
     config, scores, prompts = setup.config, measured.scores, prompts_of_test(setup, data)
     count = len(next(iter(scores.values())).kl)
@@ -107,11 +111,24 @@ def _audit(
         {name: one.weights for name, one in scores.items() if one.weights is not None} if exact else None,
         prompts,
         None if exact else {name: [t[0] for t in some.texts] for name, some in measured.responses.items()},
+        _decided(setup, judging),
     )
     resampling = Resampling(weights, uncertain)
-    return audit(
+    record = audit(
         scores, basis, comparison, answer, test, resampling, config.judges, _optima(setup, scores, answer)
     )
+    return dataclasses.replace(record, judges=judging.records or None)
+
+
+def _decided(setup: Setup, judging: Judging) -> dict[str, Contest]:
+    """Contests of judges that were asked before, with intervals over the prompts that each was asked on."""
+    found = {}
+    for name, ruling in judging.rulings.items():
+        rng = np.random.default_rng(setup.seeds.seed(f"judge of {name}"))
+        count = ruling.judged.shares.shape[2]
+        weights = resampling_weights(rng, count, setup.config.bootstrap, population=False)
+        found[name] = contest(ruling.policies, ruling.judged, weights)
+    return found
 
 
 def _optima(setup: Setup, scores: Mapping[str, Scored], answer: DualAnswer) -> dict[str, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from alignjax.alignment.training import train_sft
 from alignjax.aot.program import Use
@@ -13,6 +14,7 @@ from alignjax.config import check_kernel, determining
 from alignjax.data import preferences
 from alignjax.data.preferences import Preferences
 from alignjax.data.tokenize import Template, tokenize_responses
+from alignjax.data.usage import usage_lines
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
 from alignjax.models import (
@@ -27,10 +29,12 @@ from alignjax.models import (
     projection_sizes,
     save_pretrained,
 )
-from alignjax.policy.values import Policy
+from alignjax.models.quantized import round_params
+from alignjax.policy.values import Outcome, Policy
 from alignjax.runtime.files import write_record
 from alignjax.stages import Stage, Work
 from alignjax.workflow import programs
+from alignjax.workflow.judge_sources import asked_of
 from alignjax.workflow.setup import Setup, content, part, trainer_of
 
 
@@ -77,7 +81,7 @@ def reference(setup: Setup) -> Stage[Policy]:
         settings=settings | part(setup, "reference", "reference_examples") | {"world": config.data.world},
         outputs=("reference",),
         compute=lambda work: _train(setup, world, work),
-        save=lambda folder, policy: save_pretrained(policy.model, folder / "reference"),
+        save=lambda folder, policy: _save(policy, folder / "reference"),
         load=lambda folder, work: _read(setup, folder / "reference", work),
         reload=True,
         abstract=abstract,
@@ -112,10 +116,11 @@ def data(setup: Setup, policy: Policy) -> Stage[Data]:
         pairs.require_safe_labels(config.rates)
         for note in pairs.notes:
             setup.log.say(f"  {note}")
-        for name, counts in pairs.counts.items():
-            setup.log.say(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in counts.items()))
+        for line in usage_lines(pairs.counts, names):
+            setup.log.say(f"  {line}")
         if world is None and not config.accept_uninformative:
             pairs.require_enough(held_out=config.calibrate, most_test=config.num_test_prompts)
+        asked_of(setup, pairs, template, policy)  # a judge that cannot be asked is refused before training
         return Data(pairs, template)
 
     # What is asked by category does not determine the pairs: it is among the settings of the dual.
@@ -165,7 +170,12 @@ def _read(setup: Setup, path: Path, work: Work) -> Policy:
         mesh = setup.batching.mesh
         # A world's reference has no adapter: the configuration refuses one.
         model = load_pretrained(
-            path, dtype=settings.dtype, remat=settings.remat, mesh=mesh, adapter=settings.adapter
+            path,
+            dtype=settings.dtype,
+            remat=settings.remat,
+            mesh=mesh,
+            adapter=settings.adapter,
+            weights=settings.weights,
         )
         if settings.max_length > (most := model.config.max_positions):
             raise InputError(
@@ -204,7 +214,20 @@ def _train(setup: Setup, world: World, work: Work) -> Policy:
     run_as = dataclasses.replace(decoder, dtype=settings.dtype, remat=settings.remat)
     params = jax.tree.map(lambda leaf: leaf.astype(settings.dtype), model.params)
     model = model.replace(params=params, config=with_kernel(setup, run_as))
-    return Policy("reference", lambda: model, None, "reference", work.fingerprint)
+    held = model
+    if settings.weights == "int8":
+        rounded = dataclasses.replace(model.config, weights="int8")
+        held = model.replace(params=round_params(rounded, jax.tree.map(jnp.copy, params)), config=rounded)
+    # What is saved are the weights before they are rounded.
+    outcome = Outcome(params, params, 0, 0, stopped_early=False)
+    return Policy("reference", lambda: held, None, "reference", work.fingerprint, outcome)
+
+
+def _save(policy: Policy, folder: Path) -> None:
+    """Writes what `_train` trained."""
+    assert policy.outcome is not None, "only a reference that was trained in this process is saved"
+    config = dataclasses.replace(policy.model.config, weights="float")
+    save_pretrained(Model(policy.outcome.best, config, policy.model.tokenizer), folder)
 
 
 def _sft_use(setup: Setup, world: World) -> Use:

@@ -60,6 +60,18 @@ def _categories(setup: Setup, outcome: Outcome, prompts: list[Prompt]) -> list[s
     return [", ".join(names) or None for names in joined] if found else [None] * len(prompts)
 
 
+def product_findings(setup: Setup) -> list[str]:
+    """Where no policy was trained, what the aligned one is."""
+    if not setup.config.align.skip:
+        return []
+    factors = len(setup.config.dimensions)
+    return [
+        f"The final alignment was skipped (config.align.skip): `aligned` is the product of {factors} "
+        f"policies, {factors + 1} forward passes for each token. alignjax sample --workdir draws from it; "
+        "alignjax export writes their merge, which is another policy and was not tested."
+    ]
+
+
 def accuracies(outcome: Outcome) -> dict[str, float]:
     """By score, the share of held-out pairs that its calibrated values order as the label does.
 

@@ -29,7 +29,7 @@ from alignjax.aot.shapes import bytes_per_device
 from alignjax.config import LoraSettings, SamplingSettings, ScoreModelSettings, TrainingSettings
 from alignjax.data.batches import pair_lengths, response_lengths
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
-from alignjax.models import DecoderConfig, Lora, Model, ScoreModel
+from alignjax.models import Adapters, DecoderConfig, Lora, Model, ScoreModel, num_bodies
 from alignjax.policy import batch_sizing, sampling
 from alignjax.policy.batching import Batching
 from alignjax.policy.divergence import completion_kl_jit
@@ -153,14 +153,14 @@ def held_while_training(trainable: Tree, *, own_start: bool, judged: bool) -> di
 
 
 def pair_logps(
-    model: Model, lora: Lora | None, pairs: Sequence[TokenizedPair], batching: Batching
+    model: Model, lora: Adapters | None, pairs: Sequence[TokenizedPair], batching: Batching
 ) -> Program:
     """Log-probabilities of both responses of n pairs."""
     return _logps(model, lora, pair_lengths(pairs), batching, slots=2)
 
 
 def response_logps(
-    model: Model, lora: Lora | None, responses: Sequence[TokenizedResponse], batching: Batching
+    model: Model, lora: Adapters | None, responses: Sequence[TokenizedResponse], batching: Batching
 ) -> Program:
     """Log-probabilities of n responses."""
     return _logps(model, lora, response_lengths(responses), batching, slots=1)
@@ -186,7 +186,7 @@ def response_scores(
 
 def divergence(
     model: Model,
-    lora: Lora | None,
+    lora: Adapters | None,
     reference: Model,
     responses: Sequence[TokenizedResponse],
     batching: Batching,
@@ -213,7 +213,7 @@ def divergence(
 
 def sampler(
     model: Model,
-    lora: Lora | None,
+    lora: Adapters | None,
     prompts: Sequence[np.ndarray],
     settings: SamplingSettings,
     batching: Batching,
@@ -230,7 +230,10 @@ def sampler(
     mesh, new = batching.mesh, settings.max_new_tokens
     width = sampling.padded_length(max(len(prompt) for prompt in prompts))
     memory = batch_sizing.memory_of(mesh) if batching.memory is None else batching.memory
-    together = batch_sizing.drawn_together(model.config, settings.num_samples, new, width, mesh, memory)
+    bodies = num_bodies(lora)
+    together = batch_sizing.drawn_together(
+        model.config, settings.num_samples, new, width, mesh, memory, bodies
+    )
     rows = sampling.prompts_together(len(prompts), together.prompts, mesh)
     draw = sampling.Draw(
         together.samples,
@@ -245,7 +248,8 @@ def sampler(
     first_sample = shapes.everywhere((), np.int32, mesh)
     weights = (model.config, draw, mesh, model.params, lora, shapes.random_key(mesh))
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    cache = batch_sizing.cache_bytes(model.config, together._replace(prompts=rows // parts), new, width)
+    on_one = together._replace(prompts=rows // parts)
+    cache = batch_sizing.cache_bytes(model.config, on_one, new, width, bodies)
     drawn = rows * together.samples
     return Program(
         sampling.generate_jit,
@@ -279,7 +283,9 @@ def _train_step(steps: Steps, trainable: Tree, frozen: Tree, batch: Any, mesh: M
     return Program(steps.train(Layout.of(state)), (state, frozen, batch), kinds, rows, rows * tokens)
 
 
-def _logps(model: Model, lora: Lora | None, lengths: np.ndarray, batching: Batching, slots: int) -> Program:
+def _logps(
+    model: Model, lora: Adapters | None, lengths: np.ndarray, batching: Batching, slots: int
+) -> Program:
     bucket, rows = batching.buckets(lengths)[-1], batching.batch_size(len(lengths))
     batch = shapes.token_rows(rows, bucket, batching.mesh)
     kinds = {"parameters": bytes_per_device(model.params), "adapters": bytes_per_device(lora)}

@@ -11,7 +11,7 @@ from alignjax.alignment.score_training import TrainedScore
 from alignjax.alignment.training import LabelledPairs
 from alignjax.aot.shapes import decoder_params, score_model_on
 from alignjax.aot.shapes import score_model as abstract_score_model
-from alignjax.config import ScoreSettings, determining
+from alignjax.config import SamplingSettings, ScoreSettings, determining
 from alignjax.data import preferences, responses
 from alignjax.data.preferences import Labelled
 from alignjax.data.records import PreferencePair, Prompt
@@ -43,6 +43,7 @@ from alignjax.stages import Run, Stage, Stored, Work
 from alignjax.workflow import calibrate as calibrating
 from alignjax.workflow import programs, uses
 from alignjax.workflow.calibrate import Calibrated
+from alignjax.workflow.given_samples import given_samples
 from alignjax.workflow.groundwork import Data, with_kernel
 from alignjax.workflow.setup import Setup, content, part, trainer_of
 
@@ -209,6 +210,10 @@ def samples(setup: Setup, policy: Policy, data: Data) -> Stage[Responses]:
     """K responses of the reference to each of N prompts: samples.jsonl."""
     settings = setup.config.sampling
     prompts = data.pairs.train_prompts[: settings.num_prompts]
+    if settings.responses is not None:
+        ids = functools.cache(lambda: _prompt_ids(setup, policy, data, prompts))
+        abstract = functools.partial(abstract_responses, setup, prompts, settings)
+        return given_samples(setup, policy, data, prompts, ids, abstract)
     return responses_stage(setup, policy, data, prompts, "samples", "samples.jsonl", "sampling")
 
 
@@ -230,34 +235,41 @@ def responses_stage(
     settings = config.sampling if field == "sampling" else config.evaluation_sampling
     key = setup.seeds.key(f"sample {policy.name}")
 
-    @functools.cache
-    def ids() -> list[np.ndarray]:
-        limit = config.model.max_prompt_length
-        if setup.shape is not None:
-            return [np.zeros(limit, np.int32)] * len(prompts)
-        return drawing.prompt_ids(policy, data.template, prompts, limit)
+    ids = functools.cache(lambda: _prompt_ids(setup, policy, data, prompts))
 
     def compute(work: Work) -> Responses:
         part = work.file("drawn.jsonl")
         return drawing.draw(key, policy, prompts, ids(), settings, batching, part=part)
 
-    def abstract() -> Responses:
-        row = programs.longest_response(config.model.max_prompt_length, settings.max_new_tokens)
-        tokens: list[list[TokenizedResponse]] = [[row] * settings.num_samples] * len(prompts)
-        return Responses([*prompts], [[""] * settings.num_samples] * len(prompts), tokens)
-
     extra = {} if name == "samples" else {"policy": policy.name}
     return Stage(
         name=name,
-        settings=part(setup) | {field: determining(settings)},
+        settings=part(setup) | {field: determining(dataclasses.replace(settings, responses=None))},
         inputs=("data",) if policy.stage == "reference" else ("data", policy.stage),
         outputs=(file,),
         compute=compute,
         save=lambda folder, drawn: responses.write_responses(folder / file, drawn, extra),
-        load=lambda folder, work: responses.read_responses(folder / file, prompts, ids()),
-        abstract=abstract,
+        load=lambda folder, work: responses.read_responses(folder / file, prompts, ids())._replace(
+            policy=policy.name
+        ),
+        abstract=lambda: abstract_responses(setup, prompts, settings),
         programs=lambda: [uses.draws(policy, ids(), settings, batching)],
     )
+
+
+def _prompt_ids(setup: Setup, policy: Policy, data: Data, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+    """The prompts' tokens; in a plan, as long as they may be."""
+    limit = setup.config.model.max_prompt_length
+    if setup.shape is not None:
+        return [np.zeros(limit, np.int32)] * len(prompts)
+    return drawing.prompt_ids(policy, data.template, prompts, limit)
+
+
+def abstract_responses(setup: Setup, prompts: Sequence[Prompt], settings: SamplingSettings) -> Responses:
+    """The responses of a plan, each as long as it may be."""
+    row = programs.longest_response(setup.config.model.max_prompt_length, settings.max_new_tokens)
+    tokens: list[list[TokenizedResponse]] = [[row] * settings.num_samples] * len(prompts)
+    return Responses([*prompts], [[""] * settings.num_samples] * len(prompts), tokens)
 
 
 def require_scores(setup: Setup, data: Data, drawn: Responses, by: Scorers) -> None:

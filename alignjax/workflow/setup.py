@@ -17,6 +17,7 @@ from alignjax.policy.batching import Batching
 from alignjax.policy.known_logps import LogpsCache
 from alignjax.runtime.log import Log
 from alignjax.runtime.mesh import make_mesh, row_parts
+from alignjax.runtime.profiling import Profile
 from alignjax.runtime.seeds import Seeds
 from alignjax.stages.fingerprints import file_digest
 
@@ -49,6 +50,7 @@ class Setup:
       models: weights in device memory.
       unscored: file that lists the responses which score tables lack; None: none is written.
       shape: of a plan; None in a run.
+      traces: folder for the traces that `config.profile` asks for; None: none are written.
     """
 
     config: Config
@@ -58,6 +60,7 @@ class Setup:
     models: ModelCache
     unscored: Path | None = None
     shape: Shape | None = None
+    traces: Path | None = None
 
     @property
     def seeds(self) -> Seeds:
@@ -85,6 +88,7 @@ def make_setup(
     unscored: Path | None = None,
     shape: Shape | None = None,
     memory: int | None = None,
+    traces: Path | None = None,
 ) -> Setup:
     """Arranges the devices and opens the caches of a run.
 
@@ -96,6 +100,7 @@ def make_setup(
       unscored: as in `Setup`.
       shape: of a plan; None in a run.
       memory: bytes per device that the sampler may use; None: what the devices say they have.
+      traces: as in `Setup`.
 
     Raises:
       InputError: the mesh does not make as many devices, or does not divide the batches.
@@ -112,6 +117,7 @@ def make_setup(
         ModelCache(one=config.resident_models == "one"),
         unscored,
         shape,
+        traces,
     )
 
 
@@ -136,4 +142,6 @@ def content(setup: Setup, path: str | None) -> str | None:
 
 def trainer_of(setup: Setup) -> Trainer:
     """What all trainings of the run share."""
-    return Trainer(setup.batching, setup.seeds, setup.log, setup.config.lora, setup.logps)
+    asked = setup.config.profile
+    profile = None if setup.traces is None else Profile(setup.traces, asked.first, asked.steps)
+    return Trainer(setup.batching, setup.seeds, setup.log, setup.config.lora, setup.logps, profile)

@@ -19,7 +19,6 @@ from alignjax.evaluation.means import Basis, Scored, on_these_prompts, utilities
 from alignjax.evaluation.verdict import look_share, power
 from alignjax.policy.known_logps import kl_of_responses
 from alignjax.policy.values import Policy
-from alignjax.records.answer import DualAnswer
 from alignjax.records.codec import read_record
 from alignjax.records.evaluation import Round
 from alignjax.records.verdict import TestRecord
@@ -28,39 +27,14 @@ from alignjax.scores.scorers import score_responses
 from alignjax.stages import FolderRun, Looks, Run, Stage, Stored, Work
 from alignjax.workflow import rounds, uses
 from alignjax.workflow.answering import aligned, labelled_by, labels_at, stored_policy
-from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.dualizing import sample_prompts
-from alignjax.workflow.groundwork import Data
 from alignjax.workflow.measuring import Measurement, basis_of, kept_for_test, measured, prompts_of_test
-from alignjax.workflow.scoring import Scorers, responses_stage
+from alignjax.workflow.question import Question
+from alignjax.workflow.scoring import responses_stage
 from alignjax.workflow.setup import Setup, content, part
 
 LABELLED = "test/human labels"
 """The stage that tests the last policy with human labels."""
-
-
-class Question(NamedTuple):
-    """What every round works with.
-
-    Attributes:
-      setup: of the run.
-      reference: pi_ref.
-      data: the pairs and the prompts.
-      by: scorers.
-      pair_scores: [n, 2, 1+m] calibrated scores of the pairs to align on.
-      raw: [N, K, 1+m] raw scores of the reference's samples.
-      calibration: of the scores.
-      answer: of the dual.
-    """
-
-    setup: Setup
-    reference: Policy
-    data: Data
-    by: Scorers
-    pair_scores: np.ndarray
-    raw: np.ndarray
-    calibration: Calibrated
-    answer: DualAnswer
 
 
 class Tested(NamedTuple):
@@ -127,13 +101,18 @@ def until_accepted(run: Run, question: Question, first: Policy, baseline: Measur
     return Tested(policies, test, tested_by, tests, refused)
 
 
-def last_policy(run: FolderRun, setup: Setup, reference: Policy) -> Stored[Policy]:
-    """The aligned policy of a finished run: that of the round that the test accepted, or of the last one."""
+def last_round(run: FolderRun, setup: Setup) -> int:
+    """The round of a finished run's aligned policy: the one that the test accepted, or the last."""
     number, count = 1, setup.config.rounds.count
     # Not the last policy that is there: another question to the test may have accepted an earlier one.
     while number < count and not _accepted(run, number):
         number += 1
-    stage = stage_of(number)
+    return number
+
+
+def last_policy(run: FolderRun, setup: Setup, reference: Policy) -> Stored[Policy]:
+    """The aligned policy of a finished run, which it trained."""
+    stage = stage_of(last_round(run, setup))
     return stored_policy(setup, reference, stage=stage, name="aligned", reads=labelled_by(stage))
 
 
@@ -283,6 +262,8 @@ def _test_basis(question: Question) -> Basis:
 
 def _aligned_again(question: Question, begin: Policy, lam: np.ndarray, number: int) -> Stage[Policy]:
     """A further alignment, from the last policy's weights, at a corrected multiplier."""
+    if question.again is not None:
+        return question.again(number, lam)
     setup, data = question.setup, question.data
     labels = labels_at(setup, data, question.pair_scores, question.answer, lam)
     stage = stage_of(number)
