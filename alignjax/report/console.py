@@ -17,11 +17,11 @@ def console_table(
     findings: Sequence[str] = (),
     calibrated: bool = False,
 ) -> str:
-    """What every policy reaches, then the promise of the aligned one, and one verdict.
+    """What every policy reaches, then the promise of the aligned one; the verdict is said below it.
 
     Policies as rows with reward, utilities, margins and KL; below them what an embedded world knows of the
     truth; then what must be known before the numbers are believed; then what was asked, forecast, delivered
-    and shown, a line each; then the headline.
+    and shown, a line each; then notes.
 
     Args:
       evaluation: of the policies.
@@ -51,7 +51,7 @@ def console_table(
             f"{evaluation.spent:.0%} of its error spent; the confidence is of each bound.",
             width,
         )
-    return "\n".join([*lines, "", evaluation.headline.text])
+    return "\n".join(lines)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

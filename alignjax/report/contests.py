@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from alignjax.records.evaluation import Contest, Evaluation
+from alignjax.records.evaluation import Contest, Evaluation, JudgeRecord
 from alignjax.report import tables
 from alignjax.report.sections import Grid
-from alignjax.report.style import FIXED, INK, OTHERS, policy_mark, style
+from alignjax.report.style import FIXED, INK, OTHERS, policy_mark, short_name, style
 from alignjax.report.tables import Estimate
 
 _LOSES, _WINS = FIXED["reward"][0], OTHERS[0][0]
@@ -23,13 +23,17 @@ def grid(evaluation: Evaluation) -> Grid | None:
         return None
     names = tables.constraint_names(evaluation)
     head, rows = ["policy"], []
+    judges = evaluation.judges or {}
     for dimension in contests:
         head += [f"{dimension}: wins against the reference", f"{dimension}: rating"]
+    rates = {name: one.safe for name, one in judges.items() if one.safe is not None}
+    head += [f"{name}: safe by {judges[name].judge}, %" for name in rates]
     for policy in tables.policy_names(evaluation):
         cells = []
         for contest in contests.values():
             wins = contest.win_rates.get(policy, {}).get("reference")
             cells += [tables.format_estimate(wins), tables.format_estimate(contest.ratings.get(policy))]
+        cells += [_percent(rate.get(policy)) for rate in rates.values()]
         rows.append(
             (
                 tables.policy_label(policy, names),
@@ -41,7 +45,9 @@ def grid(evaluation: Evaluation) -> Grid | None:
         "Wins: share of the comparisons on the same prompt, where a tie counts half; rating: Bradley-Terry, "
         "in logits above the reference; [..]: 95% interval over prompts."
     ]
-    return Grid("Contests", head, rows, notes + [_judge(name, c) for name, c in contests.items()])
+    return Grid(
+        "Contests", head, rows, notes + [_judge(name, c, judges.get(name)) for name, c in contests.items()]
+    )
 
 
 def win_matrix(evaluation: Evaluation) -> Figure | None:
@@ -64,7 +70,7 @@ def win_matrix(evaluation: Evaluation) -> Figure | None:
         panels = figure.subplots(down, min(2, len(contests)), squeeze=False).ravel()
         for axes, (dimension, contest) in zip(panels, contests.items(), strict=False):
             _panel(axes, contest.win_rates, policies, labels)
-            axes.set_title(dimension)
+            axes.set_title(f"{short_name(dimension)}: wins (%)")
         for axes in panels[len(contests) :]:
             axes.set_visible(False)
     return figure
@@ -93,6 +99,7 @@ def _panel(
     places = np.arange(len(policies)) + 0.5
     axes.set_xticks(places, labels, rotation=40, ha="right")
     axes.set_yticks(places, labels)
+    axes.set_xlabel("against")
     axes.tick_params(length=0)
     axes.invert_yaxis()
     axes.grid(False)
@@ -100,10 +107,30 @@ def _panel(
         axes.spines[side].set_visible(False)
 
 
-def _judge(dimension: str, contest: Contest) -> str:
-    """Who judged, how many verdicts are missing, and how much the order of the responses mattered."""
-    known = {"scores": "its calibrated scores, all pairs of responses", "verdicts": "the verdicts of a file"}
+def _percent(rate: Estimate | None) -> str:
+    """A share in percent, with Wilson's interval."""
+    if rate is None:
+        return tables.MISSING
+    return f"{100 * rate.mean:.0f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+
+
+def _judge(dimension: str, contest: Contest, record: JudgeRecord | None) -> str:
+    """Who judged on what, how many verdicts are missing, and how much the order of the responses mattered."""
+    known = {
+        "scores": "its calibrated scores, all pairs of responses",
+        "verdicts": "the verdicts of a file",
+        **{name: f"{name}, every response for itself" for name in ("llama-guard", "wildguard")},
+        **{name: f"a {name} model, all pairs of responses" for name in ("cost", "reward")},
+    }
     text = f"{dimension} is judged by {known.get(contest.judge, contest.judge + ', in both orders')}"
+    if record is not None and record.own_prompts:
+        text += f", on {record.prompts:,} prompts of its own"
+        if record.trained_on:
+            text += f" ({record.trained_on:,} of them are trained on)"
+    if record is not None and record.unread:
+        text += f"; {record.unread:,} of {record.asked:,} answers could not be read"
+    if record is not None and record.too_long:
+        text += f"; its context has no room for {record.too_long:,} of the questions"
     if contest.missing:
         text += f"; {contest.missing:,} pairs of policies and prompts have no verdict"
     if contest.position_bias is not None:

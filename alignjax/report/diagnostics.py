@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignjax.dual.statistics import wilson
 from alignjax.records.calibration import CalibrationRecord
 from alignjax.report.style import FIXED, INK, MUTED, OTHERS, policy_mark, style
 
@@ -50,8 +51,11 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], *, columns: int = 4) -
                 accuracy.set_visible(False)
                 loss.set_xlabel("step")
             if column == 0:
-                loss.set_ylabel("loss")
-                accuracy.set_ylabel("accuracy")
+                loss.set_ylabel("loss (nats)")
+        for row in grid[1::2]:
+            # The leftmost that there is: a stage without accuracies has no panel.
+            for axes in [one for one in row if one.get_visible()][:1]:
+                axes.set_ylabel("accuracy (share)")
         known = {
             label: handle
             for axes in grid.ravel()
@@ -82,7 +86,7 @@ def reliability(calibration: CalibrationRecord) -> Figure | None:
             predicted, observed, count = (
                 np.asarray(values, np.float64) for values in (found.predicted, found.observed, found.count)
             )
-            low, high = _wilson(observed, count)
+            low, high = wilson(observed, count)
             bars = [np.maximum(observed - low, 0.0), np.maximum(high - observed, 0.0)]
             colour, marker = policy_mark(name, constraints)
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
@@ -111,11 +115,3 @@ def _stage_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> No
         best = int(np.argmin(values))
         ring = {"markersize": 8, "markerfacecolor": "none", "markeredgecolor": INK, "linestyle": "none"}
         axes.plot(steps[best], values[best], "o", label="best held out", **ring)
-
-
-def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95% interval of a share among `count` independent draws."""
-    count = np.maximum(count, 1.0)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return centre - half, centre + half

@@ -1,9 +1,8 @@
-"""Figures of the method: the dual, the trade-off it predicts, and the scores of every policy.
+"""Figures of the method: the dual, and the trade-off that it predicts.
 
 Every function returns a matplotlib `Figure` of its own: no pyplot, no shared state.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,30 @@ from matplotlib.figure import Figure
 from alignjax.records.answer import DualAnswer, Ends, FrontierCurve
 from alignjax.records.evaluation import Evaluation, PolicyResult
 from alignjax.report.sections import ends_text
-from alignjax.report.style import BAND, DARK_BAND, FIXED, INK, LAM, MUTED, OTHERS, policy_mark, style
-from alignjax.report.tables import Estimate, constraint_names, policy_label, policy_names
+from alignjax.report.style import (
+    BAND,
+    DARK_BAND,
+    FIXED,
+    INK,
+    LAM,
+    MUTED,
+    OTHERS,
+    policy_mark,
+    short_name,
+    style,
+)
+from alignjax.report.tables import Estimate, constraint_names, policy_label, policy_names, score_unit
 
-_POINT = {"markersize": 7.5, "markeredgecolor": "white", "markeredgewidth": 0.8, "elinewidth": 1.4}
+SCORES = score_unit(calibrated=False)
 
 
-def dual_function(answer: DualAnswer, name: str) -> Figure:
+def dual_function(answer: DualAnswer, name: str, *, unit: str = SCORES) -> Figure:
     """The dual function along the ray through lambda*, its minimum and the interval of lambda*.
 
     Args:
       answer: a feasible one.
       name: the constraint whose multiplier is the horizontal axis.
+      unit: of the scores, in few words.
 
     Raises:
       ValueError: the answer is infeasible, or has no such constraint.
@@ -32,12 +43,19 @@ def dual_function(answer: DualAnswer, name: str) -> Figure:
     curve, index = _frontier(answer), answer.names.index(name)
     with style():
         figure, axes = _canvas()
-        draw_dual(axes, curve, index, name, _lam(answer, name), interval=_interval(answer, name))
+        draw_dual(axes, curve, index, name, _lam(answer, name), interval=_interval(answer, name), unit=unit)
     return figure
 
 
 def draw_dual(
-    axes: Axes, curve: FrontierCurve, index: int, name: str, lam: float, *, interval: Ends | None = None
+    axes: Axes,
+    curve: FrontierCurve,
+    index: int,
+    name: str,
+    lam: float,
+    *,
+    interval: Ends | None = None,
+    unit: str = SCORES,
 ) -> None:
     """Draws `dual_function` on the caller's axes.
 
@@ -48,6 +66,7 @@ def draw_dual(
       name: the constraint.
       lam: its lambda*.
       interval: of lambda*; None: none is drawn.
+      unit: of the scores, in few words.
     """
     x, label = _ray(curve, index, name)
     at = lam if label else 1.0
@@ -55,16 +74,17 @@ def draw_dual(
     axes.plot(at, np.interp(at, x, curve.objective), "o", color=BAND, markersize=7, zorder=5)
     _mark_lam(axes, at, lam, interval if label else None, x)
     axes.set_xlabel(label or f"share of {LAM}*")
-    axes.set_ylabel(f"D({LAM})")
-    axes.set_title(f"Dual function, {name}")
+    axes.set_ylabel(f"D({LAM}) ({unit})")
+    axes.set_title(f"Dual function, {short_name(name)}")
 
 
-def margin_curve(answer: DualAnswer, name: str) -> Figure:
+def margin_curve(answer: DualAnswer, name: str, *, unit: str = SCORES) -> Figure:
     """Predicted margin against the multiplier, with the asked margin and the interval at lambda*.
 
     Args:
       answer: a feasible one.
       name: the constraint.
+      unit: of the scores, in few words.
 
     Raises:
       ValueError: the answer is infeasible, or has no such constraint.
@@ -81,6 +101,7 @@ def margin_curve(answer: DualAnswer, name: str) -> Figure:
             asked=answer.asked[name].margin,
             predicted=None if answer.predicted is None else answer.predicted.margins[name],
             interval=_interval(answer, name),
+            unit=unit,
         )
     return figure
 
@@ -96,6 +117,7 @@ def draw_margin(
     predicted: Estimate | None = None,
     interval: Ends | None = None,
     errors: np.ndarray | None = None,
+    unit: str = SCORES,
 ) -> None:
     """Draws `margin_curve` on the caller's axes.
 
@@ -109,6 +131,7 @@ def draw_margin(
       predicted: margin at lambda*, drawn as a point with an error bar; None: a point on the curve.
       interval: of lambda*; None: none is drawn.
       errors: [P] standard errors of the margins, drawn as a band of two on each side; None: no band.
+      unit: of the scores, in few words.
     """
     x, label = _ray(curve, index, name)
     at = lam if label else 1.0
@@ -126,12 +149,19 @@ def draw_margin(
     if asked is not None:
         _asked_line(axes, asked, vertical=False)
     axes.set_xlabel(label or f"share of {LAM}*")
-    axes.set_ylabel("margin over the reference")
-    axes.set_title(f"Predicted margin, {name}")
+    axes.set_ylabel(f"margin ({unit})")
+    axes.set_title(f"Predicted margin, {short_name(name)}")
 
 
 def draw_trade(
-    axes: Axes, curve: FrontierCurve, index: int, name: str, *, reference: float, at: tuple[float, float]
+    axes: Axes,
+    curve: FrontierCurve,
+    index: int,
+    name: str,
+    *,
+    reference: float,
+    at: tuple[float, float],
+    unit: str = SCORES,
 ) -> None:
     """Draws predicted reward against predicted utility along the ray, with lambda* on it.
 
@@ -142,20 +172,26 @@ def draw_trade(
       name: the constraint.
       reference: the reference's mean utility.
       at: utility and reward at lambda*.
+      unit: of the scores, in few words.
     """
     x = reference + curve.margins[:, index]
     axes.plot(x, curve.reward, color=OTHERS[0][0])
     axes.plot(x[0], curve.reward[0], "s", color=FIXED["reward"][0], markersize=6, label=f"{LAM} = 0")
     axes.plot(*at, "o", color=BAND, markersize=7, zorder=5, label=f"{LAM}*")
     axes.axvline(reference, color=MUTED, linewidth=1.0, linestyle=(0, (3, 2)), label="reference")
-    axes.set_xlabel(f"mean utility, {name}")
-    axes.set_ylabel("mean reward")
-    axes.set_title(f"Reward against {name}")
+    axes.set_xlabel(f"mean {short_name(name)} ({unit})")
+    axes.set_ylabel(f"mean reward ({unit})")
+    axes.set_title(f"Reward against {short_name(name)}")
     axes.legend(loc="best")
 
 
 def plane(
-    evaluation: Evaluation, name: str, *, answer: DualAnswer | None = None, truth: bool = False
+    evaluation: Evaluation,
+    name: str,
+    *,
+    answer: DualAnswer | None = None,
+    truth: bool = False,
+    unit: str = SCORES,
 ) -> Figure:
     """Every policy by its margin and reward, with the predicted frontier.
 
@@ -167,10 +203,11 @@ def plane(
       name: the constraint on the horizontal axis.
       answer: whose frontier is drawn; None, or an infeasible one: none is.
       truth: use the world's true scores.
+      unit: of the scores, in few words.
     """
     names = constraint_names(evaluation)
     with style():
-        figure, axes = _canvas(height=3.9)
+        figure, axes = _canvas(height=3.2 + 0.18 * -(-(len(evaluation.policies) + 1) // 3))
         if answer is not None and answer.frontier is not None:
             curve, reference = answer.frontier, evaluation.policies.get("reference")
             here = None if reference is None else _reward(reference, truth)
@@ -183,59 +220,53 @@ def plane(
             if x is None or y is None:
                 continue
             colour, marker = policy_mark(policy, names, policy_names(evaluation))
-            look = {"fmt": marker, "color": colour, "label": policy_label(policy, names), "zorder": 4}
-            axes.errorbar(x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), **look, **_POINT)
+            point(axes, x, y, colour, marker, short_name(policy_label(policy, names)))
         asked = evaluation.asked.get(name)
         axes.margins(0.1)
         if asked is not None:
             _asked_line(axes, asked, vertical=True)
         kind = "true " if truth else ""
-        axes.set_xlabel(f"{kind}{name} margin over the reference")
-        axes.set_ylabel(f"mean {kind}reward")
+        axes.set_xlabel(f"{kind}{short_name(name)} margin ({unit})")
+        axes.set_ylabel(f"mean {kind}reward ({unit})")
         # Above the note of the asked margin, which stands where no policy's point can be.
-        axes.set_title(f"Reward against {name}" + (", true scores" if truth else ""), pad=20)
-        figure.legend(loc="outside lower center", ncols=3)
+        title = f"{'True reward' if truth else 'Reward'} against {short_name(name)}"
+        axes.set_title(title, pad=20)
+        legend_below(figure, axes)
     return figure
 
 
-def histograms(scores: Mapping[str, Mapping[str, np.ndarray]], constraints: Sequence[str]) -> Figure:
-    """Distribution of every score, one row per policy and one column per dimension; a line at the mean.
+def point(axes: Axes, x: Estimate, y: Estimate, colour: str, marker: str, label: str) -> None:
+    """A point with the intervals of both its coordinates; in the legend its marker alone.
 
     Args:
-      scores: policy -> dimension -> scores of its responses, any shape; the panel of a missing
-        dimension is left empty.
-      constraints: names in order; the columns are reward, then these.
+      axes: where to draw.
+      x: horizontal coordinate.
+      y: vertical coordinate.
+      colour: of marker and intervals.
+      marker: of matplotlib.
+      label: in the legend.
     """
-    dimensions = ["reward", *constraints]
-    with style():
-        figure = Figure(figsize=(8.4, 1.0 + 0.85 * len(scores)), layout="constrained")
-        grid = figure.subplots(len(scores), len(dimensions), squeeze=False, sharex="col", sharey="col")
-        for column, dimension in enumerate(dimensions):
-            values = {
-                p: np.asarray(s[dimension], np.float64).ravel() for p, s in scores.items() if dimension in s
-            }
-            values = {policy: v[np.isfinite(v)] for policy, v in values.items()}
-            values = {policy: v for policy, v in values.items() if v.size}
-            edges = _edges(list(values.values()))
-            grid[0, column].set_title(dimension)
-            for row, policy in enumerate(scores):
-                axes = grid[row, column]
-                axes.set_yticks([])
-                axes.spines["left"].set_visible(False)
-                if column == 0:
-                    label = policy_label(policy, constraints)
-                    axes.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
-                if policy in values:
-                    _histogram(axes, values[policy], edges, policy_mark(policy, constraints, list(scores))[0])
-                if policy in values and policy != "reference" and "reference" in values:
-                    dashes = {"color": MUTED, "linewidth": 1.0, "linestyle": (0, (3, 2))}
-                    axes.axvline(values["reference"].mean(), **dashes)
-            grid[-1, column].set_xlabel("score")
-    return figure
+    bars = {"color": colour, "elinewidth": 1.4, "zorder": 3}
+    axes.errorbar(x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), fmt="none", **bars)
+    look = {"markersize": 8.5, "markeredgecolor": "white", "markeredgewidth": 0.8, "linestyle": "none"}
+    axes.plot(x.mean, y.mean, marker=marker, color=colour, label=label, zorder=4, **look)
 
 
-def _canvas(height: float = 3.3) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.9, height), layout="constrained")
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend below the panel, in as many columns as its longest label leaves room for.
+
+    Args:
+      figure: of the panel, drawn on the usual canvas.
+      axes: the panel.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
+    columns = 3 if longest <= 13 else 2 if longest <= 20 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def _canvas(height: float = 3.0) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.3, height), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -269,16 +300,8 @@ def _ray(curve: FrontierCurve, index: int, name: str) -> tuple[np.ndarray, str]:
     """
     x = curve.lams[:, index]
     if np.ptp(x) > 0:
-        return x, f"{LAM} ({name})"
+        return x, f"{LAM} of {short_name(name)} (reward per unit of it)"
     return np.linspace(0.0, 3.0, len(x)), ""
-
-
-def _histogram(axes: Axes, values: np.ndarray, edges: np.ndarray, colour: str) -> None:
-    """Density of the scores as a filled outline, with a line at the mean."""
-    density, _ = np.histogram(np.clip(values, edges[0], edges[-1]), bins=edges, density=True)
-    axes.stairs(density, edges, fill=True, color=colour, alpha=0.3)
-    axes.stairs(density, edges, color=colour, linewidth=1.2)
-    axes.axvline(values.mean(), color=colour, linewidth=2.0)
 
 
 def _mark_lam(axes: Axes, at: float, lam: float, interval: Ends | None, x: np.ndarray) -> None:
@@ -307,7 +330,8 @@ def _asked_line(axes: Axes, asked: float, *, vertical: bool) -> None:
         _note(axes, text, (asked, 1.0), (0, 3), data="x", ha="center", va="bottom")
     else:
         axes.axhline(asked, **line)
-        _note(axes, text, (0.99, asked), (0, -4), data="y", ha="right")
+        # The curve rises and meets the line at a third of the axis: above the line on the left it cannot be.
+        _note(axes, text, (0.01, asked), (0, 3), data="y", ha="left", va="bottom")
 
 
 def _note(
@@ -317,12 +341,3 @@ def _note(
     places = ("data", "axes fraction") if data == "x" else ("axes fraction", "data")
     look = {"va": "top", "color": INK, "fontsize": 8.5, **look}
     axes.annotate(text, at, xycoords=places, xytext=offset, textcoords="offset points", **look)
-
-
-def _edges(values: Sequence[np.ndarray], bins: int = 40) -> np.ndarray:
-    """Common bin edges; the outer 0.5% go into the end bins, so that one outlier does not flatten all."""
-    if not values:
-        return np.linspace(0.0, 1.0, bins + 1)
-    low, high = np.quantile(np.concatenate(values), [0.005, 0.995])
-    pad = 0.02 * (high - low) if high > low else 0.5
-    return np.linspace(low - pad, high + pad, bins + 1)

@@ -2,17 +2,17 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 
 from alignjax.records.answer import DualAnswer
 from alignjax.records.calibration import CalibrationRecord
+from alignjax.records.dial import DialRecord
+from alignjax.records.erosion import Erosion
 from alignjax.records.evaluation import Evaluation, Round
 from alignjax.records.verdict import TestRecord
 from alignjax.report import (
@@ -20,6 +20,8 @@ from alignjax.report import (
     comparison,
     contests,
     diagnostics,
+    dial_policies,
+    erosion,
     figures,
     pages,
     rounds,
@@ -30,11 +32,24 @@ from alignjax.report import (
 from alignjax.report.browser import Sample, browser
 from alignjax.report.comparison import EarlierAnswer
 from alignjax.report.dial import dials
+from alignjax.report.flips import Flips, flip_section
+from alignjax.report.histograms import histograms
+from alignjax.report.plates import Plate, inline
 from alignjax.report.sections import Grid, StageTime
 from alignjax.report.style import to_svg
 
 # Beginnings of the names of a report's own figures: an earlier report's are removed by these.
-_OWN_FIGURES = ("dual-", "margin-", "plane-", "scores.", "wins.", "rounds.", "training.", "reliability.")
+_OWN_FIGURES = (
+    "dual-",
+    "margin-",
+    "plane-",
+    "scores.",
+    "wins.",
+    "rounds.",
+    "training.",
+    "reliability.",
+    "erosion.",
+)
 
 _CAPTIONS = {
     "dual": (
@@ -42,12 +57,12 @@ _CAPTIONS = {
         "the multiplier's interval."
     ),
     "margin": (
-        "The predicted margin grows with the multiplier. The solution is where the curve meets the dotted "
-        "line, the margin asked."
+        "The predicted margin above the reference grows with the multiplier. The solution is where the curve "
+        "meets the dotted line, the margin asked."
     ),
     "plane": (
-        "Policies right of the dotted line keep the constraint; higher is more helpful. The dashed curve is "
-        "what the dual predicts; crosses are 95% intervals."
+        "Policies right of the dotted line keep the constraint, whose margin is above the reference; higher "
+        "is more helpful. The dashed curve is what the dual predicts; crosses are 95% intervals."
     ),
     "plane-true": (
         "The same on the world's true scores, which no training saw: policies near the curve show that the "
@@ -62,6 +77,7 @@ _CAPTIONS = {
         "more often; orange: it loses more often."
     ),
     "rounds": "How each round's correction changed the multiplier; the dotted line is the margin asked.",
+    "erosion": erosion.CAPTION,
     "training": (
         "Held-out loss that rises while training loss falls means over-fitting. The dotted line is ln 2, "
         "where preference training starts."
@@ -95,6 +111,9 @@ class ReportInputs:
       rounds: what refused rounds measured, in order.
       tests: of every round, in order.
       others: earlier answers of the run, the latest first.
+      flips: by dimension, the pairs whose label was turned over.
+      erosion: what is left of the margins under attack; None: no audit was asked for.
+      dial: policies of the same multiplier without a training; None: none were asked for.
     """
 
     title: str
@@ -114,22 +133,9 @@ class ReportInputs:
     rounds: Sequence[Round] = ()
     tests: Sequence[TestRecord] = ()
     others: Sequence[EarlierAnswer] = ()
-
-
-class Plate(NamedTuple):
-    """A figure on the page.
-
-    Attributes:
-      name: file name without its ending.
-      caption: how to read it.
-      wide: whether it takes the page's whole width.
-      svg: the figure's text.
-    """
-
-    name: str
-    caption: str
-    wide: bool
-    svg: str
+    flips: Sequence[Flips] = ()
+    erosion: Erosion | None = None
+    dial: DialRecord | None = None
 
 
 def plates(inputs: ReportInputs) -> list[Plate]:
@@ -138,13 +144,15 @@ def plates(inputs: ReportInputs) -> list[Plate]:
         Plate(name, _CAPTIONS[kind], False, to_svg(figure))
         for name, kind, figure in (*_dual_figures(inputs), *_plane_figures(inputs))
     ]
+    unit = _unit(inputs)
     order = [name for name in tables.policy_names(inputs.evaluation) if name in inputs.scores]
     order += [name for name in inputs.scores if name not in order]
     shown = {name: inputs.scores[name] for name in order}
     wide = {
-        "scores": figures.histograms(shown, inputs.answer.names) if shown else None,
+        "scores": histograms(shown, inputs.answer.names, unit=unit) if shown else None,
         "wins": contests.win_matrix(inputs.evaluation),
         "rounds": rounds.figure(rounds.tried(inputs.answer, inputs.tests, inputs.rounds)),
+        "erosion": erosion.figure(inputs.erosion),
         "training": diagnostics.training_curves(inputs.metrics),
         "reliability": diagnostics.reliability(inputs.calibration),
     }
@@ -179,8 +187,9 @@ def render(inputs: ReportInputs, drawn: Sequence[Plate] | None = None) -> str:
         "dials": dials(answer),
         "policies": sections.policies(evaluation),
         "samples": samples,
+        "flips": flip_section(inputs.flips, calibration.dimensions),
         "contests": contests.grid(evaluation),
-        "plates": [(plate, _inline(plate)) for plate in drawn],
+        "plates": [(plate, inline(plate)) for plate in drawn],
         "dual": sections.dual_rows(answer),
         "slopes": sections.slopes(calibration, inputs.accuracies),
         "grids": _grids(inputs),
@@ -218,6 +227,8 @@ def _grids(inputs: ReportInputs) -> list[Grid]:
         comparison.grid([latest, *inputs.others]),
         rounds.grid(rounds.tried(inputs.answer, inputs.tests, inputs.rounds)),
         score_models.grid(inputs.metrics, inputs.config),
+        *erosion.grids(inputs.erosion),
+        dial_policies.grid(inputs.dial),
     )
     return [grid for grid in found if grid is not None]
 
@@ -227,6 +238,7 @@ def _contents(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = {
         "policies": "Policies",
         "samples": "Responses",
+        "flips": "Labels",
         "contests": "Contests",
         "plates": "Figures",
         "dual": "Dual",
@@ -267,6 +279,11 @@ def write_report(inputs: ReportInputs, workdir: str | os.PathLike[str]) -> Path:
     return pages.write(folder / "report.html", page)
 
 
+def _unit(inputs: ReportInputs) -> str:
+    """The unit of the scores, for the axes of figures."""
+    return tables.score_unit(calibrated=inputs.calibration.kind != "none")
+
+
 def _dual_figures(inputs: ReportInputs) -> Iterator[tuple[str, str, Figure]]:
     """File name, kind and figure of the dual and of the margin, for every constraint."""
     answer = inputs.answer
@@ -276,28 +293,21 @@ def _dual_figures(inputs: ReportInputs) -> Iterator[tuple[str, str, Figure]]:
         # The curve is what the samples have; the forecast, which goes beyond them, is not to be believed.
         answer = dataclasses.replace(answer, predicted=None)
     for name in answer.names:
-        yield f"dual-{name}", "dual", figures.dual_function(answer, name)
-        yield f"margin-{name}", "margin", figures.margin_curve(answer, name)
+        yield f"dual-{name}", "dual", figures.dual_function(answer, name, unit=_unit(inputs))
+        yield f"margin-{name}", "margin", figures.margin_curve(answer, name, unit=_unit(inputs))
 
 
 def _plane_figures(inputs: ReportInputs) -> Iterator[tuple[str, str, Figure]]:
     """File name, kind and figure of reward against every margin, and of the same on true scores."""
     evaluation = inputs.evaluation
     for name in inputs.answer.names if evaluation.policies else ():
-        yield f"plane-{name}", "plane", figures.plane(evaluation, name, answer=inputs.answer)
+        yield (
+            f"plane-{name}",
+            "plane",
+            figures.plane(evaluation, name, answer=inputs.answer, unit=_unit(inputs)),
+        )
         if any(name in (policy.true_margins or {}) for policy in evaluation.policies.values()):
-            figure = figures.plane(evaluation, name, answer=inputs.answer, truth=True)
+            # Labels of a world are drawn from its true scores, which are therefore their logits.
+            unit = tables.score_unit(calibrated=True)
+            figure = figures.plane(evaluation, name, answer=inputs.answer, truth=True, unit=unit)
             yield f"plane-true-{name}", "plane-true", figure
-
-
-def _inline(plate: Plate) -> markupsafe.Markup:
-    """The SVG as an element of the page: ids made unique to the figure, the XML prologue left out.
-
-    None of it is mark-up from a user: matplotlib escapes the texts that it draws.
-    """
-    svg = plate.svg[plate.svg.index("<svg") :]
-    prefix = re.sub(r"[^A-Za-z0-9]", "-", plate.name)
-    for mark in (' id="', "url(#", 'href="#'):
-        svg = svg.replace(mark, f"{mark}{prefix}.")
-    label = markupsafe.escape(plate.caption)
-    return markupsafe.Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

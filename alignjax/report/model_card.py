@@ -1,6 +1,6 @@
 """The card of an exported policy: what was asked of it, what was shown, and what it was made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignjax.config import Config
@@ -16,6 +16,12 @@ _EXPLAINED = (
     "column was tested on prompts that nothing else had used.",
 )
 
+_MERGE = (
+    "**Not tested.** The sum of adapters that were trained for one score each, with the weights of the",
+    "tilted policy that the forecast is about. Logits are not linear in the weights of the layers, so that",
+    "the sum is near to that policy and not equal: sample it and test what it does.",
+)
+
 
 def model_card(
     config: Config,
@@ -26,6 +32,7 @@ def model_card(
     version: str,
     command: str,
     stage: str = "",
+    merge: Sequence[str] | None = None,
 ) -> str:
     """README.md of an exported folder, in the form that model hubs show.
 
@@ -37,6 +44,7 @@ def model_card(
       version: of alignjax.
       command: that wrote the folder.
       stage: another than the aligned policy's, of which nothing was tested; empty: the aligned policy.
+      merge: what is known of a merge of the run's adapters at a margin of its own; None: it is no merge.
 
     Returns:
       Markdown.
@@ -45,7 +53,9 @@ def model_card(
     lines = ["---", "library_name: transformers", "tags:", "- alignjax", f"- {config.method}", "---", ""]
     title = f"{_plain(base)}, {_plain(stage) or 'aligned'} with {_METHODS[config.method]}"
     lines += [f"# {title}", ""]
-    if stage:
+    if merge is not None:
+        lines += [*_MERGE, "", *(f"- {_plain(line)}" for line in merge)]
+    elif stage:
         lines += [f"The policy of the stage `{_plain(stage)}`, which no test was made of."]
     elif answer is None or evaluation is None:
         lines += ["The run was not evaluated: nothing is known of what this policy does."]
@@ -54,7 +64,7 @@ def model_card(
         lines += ["", *_EXPLAINED]
     lines += ["", "## What it was made of", "", f"- base: {_plain(base)}"]
     lines += [f"- data of {_plain(name)}: sha256 `{digest}`" for name, digest in sorted(digests.items())]
-    if answer is not None and answer.lam is not None:
+    if answer is not None and answer.lam is not None and merge is None:
         found = ", ".join(f"{_plain(name)} {value:.4g}" for name, value in answer.lam.items())
         lines += [f"- multipliers: {found}; beta {answer.beta:g}"]
     lines += [f"- adapter: rank {config.lora.rank}" if config.lora.rank else "- all weights were trained"]

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 INK, MUTED, GRID, BAND, DARK_BAND = "#1f2328", "#6e7781", "#e4e7eb", "#009E73", "#00674b"
 FIXED = {"reference": ("#6e7781", "o"), "reward": ("#D55E00", "s"), "aligned": ("#009E73", "D")}
 OTHERS = (("#0072B2", "^"), ("#CC79A7", "v"), ("#56B4E9", "P"), ("#E69F00", "X"))
-# Of further baselines, such as fixed multipliers in ascending order: from light to dark.
+# Of further baselines, such as fixed multipliers in ascending order.
 BASELINES = (
-    ("#e0a3cd", "<"),
-    ("#c77bb5", ">"),
-    ("#a9589b", "p"),
-    ("#86407f", "h"),
-    ("#5f2d63", "*"),
+    ("#a98be0", "<"),
+    ("#7b52c7", ">"),
+    ("#c2408f", "p"),
+    ("#8a1c5b", "h"),
+    ("#3f1a5c", "*"),
     ("#8c6d31", "d"),
 )
 LAM = "\u03bb"  # Greek lambda
@@ -108,3 +108,8 @@ def policy_mark(name: str, constraints: Sequence[str], policies: Sequence[str] =
     others = [one for one in policies if one not in FIXED and one not in constraints]
     place = others.index(name) if name in others else 0
     return BASELINES[place % len(BASELINES)]
+
+
+def short_name(name: str, most: int = 22) -> str:
+    """A name that fits a figure: of a long one the end, which tells folders and categories apart."""
+    return name if len(name) <= most else f"..{name[-most + 2 :]}"

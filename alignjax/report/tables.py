@@ -161,6 +161,15 @@ def in_people(difference: float) -> str:
     return f"{100 * share:.0f} of 100 people prefer it"
 
 
+def score_unit(*, calibrated: bool) -> str:
+    """The unit of rewards, utilities and margins in few words, for the axis of a figure.
+
+    Args:
+      calibrated: whether the scores were fitted to people's labels.
+    """
+    return "logits of labels" if calibrated else "units of the scores"
+
+
 def unit_note(*, calibrated: bool) -> str:
     """The unit of rewards, utilities and margins, in a sentence.
 
