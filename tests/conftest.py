@@ -43,7 +43,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-_LONGEST = ("tests/end_to_end/", "tests/test_notebooks.py", "tests/planning/", "tests/dual/")
+_LONGEST = ("tests/end_to_end/", "tests/docs/", "tests/test_notebooks.py", "tests/planning/", "tests/dual/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -129,3 +129,42 @@ def command() -> Command:
         return Outcome(ended.value.code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chain_model() -> Callable[..., Path]:
+    """chain_model(folder, {"sorry": "safe", ...}) writes a model whose next word the last one decides.
+
+    Other words are <unk>, and have the follower of "<unk>"; what has no follower ends the text.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from alignjax.models import DecoderConfig, Model, init_params, save_pretrained
+
+    def write(
+        folder: Path, following: dict[str, str], *, chat_template: str | None = None, max_positions: int = 512
+    ) -> Path:
+        words = list(dict.fromkeys(["<unk>", "<s>", "</s>", *following, *following.values()]))
+        ids = {word: i for i, word in enumerate(words)}
+        backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<s>", "</s>")])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        )
+        tokenizer.chat_template = chat_template
+        width = 2 * ((len(words) + 1) // 2)
+        config = DecoderConfig(
+            "llama", len(words), width, 2, 1, 1, 1, width, max_positions=max_positions, eos_ids=(2,)
+        )
+        # Layers add nothing, and every word has a direction of its own: what comes out is what stands last.
+        params = jax.tree.map(jax.numpy.zeros_like, init_params(jax.random.key(0), config))
+        params["embedding"] = jax.numpy.eye(len(words), width)
+        params["final_norm"]["scale"] = jax.numpy.ones(width)
+        heads = [ids[following.get(word, "</s>")] for word in words]
+        params["head"] = params["head"].at[jax.numpy.arange(len(words)), jax.numpy.array(heads)].set(1.0)
+        save_pretrained(Model(params, config, tokenizer), folder)
+        return folder
+
+    return write

@@ -10,7 +10,7 @@ import pytest
 import alignjax
 from alignjax import __main__ as door
 
-COMMANDS = ("data", "plan", "train", "evaluate", "export", "sample", "score", "solve")
+COMMANDS = ("data", "plan", "train", "evaluate", "compare", "export", "sample", "score", "solve")
 PACKAGE = Path(alignjax.__file__).parent
 
 

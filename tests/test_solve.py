@@ -483,14 +483,14 @@ BAD = {
     "no beta": (["--margin=safety=1"], "--beta is missing; give --beta=..."),
     "beta 0": (["--beta=0", "--margin=safety=1"], "--beta: is 0.0; must be a finite number above 0."),
     "beta nan": (["--beta=nan", "--margin=safety=1"], "--beta: is nan; must be a finite number above 0."),
-    "beta text": (["--beta=x"], "flag --beta=x: could not convert string to float: 'x'; see --help."),
+    "beta text": (["--beta=x"], "--beta=x: must be a number; see --help."),
     "nothing": (
         ["--beta=1"],
         "nothing is asked of its constraint 'safety'; give each constraint one of --margin",
     ),
     "unknown": (
         ["--beta=1", "--level=safety=0", "--fraction=tact=0.5"],
-        "--fraction=tact=0.5: {scores} has no constraint 'tact', it has safety; correct the name.",
+        "--fraction=tact=0.5: {scores} has no constraint 'tact'; it has safety.",
     ),
     "twice": (
         ["--beta=1", "--margin=safety=1", "--margin=safety=1"],

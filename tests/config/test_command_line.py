@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import alignjax
 from alignjax import cli
 from alignjax.config import Config, ConstraintSettings, GroupSettings, TailSettings, from_mapping
-from alignjax.config.command_line import make_room
+from alignjax.config.command_line import make_room, refuse_unknown
 from alignjax.errors import InputError
 
 CONFIGS = Path(alignjax.__file__).parents[1] / "configs"
@@ -175,16 +175,16 @@ def test_a_second_constraint_is_asked_for_with_its_data(read):
         ),
         (
             ["constraints.honesty.margn=0.5"],
-            "config: no such field or table, 'margn' (did you mean margin?); see the configuration file.",
+            "config.constraints.honesty.margn: no such field; did you mean margin? see the configuration "
+            "file.",
         ),
         (
             ["data.sources.honesty.pth=c"],
-            "config: no such field or table, 'pth' (did you mean path?); see the configuration file.",
+            "config.data.sources.honesty.pth: no such field; did you mean path? see the configuration file.",
         ),
         (
             ["constrants.honesty.margin=0.5"],
-            "config: no such field or table, 'constrants' (did you mean constraints?); see the configuration "
-            "file.",
+            "config.constrants: no such field; did you mean constraints? see the configuration file.",
         ),
         (
             ["scores.honesty.function=m:f"],
@@ -205,7 +205,7 @@ def test_a_second_constraint_is_asked_for_with_its_data(read):
             "category.",
         ),
         (["constraints.honesty.margin=None"], "config.constraints.honesty.margin: no such field; see the"),
-        (["constraints.safety.rate=often"], "flag --config.constraints.safety.rate=often: could not convert"),
+        (["constraints.safety.rate=often"], "--config.constraints.safety.rate=often: must be a number"),
     ],
 )
 def test_what_cannot_be_is_one_line(read, overrides, line):
@@ -251,3 +251,33 @@ def test_a_field_that_the_file_leaves_out_can_be_set_to_none():
 def test_a_field_that_no_setting_has_cannot_be_set_to_none():
     with pytest.raises(InputError, match=r"^config\.confidenc: no such field"):
         cli.unset(ConfigDict({"method": "pecan"}), ["confidenc"])
+
+
+def test_what_the_command_line_takes_the_place_of_is_said(tiny):
+    said = make_room(tiny, ["--config.constraints.safety.rate=0.9", "--config.seed=3"])
+    assert said == [
+        "constraints.safety: the command line's rate takes the place of margin 1.0 in the configuration file"
+    ]
+    assert make_room(tiny, ["--config.constraints.safety.rate=0.9"]) == []  # nothing was asked any more
+    assert tiny.constraints.safety.margin is None
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("aling.steps=3", "config.aling: no such field; did you mean align? see"),
+        ("align.batch_sise=3", "config.align.batch_sise: no such field; did you mean batch_size? see"),
+        ("mesh.xyz=3", "config.mesh.xyz: no such field; config.mesh has data, fsdp, tensor; see"),
+    ],
+)
+def test_a_field_that_is_not_there_is_named_with_the_nearest(tiny, override, line):
+    with pytest.raises(InputError) as refused:
+        refuse_unknown(tiny, ["train", f"--config.{override}"])
+    assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "override", ["align.batch_size=3", "constraints.safety.margin=1", "refusals[0]=no", "scores.x.path=y"]
+)
+def test_other_fields_are_left_to_the_flag(tiny, override):
+    refuse_unknown(tiny, ["train", f"--config.{override}", "--workdir=x"])

@@ -19,6 +19,18 @@ from alignjax.errors import InputError
         (Rule(), 2**31 - 1, 2**31, "must be at most 2147483647; lower it."),
         (Rule(choices=("a", "b", "c")), "c", "d", "must be a, b or c."),
         (Rule(choices=("a", "b")), "a", "", "must be a or b."),
+        (
+            Rule(choices=("a", "b", "none"), several=True),
+            "b, a",
+            "a,none",
+            "must be some of a, b with commas between, or none.",
+        ),
+        (
+            Rule(choices=("a", "b", "none"), several=True),
+            "none",
+            "",
+            "must be some of a, b with commas between, or none.",
+        ),
     ],
 )
 def test_rules(rule, allowed, refused, message):

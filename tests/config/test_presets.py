@@ -4,6 +4,7 @@ import pytest
 
 from alignjax.config import Config, ConstraintSettings, JudgeSettings, from_mapping, presets, to_mapping
 from alignjax.config.settings import METHODS
+from alignjax.config.sizes import with_defaults
 from alignjax.data.worlds import world_for
 from alignjax.errors import InputError
 from alignjax.records.codec import decode
@@ -36,14 +37,14 @@ def test_every_preset_is_accepted_once_its_files_are_named(load, method, preset)
         config.model.path = "model"
         for source in config.data.sources.values():
             source.path = "pairs.jsonl"
-    built = from_mapping(config.to_dict())
+    built = from_mapping(with_defaults(config.to_dict()))  # own leaves sizes to its data
     assert isinstance(built, Config)
     assert from_mapping(to_mapping(built)) == built
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_near_miss_gets_the_nearest(load, method):
-    every = "choose from tiny, enumerable, smollm2-135m, alpaca-7b, llama3-8b."
+    every = "choose from tiny, enumerable, own, smollm2-135m, alpaca-7b, llama3-8b."
     near = {"tny": "did you mean tiny? ", "smollm2": "did you mean smollm2-135m? ", "": ""}
     for preset, hint in near.items():
         with pytest.raises(InputError) as refused:

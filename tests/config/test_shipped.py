@@ -41,7 +41,7 @@ def test_names_and_files(tmp_path, monkeypatch):
         ("pcan:tiny", "--config=pcan: no such configuration; did you mean pecan? alignjax has mocan"),
         ("own", "--config=own: no such configuration; alignjax has mocan and pecan, and a file"),
         ("configs/pecan.py:tiny", "--config=configs/pecan.py: no such file; --config=pecan is the one"),
-        ("own.py", "--config=own.py: no such file."),
+        ("own.py", "--config=own.py: no such file; give"),
         ("", "--config=: no such configuration; alignjax has mocan and pecan,"),
     ],
 )  # fmt: skip
@@ -50,3 +50,13 @@ def test_refusals(tmp_path, monkeypatch, argument, said):
     with pytest.raises(InputError) as refused:
         config_file(argument)
     assert str(refused.value).startswith(said)
+
+
+def test_a_misspelled_file_gets_the_one_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "pecan.py").touch()
+    with pytest.raises(
+        InputError, match=r"^--config=configs/pecna\.py: no such file; did you mean configs/pecan"
+    ):
+        config_file("configs/pecna.py:tiny")

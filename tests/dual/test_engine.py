@@ -218,6 +218,21 @@ def test_a_fixed_multiplier_is_not_solved_for():
     assert any("The given multiplier reaches a margin of" in text for text in low.warnings)
 
 
+def test_every_constraint_may_have_a_multiplier_of_its_own():
+    rewards, utilities = table()
+    utilities = np.concatenate([utilities, -0.5 * utilities + rewards[..., None]], axis=-1)
+    given: dict[str, Any] = {"names": ["a", "b"], "beta": 0.5, "num_resamples": 0}
+    found = answer(rewards, utilities, asked=[], lam=[0.3, 0.7], **given)
+    assert found.lam == {"a": 0.3, "b": 0.7} and found.forecast is not None
+    at = dual.frontier(rewards, utilities, beta=0.5, lams=np.array([[0.3, 0.7]]))
+    for j, name in enumerate("ab"):
+        assert found.forecast.draw_k.margins[name].mean == pytest.approx(at.margins[0, j])
+    with pytest.raises(InputError, match="lam has 3 numbers for a, b; give one, or one each"):
+        answer(rewards, utilities, asked=[], lam=[0.3, 0.7, 1.0], **given)
+    with pytest.raises(InputError, match=r"lam is \[0.3, -1.0\], must be a finite number"):
+        answer(rewards, utilities, asked=[], lam=[0.3, -1.0], **given)
+
+
 def test_lambda_against_scipy():
     rewards, utilities = table()
     found = answer(rewards, utilities, names=["a"], asked=[Asked(margin=0.5)], beta=0.5, num_resamples=0)

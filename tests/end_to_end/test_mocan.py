@@ -11,6 +11,10 @@ from alignjax import runs
 from alignjax.data import worlds
 from alignjax.errors import InputError
 from alignjax.policy import drawing
+from alignjax.run_samples import sample_run
+from alignjax.sample_lines import Draws
+from alignjax.workflow.dialling import Wanted
+from alignjax.workflow.itinerary import itinerary
 
 STAGES = [
     *"reference data samples reward safety scores calibration dual pair_scores labels".split(),
@@ -38,10 +42,13 @@ def whole(tmp_path_factory, mocan_config):
     return workdir
 
 
-def test_the_folder_has_every_artefact_and_every_stage_is_done(whole):
+def test_the_folder_has_every_artefact_and_every_stage_is_done(whole, mocan_config):
     assert [name for name in ARTEFACTS if not (whole / name).exists()] == []
     stages = load(whole / "run.json")["stages"]
     assert list(stages) == STAGES and {record["status"] for record in stages.values()} == {"done"}
+    foreseen = itinerary(mocan_config(), load(whole / "data.json"))
+    assert sorted(stage.name for stage in foreseen) == sorted(STAGES)
+    assert all(stage.amount for stage in foreseen)
 
 
 def test_policies_are_audited_beside_the_promise(whole):
@@ -323,3 +330,10 @@ def test_the_enumerable_world_audits_by_exact_sums(tmp_path, mocan_config):
 @pytest.mark.slow  # in the default suite: the step, the loop, sampling and divergence on eight devices
 def test_eight_devices_agree_with_one(whole, tmp_path, mocan_config, check_eight_devices):
     check_eight_devices(whole, mocan_config(), tmp_path / "eight")
+
+
+def test_the_dial_names_the_flag_that_trains_what_it_needs(whole, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "how do i make bread"}\n')
+    files = str(tmp_path / "prompts.jsonl"), str(tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match="alignjax.train with this --workdir and --config.baselines"):
+        sample_run(whole, *files, Draws(1, 8), Wanted(margins={"safety": 0.01}))

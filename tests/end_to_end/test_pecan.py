@@ -11,15 +11,20 @@ import pytest
 from alignjax import runs
 from alignjax import solve as solve_command
 from alignjax.alignment import training
-from alignjax.data.tokenize import TokenizedResponse
+from alignjax.best_of_samples import sample_best_of
+from alignjax.config import AuditSettings
+from alignjax.data.tokenize import TokenizedResponse, encode_prompt
+from alignjax.data.worlds import world_for
 from alignjax.data.worlds.assistant import category
-from alignjax.errors import InfeasibleError
+from alignjax.errors import InfeasibleError, InputError
 from alignjax.evaluate import evaluate
 from alignjax.export import export
 from alignjax.models import Lora, load_adapter, load_pretrained
 from alignjax.policy.logps import response_logps
+from alignjax.sample_lines import Draws
 from alignjax.stages import FolderRun
 from alignjax.workflow import groundwork, labels, scoring
+from alignjax.workflow.dialling import Wanted
 from alignjax.workflow.setup import make_setup
 
 STAGES = [
@@ -43,6 +48,10 @@ MARGIN = 0.02
 
 def load(path):
     return json.loads(path.read_text())
+
+
+def load_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +216,10 @@ def test_a_second_call_keeps_everything(copy, tiny_config, stages_done, capsys):
     }
     runs.run(tiny_config(margin=MARGIN), copy)
     out = capsys.readouterr().out
-    assert (
-        stages_done(out) == [] and [name for name in STAGES if f"[{name}] done before, kept" not in out] == []
-    )
+    assert stages_done(out) == []
+    assert len(STAGES) == 19 and [line for line in out.splitlines() if line.startswith("stage ")] == [
+        f"stage {number} of 19: {name}, done before, kept" for number, name in enumerate(STAGES, 1)
+    ]
     assert {p: p.read_bytes() for p in before} == before
 
 
@@ -411,6 +421,80 @@ def test_evaluate_gives_the_same_numbers_again(copy, whole, stages_done, capsys)
     evaluate(copy)
     assert stages_done(capsys.readouterr().out) == ["evaluation"]
     assert (copy / "evaluation.json").read_bytes() == (whole / "evaluation.json").read_bytes()
+
+
+def test_an_audit_is_made_once_and_changes_nothing_else(copy, whole, tiny_config, stages_done, capsys):
+    attacks = ("temperature", "prefill", "disalign")
+    audit = AuditSettings(attacks, temperatures=(0.5, 1.0), prefill_tokens=(2,), alphas=(0.5,))
+    runs.run(dataclasses.replace(tiny_config(margin=MARGIN), audit=audit), copy)
+    out = capsys.readouterr().out
+    assert stages_done(out) == [*(f"audit/{name}" for name in attacks), "audit"]
+    assert out.count("prefill: safety margin ") == 1
+    assert (copy / "evaluation.json").read_bytes() == (whole / "evaluation.json").read_bytes()
+    found, record = load(copy / "evaluation.json"), load(copy / "audit.json")
+    assert [curve["attack"] for curve in record["curves"]] == list(attacks) and record["samples"] == 4
+    plain = found["policies"]["aligned"]
+    for curve in record["curves"]:
+        # All eight test prompts are audited: without an attack the policy is as it was evaluated.
+        (own,) = (point for point in curve["points"] if point["strength"] == curve["start"])
+        for name in ("margins", "true_margins", "utilities"):
+            assert own[name]["safety"]["mean"] == pytest.approx(plain[name]["safety"]["mean"], abs=1e-9)
+        (other,) = (point for point in curve["points"] if point is not own)
+        assert other["margins"]["safety"]["mean"] != own["margins"]["safety"]["mean"]
+    given = load_lines(copy / "audit" / "prefill" / "2.jsonl")
+    (text,) = {row["text"] for row in given}
+    assert len(text.split()) == 2 and all(row["response"].startswith(text) for row in given)
+    assert "Audit: 4 responses to each of 8 test prompts" in (copy / "report.html").read_text()
+    # The folder remembers what was asked, and nothing of it is computed again.
+    evaluate(copy, audit=["temperature"])
+    assert stages_done(capsys.readouterr().out) == ["evaluation", "audit"]
+    assert load(copy / "audit.json")["curves"] == record["curves"][:1]
+    audit = dataclasses.replace(audit, attacks=("temperature",), temperatures=(0.7,))
+    runs.run(dataclasses.replace(tiny_config(margin=MARGIN), audit=audit), copy)
+    assert stages_done(capsys.readouterr().out) == ["audit/temperature", "audit"]
+    assert sorted(path.name for path in (copy / "audit" / "temperature").iterdir()) == [
+        "0.7.jsonl",
+        "scores.npz",
+    ]
+
+
+def test_an_audit_that_cannot_be_made_is_refused(whole):
+    with pytest.raises(InputError, match=r"config.audit.attacks\[0\]: is 'heat', must be temperature, "):
+        evaluate(whole, audit=["heat"])
+    with pytest.raises(InputError, match="--prefill and --system_prompt are of an audit; add --audit=all"):
+        evaluate(whole, prefill="sure")
+
+
+def test_one_of_k_draws_is_kept(whole, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    own = list(dict.fromkeys(row["prompt"] for row in load_lines(whole / "samples.jsonl")))[:3]
+    prompts.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in own))
+    draws, wanted = Draws(num_samples=2, max_new_tokens=8, seed=3), Wanted(multipliers={"safety": 2.0})
+    told = sample_best_of(whole, str(prompts), str(out), draws, wanted, 4)
+    rows = load_lines(out)
+    assert [(row["prompt"], row["sample"], row["drawn_from"]) for row in rows] == [
+        (one, k, 4) for one in own for k in (0, 1)
+    ]
+    assert (
+        told[0] == "lambda: safety 2.0000" and "1 of 4 kept" in told[-1] and "at most 1.39 nats" in told[-1]
+    )
+    # The log-probabilities in the lines are the reference's own.
+    base = load_pretrained(whole / "reference")
+    assert base.tokenizer is not None
+    prompted = [encode_prompt(base.tokenizer, world_for("assistant").template, row["prompt"]) for row in rows]
+    responses = [
+        TokenizedResponse(np.array(ids, np.int32), np.array(row["response_ids"], np.int32))
+        for ids, row in zip(prompted, rows, strict=True)
+    ]
+    logps = response_logps(base, responses, batch_size=6)
+    np.testing.assert_allclose([row["logps"] for row in rows], logps, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="--best_of: is 0; must be at least 1"):
+        sample_best_of(whole, str(prompts), str(out), draws, wanted, 0)
+    with pytest.raises(InputError, match="--greedy: does not go with --best_of"):
+        sample_best_of(whole, str(prompts), str(out), Draws(1, 8, greedy=True), wanted, 4)
+    prompts.write_text(json.dumps({"prompt_ids": [1, 2]}) + "\n")
+    with pytest.raises(InputError, match='prompts.jsonl:1: "prompt" is given as token ids alone'):
+        sample_best_of(whole, str(prompts), str(out), draws, wanted, 4)
 
 
 def test_exports_are_adapter_and_base(whole, tmp_path):

@@ -109,7 +109,7 @@ def test_two_processes_agree_with_one(method, tmp_path):
     printed = whole(method, two, count=2)
     agree(one, two)
     assert f"report: {two}" in printed[0] and "report:" not in printed[1]
-    assert "[samples]" in printed[0] and "[samples]" not in printed[1]
+    assert ": samples" in printed[0] and ": samples" not in printed[1]
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
     assert load(two / "run.json")["processes"] == 2
     if method != "pecan":  # a third run is for the slow one

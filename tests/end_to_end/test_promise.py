@@ -1,6 +1,7 @@
 """What flags ask, and what the commands say of it: units, exit status 5, further looks, human labels."""
 
 import json
+import re
 import shutil
 from typing import Any, NamedTuple
 
@@ -111,15 +112,17 @@ def safety_of(workdir, policy="aligned"):
 
 def check_end(ended, workdir, done):
     """Only what depends on the question was done; the status and the line say what the test says."""
-    stages = [line[1:-1] for line in ended.out.splitlines() if line.startswith("[") and line.endswith("]")]
-    assert stages == done
+    stages = [line.partition(": ")[2] for line in ended.out.splitlines() if line.startswith("stage ")]
+    assert [name for name in stages if not name.endswith(", done before, kept")] == done
     record, test = load(workdir / "evaluation.json"), load(workdir / "test.json")
     assert record["verdicts"] == test["verdicts"]
     asked = [one for name, one in test["verdicts"].items() if name not in ("reward", "kl")]
     assert test["accepted"] == all(one["state"] == "verified" for one in asked)
     assert ended.status == (0 if test["accepted"] else 5), ended
+    headline = " ".join(record["headline"][key] for key in ("sentence", "next"))
+    assert ended.out.splitlines()[-1] == headline and headline not in ended.err  # said once, at the end
     *_, last = ended.err.splitlines()
-    assert test["accepted"] or last == " ".join(record["headline"][key] for key in ("sentence", "next"))
+    assert test["accepted"] or last.startswith("exit status 5: what was asked is not shown")
     assert f"report: {workdir / 'report.html'}" in ended.out and (workdir / "report.html").exists()
     return test["verdicts"]
 
@@ -209,7 +212,7 @@ def test_human_labels_are_what_the_verdict_rests_on(rated, tmp_path, command):
         ([lines[0] | {"response": "never said"}], "none of the 1 labels fits a response"),
     ):
         ended = evaluate(*labels)
-        (line,) = [text for text in ended.err.splitlines() if text and " left, " not in text]
+        (line,) = [text for text in ended.err.splitlines() if text and not re.search(r": \d+/\d+[ ,]", text)]
         assert ended.status == 2 and message in line, ended
     missing = command("evaluate", f"--workdir={workdir}", "--labels=nowhere.jsonl")
     assert missing.status == 2 and "--labels=nowhere.jsonl: is no file" in missing.err
@@ -238,8 +241,8 @@ def test_status_5_and_a_rescue_by_further_rounds(listed, tmp_path, command):
     """The first policy is refused; rounds correct the multiplier and train on until the test accepts."""
     workdir = shutil.copytree(listed.workdir, tmp_path / "run")
     refused = command("train", f"--workdir={workdir}", *listed.flags)
-    assert refused.status == 5 and "[policy] done before, kept" in refused.out, refused
-    *_, line = refused.err.splitlines()
+    assert refused.status == 5 and ": policy, done before, kept" in refused.out, refused
+    *_, line = refused.out.splitlines()
     assert line.startswith("Do not ship: safety: asked 0.10") and "(refuted)" in line
     first = load(workdir / "evaluation.json")
     verdict, margin = first["verdicts"]["safety"], first["policies"]["aligned"]["margins"]["safety"]
@@ -248,6 +251,8 @@ def test_status_5_and_a_rescue_by_further_rounds(listed, tmp_path, command):
     rescued = command("train", f"--workdir={workdir}", *listed.flags, "--config.rounds.count=5")
     record, rounds = load(workdir / "evaluation.json"), sorted((workdir / "rounds").glob("?.test.json"))
     assert rescued.status == 0 and not load(workdir / "test.json")["accepted"], rescued
+    numbers = re.findall(r"^stage (\d+) of (\d+)", rescued.out, re.MULTILINE)
+    assert numbers[-1][0] == numbers[-1][1] > numbers[0][1]  # a round adds its stages once it has begun
     # It stops as soon as a test accepts.
     assert [load(path)["accepted"] for path in rounds] == [False] * (len(rounds) - 1) + [True]
     assert (
@@ -260,7 +265,7 @@ def test_status_5_and_a_rescue_by_further_rounds(listed, tmp_path, command):
     assert corrected["next_lam"]["safety"] > corrected["lam"]["safety"]
     # The next command finds the policy of the last round, and does nothing again.
     kept = command("train", f"--workdir={workdir}", *listed.flags, "--config.rounds.count=5")
-    assert kept.status == 0 and "[test/2] done before, kept" in kept.out
+    assert kept.status == 0 and ": test/2, done before, kept" in kept.out
     assert command("evaluate", f"--workdir={workdir}").status == 0
     assert load(workdir / "evaluation.json") == record
     # What is exported is the policy that the test accepted.

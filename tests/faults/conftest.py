@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def refusal(command) -> Callable[..., str]:
         ended = command(name, *arguments)
         assert ended.status == 2, ended
         # A bar of progress is no message; in a terminal it is drawn over.
-        (line,) = [text for text in ended.err.splitlines() if text and " left, " not in text]
+        (line,) = [text for text in ended.err.splitlines() if text and not re.search(r": \d+/\d+[ ,]", text)]
         return line
 
     return run

@@ -64,11 +64,11 @@ def _no_run(monkeypatch):
         (["--config.constraints.safety.rate=1"], ["config.constraints.safety.rate: is 1.0, must be less"]),
         (["--config.constraints.safety.tail.cost=1"], ["safety.tail: give share and cost; share is missing"]),
         (["--config.constraints.safety.groups.rate.benign=2"], ["groups.rate.benign: is 2.0, must be less"]),
-        (["--config.constraints.safety.groups.rat=0.9"], ["'rat'", "did you mean rate?"]),
-        (["--config.data.sources.honesty.pth=x"], ["'pth'", "did you mean path?"]),
+        (["--config.constraints.safety.groups.rat=0.9"], ["safety.groups.rat: ", "did you mean rate?"]),
+        (["--config.data.sources.honesty.pth=x"], ["honesty.pth: ", "did you mean path?"]),
         (["--config.confidence=1"], ["config.confidence: is 1.0, must be less than 1"]),
         (["--config.score_model.signs=True"], ["config.score_model: only mocan reads it"]),
-        (["--config.sampling.num_samples=1e9"], ["config.sampling.num_samples=1e9", "invalid literal"]),
+        (["--config.sampling.num_samples=1e9"], ["config.sampling.num_samples=1e9: must be a whole number"]),
         (["--config.sampling.num_samples=1000000000"], ["config.sampling.num_samples", "lower it"]),
         (["--config.lora.rank=1000000000"], ["config.lora.rank", "lower it"]),
         (["--config.bootstrap=1000000000"], ["config.bootstrap", "lower it"]),
@@ -100,6 +100,27 @@ def test_a_field(refusal, tmp_path, overrides, parts):
                 *(f"--config.data.sources.{n}.path=x" for n in ("reward", "safety")),
             ],
             ["config.model.path: is missing", "Hugging Face folder"],
+        ),
+        (
+            [
+                f"--config={CONFIG}:smollm2-135m",
+                *(f"--config.data.sources.{n}.path=x" for n in ("reward", "safety")),
+                "--config.model.path=meta-llama/Llama-3-8B",
+            ],
+            ["meta-llama/Llama-3-8B: no such folder", "not downloaded", "hf download meta-llama/Llama-3-8B"],
+        ),
+        ([f"--config={CONFIG}:own"], ["config.data.sources.reward.path: is missing"]),
+        (
+            [
+                f"--config={CONFIG}:own",
+                *(f"--config.data.sources.{n}.path=x" for n in ("reward", "safety")),
+                "--config.model.path=nowhere",
+            ],
+            ["nowhere: no such file or folder"],
+        ),
+        (
+            [f"--config={CONFIG}", "--config.log_to=tensorbord"],
+            ["config.log_to: is 'tensorbord', must be some"],
         ),
     ],
 )
@@ -141,7 +162,8 @@ def test_help_is_no_failure(command, name):
 @pytest.mark.parametrize(
     ("name", "arguments", "part"),
     [
-        ("sample", [], "--model is missing"),
+        ("sample", [], "--prompts is missing"),
+        ("sample", ["--prompts=p", "--output=o", "--max_new_tokens=4"], "--model"),
         ("sample", ["--model=m", "--prompts=p", "--output=o"], "--max_new_tokens is missing"),
         ("sample", ["--model=m", "--prompts=p", "--output=o", "--max_new_tokens=many"], "many"),
         (

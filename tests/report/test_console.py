@@ -25,12 +25,13 @@ def test_every_number_of_the_evaluation_is_in_the_table(inputs):
             assert shown in text
 
 
-def test_the_promise_stands_below_the_policies_and_the_headline_last(inputs):
+def test_the_promise_stands_below_the_policies_and_the_notes_last(inputs):
     given = inputs(("safety", "honesty"), truth=False)
     text = console_table(given.evaluation, given.answer, width=400, findings=["few labels"], calibrated=True)
-    policies, findings, promise, notes, headline = text.split("\n\n")
+    policies, findings, promise_and_notes = text.split("\n\n", 2)
+    promise, notes = promise_and_notes.split("\n\n")
     assert findings == "Finding: few labels"
-    assert policies.startswith("policy") and headline == "Ship: every constraint is kept."
+    assert policies.startswith("policy") and given.evaluation.headline.sentence not in text
     rows = promise.splitlines()
     assert rows[0].split()[0] == "verdict" and rows[0].endswith("shown, 96%") and set(rows[1]) == {"-"}
     assert [row.split()[0] for row in rows[2:]] == ["safety", "honesty", "reward", "KL,"]
@@ -50,7 +51,7 @@ def test_every_line_fits_eighty_columns_and_a_promise_keeps_its_line(inputs):
     given = inputs()
     finding = "safety: slope 0.63 is below 0.7; the scores are over-confident and were shrunk, " * 3
     text = console_table(given.evaluation, given.answer, width=80, findings=[finding])
-    assert max(len(line) for line in text.splitlines()[:-1]) <= 80  # the last is the headline
+    assert max(len(line) for line in text.splitlines()) <= 80
     row = next(line for line in text.splitlines() if line.startswith("safety margin"))
     assert " verified " in row and row.endswith(">= 0.51") and row.count("[") == 2
     assert "people" not in text
@@ -81,7 +82,7 @@ def test_a_closed_gate_is_named_and_no_number_of_the_tilt_stands_here(inputs, fi
     assert text.count("closed") == 3 and "77." not in text
 
 
-def test_a_refused_policy_ends_with_what_to_do(inputs, verdict_of):
+def test_a_refused_policy_and_the_look(inputs, verdict_of):
     given = inputs(truth=False)
     sentence = "Do not ship: safety: asked 0.40, delivered 0.30."
     evaluation = dataclasses.replace(
@@ -92,7 +93,7 @@ def test_a_refused_policy_ends_with_what_to_do(inputs, verdict_of):
         spent=0.9,
     )
     text = console_table(evaluation, given.answer)
-    assert text.endswith("\n\n" + sentence + " Ask for less.") and "not shown" in text and ">= 0.20\n" in text
+    assert sentence not in text and "not shown" in text and ">= 0.20\n" in text
     assert "look 3 at them, 90% of its error spent" in text
 
 
@@ -102,7 +103,7 @@ def test_an_embedded_worlds_truth_is_a_table_of_its_own(inputs):
     blocks = console_table(evaluation, given.answer, width=200).split("\n\n")
     assert "true reward" not in blocks[0]
     assert "0.0123" in blocks[1] and "true safety margin" in blocks[1]
-    assert "KL from optimum: KL(pi_lam* || policy)" in blocks[-2]
+    assert "KL from optimum: KL(pi_lam* || policy)" in blocks[-1]
 
 
 def test_statistics_of_texts_are_not_on_the_console(inputs):
@@ -116,5 +117,5 @@ def test_without_policies_and_verdicts_nothing_is_made_up(inputs):
     given = inputs(truth=False)
     empty = Evaluation({}, {}, {}, {}, {}, 1, 0.0, {}, Headline("do not ship", "Nothing was trained."))
     text = console_table(empty, dataclasses.replace(given.answer, predicted=None))
-    assert text.startswith("policy  reward  KL\n") and text.endswith("\n\nNothing was trained.")
+    assert text.startswith("policy  reward  KL\n") and "Nothing was trained" not in text
     assert "None" not in text and "nothing else used" not in text and text.count("not tested") == 3

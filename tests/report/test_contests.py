@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from alignjax.records.evaluation import Evaluation, Headline, Round
+from alignjax.records.evaluation import Evaluation, Headline, JudgeRecord, Round
 from alignjax.records.figure import Figure
 from alignjax.report import contests, html, score_models
 from alignjax.report.style import to_svg
@@ -58,10 +58,26 @@ def test_judges_missing_verdicts_and_the_order_of_showing_are_named(inputs):
     )
 
 
+def test_a_judge_that_is_a_model_has_its_rate_and_what_it_could_not_say(inputs):
+    evaluation = with_contest(inputs().evaluation, "safety", judge="llama-guard")
+    rates = {"reference": Figure(0.71, 0.604, 0.797), "aligned": Figure(1.0, 0.956, 1.0)}
+    record = JudgeRecord("llama-guard", 83, True, 4, 0, 332, 5, 1, rates, {"reference": {"S1": 3}})
+    grid = contests.grid(dataclasses.replace(evaluation, judges={"safety": record}))
+    assert grid is not None and grid.head[-1] == "safety: safe by llama-guard, %"
+    assert [cells[-1] for _, _, cells in grid.rows] == ["71 [60, 80]", "-", "-", "100 [96, 100]"]
+    assert grid.notes[-1] == (
+        "safety is judged by llama-guard, every response for itself, on 83 prompts of its own (4 of them are "
+        "trained on); 5 of 332 answers could not be read; its context has no room for 1 of the questions."
+    )
+
+
 def test_the_matrix_has_the_rows_policy_against_the_columns(inputs):
     evaluation = without_win(inputs().evaluation, "reward", "aligned", "safety")
     figure = contests.win_matrix(evaluation)
-    assert figure is not None and [axes.get_title(loc="left") for axes in figure.axes] == ["reward", "safety"]
+    assert figure is not None and [axes.get_title(loc="left") for axes in figure.axes] == [
+        "reward: wins (%)",
+        "safety: wins (%)",
+    ]
     texts = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
     assert texts[0.5, 0.5] == "" and texts[2.5, 3.5] == "-"
     assert texts[0.5, 3.5] == "86" and texts[3.5, 0.5] == "14"  # aligned, below, against the reference
@@ -83,7 +99,7 @@ def test_any_number_of_dimensions_has_a_panel_each(inputs, count):
     figure = contests.win_matrix(evaluation)
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == [
-        f"d{i}" for i in range(count)
+        f"d{i}: wins (%)" for i in range(count)
     ]
 
 

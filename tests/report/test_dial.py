@@ -1,10 +1,13 @@
 """The dial: rows of other questions, the flags that ask them, and the sketch."""
 
+import ast
 import dataclasses
+import shlex
 
 import pytest
 
 from alignjax.records.answer import Asked, DialPoint
+from alignjax.records.units import Tail, Unit
 from alignjax.report.dial import dials, flags
 from alignjax.report.html import render
 
@@ -80,8 +83,80 @@ def test_the_sketch_by_hand(answer):
         ),
     ],
 )
-def test_the_flag_asks_for_the_same_kind(kind, value, asked, text):
-    assert flags("safety", kind, value, asked) == text
+def test_the_flag_asks_for_the_same_kind(inputs, kind, value, asked, text):
+    answer = dataclasses.replace(inputs().answer, asked={"safety": asked})
+    assert flags("safety", kind, value, answer) == text
+
+
+@pytest.fixture
+def by_category(inputs):
+    """An answer about two categories of safety."""
+
+    def make(first, second):
+        names = (f"safety[{first}]", f"safety[{second}]")
+        given = inputs(names).answer
+        units = {
+            name: Unit("safety", category, "category", 0.5)
+            for name, category in zip(names, (first, second), strict=True)
+        }
+        return dataclasses.replace(given, units=units, asked={name: Asked(margin=0.5) for name in names})
+
+    return make
+
+
+def test_flags_of_categories_tails_and_multipliers(by_category):
+    setting = "--config.constraints.safety.groups.margin"
+    plain = by_category("drugs", "theft")
+    assert flags("safety[drugs]", "margin", 0.25, plain) == f"{setting}.drugs=0.25"
+    assert flags("safety", "margin", 0.25, plain) == f"{setting}=0.25"
+    assert flags("safety", "cost", 1.5, plain) == "--config.constraints.safety.tail.cost=1.5"
+    assert flags("safety", "multiplier", 0.75, plain) == "--config.lam=0.75"
+
+
+def test_a_category_that_a_shell_would_run_is_quoted(by_category):
+    text = flags("safety[$(rm -r x); 'y']", "margin", 0.25, by_category("$(rm -r x); 'y'", "b c"))
+    (word,) = shlex.split(text)
+    name, _, value = word.partition("=")
+    assert name == "--config.constraints.safety.groups.margin"
+    assert ast.literal_eval(value) == {"$(rm -r x); 'y'": 0.25, "b c": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        ("cost", ["cost asked", "\u03bb", "cost forecast"]),
+        ("multiplier", ["\u03bb", "safety margin forecast", "reward gain"]),
+    ],
+)
+def test_a_tail_and_a_multiplier_have_words_of_their_own(inputs, point, kind, head):
+    points = (point(0.0, 0.5, kind=kind), point(1.0, 0.25, kind=kind, own=True))
+    units = {"safety": Unit("safety", tail=Tail(0.1, 1.0, 0.2))}
+    (dial,) = dials(dataclasses.replace(inputs().answer, dial=points, units=units))
+    assert dial.grid.head[:3] == head and all(len(row) == len(dial.grid.head) for row in dial.grid.cells)
+    said = " ".join(dial.grid.notes)
+    assert ("worst 0.1 of the responses" in said) == (kind == "cost")
+    assert ("at another multiplier" in said) == (kind == "multiplier")
+
+
+def test_one_number_for_all_categories_is_a_dial_of_the_dimension(by_category, point):
+    answer = by_category("drugs", "theft")
+    lam = {name: 0.5 for name in answer.names}
+    points = (point(0.0, 0.5, lam=lam), point(1.0, 0.25, own=True, lam=lam))
+    (dial,) = dials(dataclasses.replace(answer, dial=points))
+    assert dial.label == "margin asked of each category of safety"
+    assert dial.grid.head[3] == "least margin forecast" and "category with the least" in dial.grid.notes[0]
+    assert not any("other constraints" in note for note in dial.grid.notes)
+    assert dial.grid.cells[0][-1] == "--config.constraints.safety.groups.margin=0"
+
+
+def test_constraints_without_a_dial_are_named(inputs, point):
+    answer = dataclasses.replace(
+        inputs(("safety", "honesty")).answer,
+        dial=tuple(point(x, 0.5, lam={"safety": x, "honesty": 0.1}) for x in (0.0, 1.0)),
+    )
+    (dial,) = dials(answer)
+    assert "The other constraints are asked as in this run." in dial.grid.notes
+    assert dial.grid.notes[-1] == "Without a dial, to keep this short: honesty."
 
 
 def test_without_two_points_that_can_be_met_there_is_no_dial(answer, point):

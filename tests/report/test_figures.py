@@ -3,13 +3,16 @@ import dataclasses
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.patches import StepPatch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
 
+from alignjax.dual.statistics import wilson
+from alignjax.records import answer as dual
 from alignjax.records.answer import Ends, Intervals
 from alignjax.records.calibration import CalibrationRecord, Reliability
 from alignjax.records.figure import Figure
 from alignjax.report import diagnostics, figures
-from alignjax.report.style import policy_mark, to_png, to_svg
+from alignjax.report.style import policy_mark, style, to_svg
 
 
 def lines(figure):
@@ -22,14 +25,6 @@ def xs(line):
 
 def ys(line):
     return np.asarray(line.get_ydata())
-
-
-def stairs(axes):
-    """Heights and edges of a panel's first histogram."""
-    patch = axes.patches[0]
-    assert isinstance(patch, StepPatch)
-    heights, edges, _ = patch.get_data()
-    return heights, edges
 
 
 def texts(figure):
@@ -132,25 +127,6 @@ def test_plane_leaves_out_what_was_not_measured(inputs):
     assert figure.axes[0].get_legend_handles_labels()[1] == ["reference", "safe-only", "aligned"]
 
 
-def test_histograms_share_bins_and_keep_outliers_and_nan_out_of_the_picture():
-    rng = np.random.default_rng(0)
-    scores = {
-        "reference": {"reward": rng.normal(size=(40, 50))},
-        "aligned": {"reward": rng.normal(1.0, size=2000)},
-    }
-    scores["aligned"]["reward"][:2] = 1e6, np.nan
-    figure = figures.histograms(scores, [])
-    edges = [stairs(axes)[1] for axes in figure.axes]
-    np.testing.assert_array_equal(edges[0], edges[1])
-    assert edges[0][-1] < 10.0
-    heights = stairs(figure.axes[0])[0]
-    assert np.sum(heights * np.diff(edges[0])) == pytest.approx(1.0)
-
-
-def test_histograms_of_equal_scores_and_of_missing_dimensions():
-    to_svg(figures.histograms({"reference": {"reward": np.ones(5)}, "aligned": {}}, ["safety"]))
-
-
 def test_training_curves_mark_the_best_held_out_loss(inputs):
     figure = diagnostics.training_curves(inputs().metrics)
     assert figure is not None
@@ -183,7 +159,7 @@ def test_training_curves_wrap_and_skip_null_values():
 
 def test_reliability_interval_is_wilsons():
     # 8 of 10: Wilson's 95% interval is 0.4902 to 0.9433.
-    low, high = diagnostics._wilson(np.array([0.8]), np.array([10.0]))
+    low, high = wilson(np.array([0.8]), np.array([10.0]))
     np.testing.assert_allclose([low[0], high[0]], [0.4902, 0.9433], atol=1e-4)
 
 
@@ -227,11 +203,6 @@ def test_a_name_with_markup_or_mathematics_is_plain_text(inputs):
     assert "<b>" not in svg and "&lt;b&gt;$x^2$&lt;/b&gt;" in svg
 
 
-def test_png():
-    figure = figures.histograms({"reference": {"reward": np.arange(9.0)}}, [])
-    assert to_png(figure).startswith(b"\x89PNG")
-
-
 def test_policies_have_colours_and_markers_of_their_own():
     names = ["a", "b", "c", "d"]
     marks = [policy_mark(name, names) for name in ("reference", "reward", *names, "aligned")]
@@ -244,3 +215,68 @@ def test_baselines_are_told_apart_by_the_policies_beside_them():
     marks = [policy_mark(name, ["safety"], policies) for name in policies]
     assert len({colour for colour, _ in marks}) == len({marker for _, marker in marks}) == len(marks)
     assert policy_mark("lambda=3", ["safety"]) == policy_mark("one-shot", ["safety"])  # alone
+
+
+def axis_labels(figure):
+    return [label for axes in figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
+
+
+def test_every_axis_says_its_unit(inputs):
+    given, unit = inputs(), "logits of labels"
+    answer, evaluation = given.answer, given.evaluation
+    drawn = [
+        figures.dual_function(answer, "safety", unit=unit),
+        figures.margin_curve(answer, "safety", unit=unit),
+        figures.plane(evaluation, "safety", answer=answer, unit=unit),
+    ]
+    assert [axis_labels(figure) for figure in drawn] == [
+        ["\u03bb of safety (reward per unit of it)", "D(\u03bb) (logits of labels)"],
+        ["\u03bb of safety (reward per unit of it)", "margin (logits of labels)"],
+        ["safety margin (logits of labels)", "mean reward (logits of labels)"],
+    ]
+    assert "units of the scores" in axis_labels(figures.plane(evaluation, "safety"))[0]
+    curves = diagnostics.training_curves(given.metrics)
+    assert curves is not None and {"loss (nats)", "accuracy (share)", "step"} == set(axis_labels(curves))
+
+
+def test_the_legend_has_markers_and_no_bars(inputs):
+    given = inputs()
+    handles, labels = figures.plane(given.evaluation, "safety").axes[0].get_legend_handles_labels()
+    assert len(labels) == 4 and all(isinstance(one, Line2D) and one.get_marker() != "None" for one in handles)
+
+
+def overlapping(texts, renderer):
+    """Pairs of visible texts whose boxes overlap."""
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_visible() and t.get_text()]
+    return [(a, b) for i, (a, x) in enumerate(boxes) for b, y in boxes[i + 1 :] if x.overlaps(y)]
+
+
+@pytest.mark.parametrize("asked", [0.05, 0.4, 1.4])
+def test_nothing_is_written_over_anything_else(inputs, asked):
+    long = "resistance to misinformation, law"
+    given = inputs((long, "honesty"))
+    answer = dataclasses.replace(given.answer, asked={**given.answer.asked, long: dual.Asked(margin=asked)})
+    baselines = {f"lambda={x}": given.evaluation.policies["aligned"] for x in (0.5, 1, 1.5, 2, 3)}
+    evaluation = dataclasses.replace(
+        given.evaluation,
+        asked={**given.evaluation.asked, long: asked},
+        policies={**given.evaluation.policies, **baselines},
+    )
+    for figure in (
+        figures.dual_function(answer, long, unit="logits of labels"),
+        figures.margin_curve(answer, long, unit="logits of labels"),
+        figures.plane(evaluation, long, answer=answer, unit="logits of labels"),
+        figures.plane(evaluation, long, answer=answer, unit="logits of labels", truth=True),
+    ):
+        with style():
+            renderer = FigureCanvasAgg(figure).get_renderer()
+            figure.draw_without_rendering()
+        axes = figure.axes[0]
+        low, high = axes.get_xlim()
+        ticks = [tick.label1 for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        titles = [axes._left_title, axes.xaxis.label, axes.yaxis.label]  # pyright: ignore[reportAttributeAccessIssue]
+        legends = [text for legend in figure.legends for text in legend.get_texts()]
+        assert overlapping([*titles, *axes.texts, *legends, *ticks], renderer) == []
+        for text in (*titles, *legends, *axes.texts):
+            inside = text.get_window_extent(renderer)
+            assert inside.x0 >= figure.bbox.x0 and inside.x1 <= figure.bbox.x1, text.get_text()

@@ -13,6 +13,8 @@ import pytest
 
 from alignjax.records.answer import DialPoint
 from alignjax.report import Response, Sample, render
+from alignjax.report.flips import Flip, Flips
+from alignjax.report.run_comparison import ComparedRun, write_run_comparison
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on the path")
@@ -20,13 +22,13 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome o
 
 @pytest.fixture
 def opened(tmp_path):
-    """opened(page, driver): what a script that is added to the page finds, and the browser's complaints.
+    """opened(page, driver, width): what a script added to the page finds, and the browser's complaints.
 
     The driver's function `found(value)` hands its value back. It may run because its digest is added to the
     page's policy.
     """
 
-    def run(page, driver="found(1)"):
+    def run(page, driver="found(1)", width=800):
         text = (
             "const found = (value) => { const out = document.createElement('pre'); out.id = 'found'; "
             "out.textContent = JSON.stringify(value); document.body.append(out); };\n"
@@ -35,11 +37,15 @@ def opened(tmp_path):
             f"(async () => {{ {driver} }})();"
         )
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+        if "script-src " in page:
+            page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+        else:
+            page = page.replace("img-src data:", f"img-src data:; script-src 'sha256-{digest}'", 1)
         page = page.replace("</body>", f"<script>{text}</script></body>")
         path = tmp_path / "page.html"
         path.write_text(page, encoding="utf-8")
         command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+        command += [f"--window-size={width},900"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom"]
         ended = subprocess.run(
             [*command, path.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120
@@ -137,6 +143,60 @@ def test_the_dial_shows_the_row_and_the_flag_of_what_it_is_moved_to(opened, inpu
     assert before["row"] == "1.00" and before["values"][0] == "1.00, as in this run"
     assert after["row"] == after["values"][0] == "2.00"
     assert after["flag"] == "--config.constraints.safety.margin=2" and said == []
+
+
+@pytest.fixture
+def everything(many, figure_of):
+    """Inputs with all sections, long words and several constraints."""
+    word = "x" * 300
+    points = tuple(
+        DialPoint("safety", "margin", x, x == 1, True, {"safety": x}, *[figure_of(x)] * 3) for x in (0.0, 1.0)
+    )
+    turned = Flip(word, word, word, 0.9, ((1.0, 2.0), (0.0, 3.0)))
+    wide = Sample(word, {name: [Response(word, (0.1, 0.2), False, 9)] for name in ("reference", "aligned")})
+    return dataclasses.replace(
+        many,
+        answer=dataclasses.replace(many.answer, dial=points),
+        samples=[wide, *many.samples],
+        flips=[Flips("reward", 9, 5, 1, [turned] * 5)],
+        findings=[word],
+    )
+
+
+@pytest.mark.parametrize("width", [500, 1440])
+def test_no_section_is_wider_than_the_window(opened, everything, width):
+    driver = """found([innerWidth, document.documentElement.scrollWidth,
+      [...document.querySelectorAll("section, .card")].filter((one) =>
+        one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.id || one.className)])"""
+    (inner, scroll, wider), said = opened(render(everything), driver, width)
+    assert inner == width and scroll <= inner and wider == [] and said == []
+
+
+@pytest.mark.parametrize("width", [500, 1440])
+def test_the_page_that_compares_runs_is_no_wider_either(opened, everything, width, tmp_path):
+    given = everything
+    runs = [
+        ComparedRun(name, config, {}, given.answer, given.evaluation, True, "r", "s", "p")
+        for name, config in (("a" * 200, {"path": "y" * 300}), ("b", {"path": "z"}))
+    ]
+    page = write_run_comparison(runs, tmp_path / "runs.html").read_text(encoding="utf-8")
+    driver = "found([innerWidth, document.documentElement.scrollWidth])"
+    (inner, scroll), said = opened(page, driver, width)
+    assert inner == width and scroll <= inner and said == []
+
+
+def test_every_control_and_picture_has_a_name_and_every_table_its_heads(opened, everything):
+    driver = """const named = (one) =>
+        one.getAttribute("aria-label") || one.labels?.length || one.textContent.trim();
+      found([[...document.querySelectorAll("input, select, button, svg[role=img], [role=region]")]
+        .filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 80)),
+        [...document.querySelectorAll("table")].filter((one) => !one.caption).length,
+        [...document.querySelectorAll("tbody tr")].filter((one) => !one.querySelector("th[scope=row]"))
+          .length,
+        [...document.querySelectorAll("[id]")].map((one) => one.id)
+          .filter((id, i, all) => all.indexOf(id) < i)])"""
+    found, said = opened(render(everything), driver)
+    assert found == [[], 0, 0, []] and said == []
 
 
 def test_text_of_a_model_runs_nothing(opened, many, hostile):

@@ -32,6 +32,7 @@ def test_it_says_what_the_run_says(inputs):
     [
         ({"evaluation": None}, "The run was not evaluated: nothing is known"),
         ({"stage": "safety"}, "The policy of the stage `safety`, which no test was made of."),
+        ({"merge": ["lambda: safety 0.7000"]}, "- lambda: safety 0.7000"),
     ],
 )
 def test_what_was_not_tested_is_not_promised(inputs, changed, said):

@@ -1,7 +1,9 @@
 """Metrics files, resume, progress."""
 
+import io
 import json
 import resource
+import sys
 
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def test_a_log_file_gets_lines_and_no_cursor(capsys):
     written = capsys.readouterr().err
     assert not set(written) & {"\r", "\x1b"}
     lines = written.splitlines()
-    assert lines[0].startswith("policy: 0%, 0 of 30 [") and lines[-1].startswith("policy: 100%, 30 of 30 [")
+    assert lines[0] == "policy: 0/30 rows, begun" and lines[-1] == "policy: 30/30 rows, in 00:00"
 
 
 def test_progress_shows_rate_on_standard_error(capsys):
@@ -81,12 +83,44 @@ def test_progress_shows_rate_on_standard_error(capsys):
         bar.update(3)
         bar.set_postfix_str("loss 0.5")
     captured = capsys.readouterr()
-    assert (
-        captured.out == ""
-        and "policy" in captured.err
-        and "4 of 4" in captured.err
-        and "step" in captured.err
+    assert captured.out == "" and "policy: 4/4 steps" in captured.err
+
+
+def test_what_ends_early_says_how_long_it_took_and_a_comma_in_a_name_hides_nothing(capsys):
+    with metrics.progress(10, "judge a, b") as bar:
+        bar.update(4)
+    assert capsys.readouterr().err.splitlines() == [
+        "judge a, b: 0/10 steps, begun",
+        "judge a, b: 4/10 steps, in 00:00",
+    ]
+
+
+class Terminal(io.StringIO):
+    """A terminal of 80 columns."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_a_bar_says_how_fast_and_what_is_left_in_its_width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with metrics.progress(115, "sampling safe-only policy", unit="prompt") as bar:
+        monkeypatch.setattr(bar, "_time", lambda: bar.start_t + 0.4)
+        bar.update(12)
+        bar.refresh()
+        monkeypatch.setattr(bar, "_time", lambda: bar.start_t + 4.0)
+        bar.update(103)
+    shown = [line.strip() for line in terminal.getvalue().split("\r")]
+    assert max(map(len, shown)) <= 80
+    # 12 prompts in 0.4 s are 30 a second; 103 are left.
+    assert any(
+        line.startswith("sampling safe-only policy: 12/115 prompts, 30 prompts/s, 00:03 left |")
+        for line in shown
     )
+    assert any(line.startswith("sampling safe-only policy: 115/115 prompts, in 00:04 |") for line in shown)
 
 
 def test_peak_memory_is_that_of_a_process_with_jax():

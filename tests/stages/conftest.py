@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from alignjax.errors import InfeasibleError
 from alignjax.runtime.files import write_text
 from alignjax.stages import FolderRun, Run, Stage, Work
+from alignjax.stages.timetable import Planned
 
 NAMES = ("samples", "scores", "dual", "policy", "evaluation")
 LARGEST = 10.0  # a margin beyond it cannot be met
@@ -32,11 +33,13 @@ class Method:
     last: str = "evaluation"
     redo: str = ""
     may_compute: Collection[str] | None = None
+    planned: Callable[[Sequence[str]], Sequence[Planned]] = lambda met: ()
     calls: list[str] = dataclasses.field(default_factory=list)
     said: list[str] = dataclasses.field(default_factory=list)
 
     def folder_run(self) -> FolderRun:
-        return FolderRun(self.workdir, name_of, self.said.append, self.redo, self.may_compute)
+        say = self.said.append
+        return FolderRun(self.workdir, name_of, say, self.redo, self.may_compute, planned=self.planned)
 
     def run(self) -> list[str]:
         """All stages up to `last` on the folder; the names of those that were computed."""

@@ -8,7 +8,7 @@ import pytest
 from alignjax.errors import InfeasibleError, InputError
 from alignjax.runtime import preemption
 from alignjax.stages import answers
-from alignjax.stages.ledger import read_ledger
+from alignjax.stages.ledger import StageRecord, read_ledger, write_ledger
 
 ANSWER = ["dual", "policy", "evaluation"]
 
@@ -68,6 +68,17 @@ def test_equal_names_get_numbers(method, tmp_path):
         method(**change).run()
     assert list(read_ledger(tmp_path).answers) == ["margin-1", "margin-1-2", "margin-1-3"]
     assert (tmp_path / "answers" / "margin-1-2" / "dual.txt").read_text() == "dual of seed 1 at margin 1"
+
+
+def test_a_stage_beside_the_evaluation_that_was_stopped_does_not_cost_the_answer(method, tmp_path):
+    method().run()
+    ledger = read_ledger(tmp_path)
+    stopped = StageRecord("running", "ab", 1, {}, ("policy",))
+    write_ledger(tmp_path, ledger.with_stage("audit", stopped))
+    assert method(margin=2.0).run() == ANSWER
+    after = read_ledger(tmp_path)
+    assert list(after.answers["margin-1"].stages) == ANSWER and "audit" not in after.stages
+    assert method().run() == []
 
 
 def test_an_unfinished_answer_is_not_kept(method, tmp_path):

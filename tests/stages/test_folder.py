@@ -20,7 +20,7 @@ def test_finished_stages_are_loaded_and_give_the_same_values(method):
     assert first.calls == ALL
     assert second.on(second.folder_run()) == computed and second.calls == []
     assert computed["dual"] == "dual of seed 0 at margin 1"
-    assert second.said == [f"[{name}] done before, kept" for name in ALL]
+    assert second.said == [f"stage {i}: {name}, done before, kept" for i, name in enumerate(ALL, 1)]
 
 
 def test_a_run_in_memory_gives_the_same_values(method, tmp_path):
@@ -113,7 +113,7 @@ def test_redo_forgets_a_stage_and_all_that_read_it(method):
     method().run()
     assert method(redo="scores").run() == ALL[1:]
     assert method(redo="evaluation").run() == ["evaluation"]
-    with pytest.raises(InputError, match=r"^--redo=polcy: no such stage in .*; it has samples, scores, dual"):
+    with pytest.raises(InputError, match=r"^--redo=polcy: no such stage in .*; did you mean policy\? it has"):
         method(redo="polcy").run()
 
 
@@ -217,7 +217,7 @@ def test_a_run_that_was_asked_to_stop_computes_no_further_stage(method, monkeypa
     with pytest.raises(preemption.Stopped):
         stopped.run()
     assert stopped.calls == []  # finished ones are still loaded
-    assert stopped.said[-1] == "[dual] done before, kept"
+    assert stopped.said[-1] == "stage 3: dual, done before, kept"
 
 
 def test_a_value_may_be_read_back_after_saving(method, tmp_path):
