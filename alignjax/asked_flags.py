@@ -74,9 +74,9 @@ def _settings(kind: str, text: str, flag: str) -> ConstraintSettings:
         share, separator, cost = text.partition(":")
         if not separator:
             raise InputError(f"{flag}: must be a share and a cost; write --tail=NAME=SHARE:COST.")
-        part = _share(share, flag, "it is a share of the responses")
-        return ConstraintSettings(tail=TailSettings(part, _number(cost, flag)))
-    value = _share(text, flag, _SHARES[kind]) if kind in _SHARES else _number(text, flag)
+        part = share_of(share, flag, "it is a share of the responses")
+        return ConstraintSettings(tail=TailSettings(part, number_of(cost, flag)))
+    value = share_of(text, flag, _SHARES[kind]) if kind in _SHARES else number_of(text, flag)
     return dataclasses.replace(ConstraintSettings(), **{kind: value})
 
 
@@ -84,7 +84,7 @@ def _by_category(kind: str, text: str, flag: str) -> float | dict[str, float]:
     """One number for every category, or CATEGORY:NUMBER,CATEGORY:NUMBER."""
 
     def one(number: str) -> float:
-        return _share(number, flag, _SHARES["rate"]) if kind == "group_rate" else _number(number, flag)
+        return share_of(number, flag, _SHARES["rate"]) if kind == "group_rate" else number_of(number, flag)
 
     if ":" not in text:
         return one(text)
@@ -100,14 +100,24 @@ def _by_category(kind: str, text: str, flag: str) -> float | dict[str, float]:
     return numbers
 
 
-def _share(text: str, flag: str, why: str) -> float:
-    value = _number(text, flag)
+def share_of(text: str, flag: str, why: str) -> float:
+    """A flag's number in (0, 1); `why` says what it is.
+
+    Raises:
+      InputError: the text is no such number.
+    """
+    value = number_of(text, flag)
     if not 0 < value < 1:
         raise InputError(f"{flag}: must lie between 0 and 1, {why}.")
     return value
 
 
-def _number(text: str, flag: str) -> float:
+def number_of(text: str, flag: str) -> float:
+    """A flag's finite number.
+
+    Raises:
+      InputError: the text is none.
+    """
     try:
         value = float(text)
     except ValueError:

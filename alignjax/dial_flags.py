@@ -1,10 +1,10 @@
 """The flags that turn the dial of a finished run: what is asked of its constraints."""
 
-import math
 from collections.abc import Sequence
 
 from absl import flags
 
+from alignjax.asked_flags import number_of, share_of
 from alignjax.errors import InputError
 from alignjax.workflow.dialling import Wanted
 
@@ -50,14 +50,9 @@ def _numbers(kind: str, texts: Sequence[str]) -> dict[str, float]:
 
 
 def _number(kind: str, text: str, flag: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{flag}: {text!r} is not a number.") from None
-    if not math.isfinite(value):
-        raise InputError(f"{flag}: {text!r} is not finite.")
-    if kind == "rate" and not 0 < value < 1:
-        raise InputError(f"{flag}: must lie between 0 and 1, it is a probability.")
+    if kind == "rate":
+        return share_of(text, flag, "it is a probability")
+    value = number_of(text, flag)
     if kind == "multiplier" and value < 0:
         raise InputError(f"{flag}: must be at least 0, it multiplies a utility.")
     return value

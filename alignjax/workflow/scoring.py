@@ -210,11 +210,8 @@ def samples(setup: Setup, policy: Policy, data: Data) -> Stage[Responses]:
     """K responses of the reference to each of N prompts: samples.jsonl."""
     settings = setup.config.sampling
     prompts = data.pairs.train_prompts[: settings.num_prompts]
-    if settings.responses is not None:
-        ids = functools.cache(lambda: _prompt_ids(setup, policy, data, prompts))
-        abstract = functools.partial(abstract_responses, setup, prompts, settings)
-        return given_samples(setup, policy, data, prompts, ids, abstract)
-    return responses_stage(setup, policy, data, prompts, "samples", "samples.jsonl", "sampling")
+    drawn = responses_stage(setup, policy, data, prompts, "samples", "samples.jsonl", "sampling")
+    return drawn if settings.responses is None else given_samples(drawn, setup, policy, data, prompts)
 
 
 def responses_stage(
@@ -235,7 +232,12 @@ def responses_stage(
     settings = config.sampling if field == "sampling" else config.evaluation_sampling
     key = setup.seeds.key(f"sample {policy.name}")
 
-    ids = functools.cache(lambda: _prompt_ids(setup, policy, data, prompts))
+    @functools.cache
+    def ids() -> list[np.ndarray]:
+        limit = config.model.max_prompt_length
+        if setup.shape is not None:
+            return [np.zeros(limit, np.int32)] * len(prompts)
+        return drawing.prompt_ids(policy, data.template, prompts, limit)
 
     def compute(work: Work) -> Responses:
         part = work.file("drawn.jsonl")
@@ -255,14 +257,6 @@ def responses_stage(
         abstract=lambda: abstract_responses(setup, prompts, settings),
         programs=lambda: [uses.draws(policy, ids(), settings, batching)],
     )
-
-
-def _prompt_ids(setup: Setup, policy: Policy, data: Data, prompts: Sequence[Prompt]) -> list[np.ndarray]:
-    """The prompts' tokens; in a plan, as long as they may be."""
-    limit = setup.config.model.max_prompt_length
-    if setup.shape is not None:
-        return [np.zeros(limit, np.int32)] * len(prompts)
-    return drawing.prompt_ids(policy, data.template, prompts, limit)
 
 
 def abstract_responses(setup: Setup, prompts: Sequence[Prompt], settings: SamplingSettings) -> Responses:
