@@ -39,7 +39,6 @@ from alignjax.records.uncertainty import ScoreUncertainty
 from alignjax.records.units import Rate, Unit
 from alignjax.report.answer import plot, render
 from alignjax.report.preview import Texts, render_preview
-from alignjax.report.style import to_png, to_svg
 from alignjax.runtime.arrays import read_npz
 from alignjax.runtime.files import write_bytes, write_text
 from alignjax.scores import calibration as calib
@@ -150,6 +149,8 @@ def solve(
         print(json.dumps(encode(found), allow_nan=False))
     dual.require_answer(found)
     if outputs.plot is not None:
+        from alignjax.report.style import to_png, to_svg  # matplotlib: only where a figure is asked for
+
         figure, path = plot(found), Path(outputs.plot)
         write_bytes(path, to_png(figure) if path.suffix == ".png" else to_svg(figure).encode())
     if outputs.preview is not None and texts is not None:

@@ -558,7 +558,14 @@ def test_bad_files_are_one_line_and_status_2(run, tmp_path):
 def test_as_a_program(coin):
     arguments = [f"--scores={coin}", "--beta=1", "--margin=safety=0.75"]
     done = subprocess.run(
-        [sys.executable, "-m", "alignjax.solve", *arguments], capture_output=True, text=True
+        [sys.executable, "-X", "importtime", "-m", "alignjax.solve", *arguments],
+        capture_output=True,
+        text=True,
     )
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 3 and done.stdout == "" and "Traceback" not in done.stderr
-    assert "the largest margin that can be met alone is 0.5" in done.stderr.splitlines()[-1]
+    assert "the largest margin that can be met alone is 0.5" in said[-1]
+    # What it does not use it does not wait for.
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "jax" in imported
+    assert not imported & {"matplotlib", "jinja2", "flax", "optax", "orbax", "transformers", "tensorflow"}

@@ -88,7 +88,8 @@ def read_json_lines(path: str | Path, limit: int | None = None) -> Iterator[tupl
         if line := line.removeprefix(_BOM).strip():
             blank = 0
             given += 1
-            yield f"{path}:{number}", _object(line, f"{path}:{number}")
+            where = f"{path}:{number}"
+            yield where, _object(line, where)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

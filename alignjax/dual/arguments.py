@@ -43,8 +43,9 @@ def is_traced(*trees: Any) -> bool:
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
-    """Scope in which work is done in float64 on the host's CPU."""
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    """Scope in which work is done in float64 on the host's CPU; NumPy is as silent of nan there as JAX is."""
+    device = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(device), np.errstate(all="ignore"):
         yield
 
 

@@ -1,17 +1,17 @@
 """What finite K adds to the estimates, and the estimates without it."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
 from alignjax.dual.newton import Scaled, describe, evaluate, newton_step, projected_error
+from alignjax.dual.plain import Array, aligned, module_of
 from alignjax.dual.samples import Samples, gather, over_prompts, shuffled, summarise_prompts
-from alignjax.dual.solver import Prepared, prepare, solve_jit, solve_samples
+from alignjax.dual.solver import Prepared, prepare, solve_samples
 
 QUARTERS_FROM = 16  # samples a prompt; below it a quarter holds too few
 # Newton's method on the corrected gradient with the plain Hessian: the correction may make the slope up to
@@ -82,8 +82,8 @@ def finite_sample_bias(
         return _bias(inputs, beta, solve_samples(inputs, beta).lam, shuffle_key(seed))
     inputs, beta = checked(inputs, where), check_beta(beta, where)
     with on_host():
-        lam = solve_jit(inputs, beta).lam
-        return jax.tree.map(np.asarray, _bias_jit(inputs, beta, lam, shuffle_key(seed)))
+        lam = solve_samples(inputs, beta).lam
+        return jax.tree.map(np.asarray, _bias(inputs, beta, lam, shuffle_key(seed)))
 
 
 def shuffle_key(seed: int) -> Array:
@@ -137,14 +137,14 @@ def policies(
     inputs = checked(Inputs(rewards, utilities, mask, None, None, {"lam": lam}), "dual.answer")
     with on_host():
         given = inputs, None if features is None else np.asarray(features, np.float64)
-        return jax.tree.map(np.asarray, _policies_jit(*given, beta, shuffle_key(seed)))
+        return jax.tree.map(np.asarray, _policies(*given, beta, shuffle_key(seed)))
 
 
 def _policies(inputs: Inputs, features: Array | None, beta: float, key: Array) -> Policies:
     lam = inputs.vectors["lam"]
     samples = joined(inputs, features, lam.dtype, "dual.answer")
-    weights = jnp.concatenate([lam, jnp.zeros(samples.utilities.shape[0] - lam.size, lam.dtype)])
-    kl_weight = jnp.asarray(beta).astype(lam.dtype)
+    weights = np.concatenate([lam, np.zeros(samples.utilities.shape[0] - lam.size, lam.dtype)])
+    kl_weight = np.asarray(beta, lam.dtype)
     return Policies(
         *extrapolated(weights, split(samples, key, lam.dtype), kl_weight),
         summarise_prompts(samples, lam.dtype).mean,
@@ -154,9 +154,10 @@ def _policies(inputs: Inputs, features: Array | None, beta: float, key: Array) -
 
 def joined(inputs: Inputs, features: Array | None, kind: DTypeLike, where: str) -> Samples:
     """Samples with further columns [N, K, F] after the utilities, for means that no multiplier weighs."""
-    utilities = jnp.asarray(inputs.utilities)
+    xp = module_of(inputs, features)
+    utilities = xp.asarray(inputs.utilities)
     if features is not None:
-        utilities = jnp.concatenate([utilities.astype(kind), features.astype(kind)], axis=-1)
+        utilities = xp.concatenate([utilities.astype(kind), features.astype(kind)], axis=-1)
     return gather(inputs.rewards, utilities, *inputs[2:5], kind=kind, where=where)
 
 
@@ -192,7 +193,7 @@ class Extrapolated(NamedTuple):
         """
         point = lam / self.unit
         whole = gradient / self.spread + self.added @ prompt_weights
-        return lam + self.unit * newton_step(point, whole, self.hessian, jnp.zeros_like(point[0]))
+        return lam + self.unit * newton_step(point, whole, self.hessian, 0 * point[0])
 
 
 def extrapolate(lam: Array, ready: Prepared, key: Array) -> Extrapolated:
@@ -201,9 +202,10 @@ def extrapolate(lam: Array, ready: Prepared, key: Array) -> Extrapolated:
     point = lam / problem.unit
     end = _corrected_root(point, problem, split(problem.samples, key, lam.dtype))
     # Scaled scores as they are without the scaling: centred in each prompt, in units of their spread.
-    units = jnp.concatenate([(ready.beta / problem.tau)[None], problem.spread])
+    xp = module_of(lam, ready)
+    units = xp.concatenate([(ready.beta / problem.tau)[None], problem.spread])
     scores = end.first[3:] * units[:, None] + ready.summary.mean
-    root = jnp.where(end.error < _FOUND, end.point * problem.unit, jnp.nan)
+    root = xp.where(end.error < _FOUND, end.point * problem.unit, xp.nan)
     hessian = evaluate((point + end.point) / 2, problem, problem.tau).hessian
     return Extrapolated(scores.T, end.first[1], root, problem.unit, problem.spread, hessian, end.added)
 
@@ -230,28 +232,30 @@ def split(samples: Samples, key: Array, kind: DTypeLike) -> Parts:
       key: of the shuffle.
       kind: float type of the sums.
     """
+    xp = module_of(samples)
     mixed = shuffled(samples, key)
     n, k = mixed.rewards.shape
     parts = 1 if k < 2 else 2 if k < QUARTERS_FROM else 4
     base = mixed.log_base
-    base = jnp.full((n, k), -np.log(k), kind) if base is None else base.astype(kind)
+    base = xp.full((n, k), -np.log(k), kind) if base is None else base.astype(kind)
     room = -k % parts
 
     def dealt(x: Array, fill: float) -> Array:
         """[..., N, K] -> [..., P N, K / P]: sample k goes to part k mod P."""
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, room)], constant_values=fill)
+        x = xp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, room)], constant_values=fill)
         x = x.reshape(*x.shape[:-1], -1, parts)
-        return jnp.moveaxis(x, -1, -3).reshape(*x.shape[:-3], parts * n, -1)
+        x = xp.moveaxis(x, -1, -3).reshape(*x.shape[:-3], parts * n, -1)
+        return aligned(x) if xp is np else x
 
-    own = dealt(base, -jnp.inf)
-    mass = jax.nn.logsumexp(own, axis=1)
+    own = dealt(base, -xp.inf)
+    mass = _log_sum(xp, own, axis=1)
     # A part that holds no sample has weights of some sort, and no mass.
-    own = jnp.where(jnp.isneginf(mass)[:, None], -np.log(own.shape[1]), own - mass[:, None])
-    centres = None if mixed.centres is None else jnp.tile(mixed.centres, (1, parts))
+    own = xp.where(xp.isneginf(mass)[:, None], -np.log(own.shape[1]), own - mass[:, None])
+    centres = None if mixed.centres is None else xp.tile(mixed.centres, (1, parts))
     cut = Samples(
         dealt(mixed.rewards, 0), dealt(mixed.utilities, 0), own.astype(kind), None, centres, mixed.units
     )
-    return Parts(cut, jnp.exp(mass).reshape(parts, n), _counts(samples) >= QUARTERS_FROM)
+    return Parts(cut, xp.exp(mass).reshape(parts, n), _counts(samples) >= QUARTERS_FROM)
 
 
 def extrapolated(lam: Array, parts: Parts, beta: Array) -> tuple[Array, Array]:
@@ -267,7 +271,7 @@ def extrapolated(lam: Array, parts: Parts, beta: Array) -> tuple[Array, Array]:
     Returns:
       [4 + m, N] each, as `describe`; effective samples are not extrapolated.
     """
-    count = parts.masses.shape[0]
+    count, xp = parts.masses.shape[0], module_of(lam, parts, beta)
     found = describe(lam, parts.samples, beta)
     found = found.reshape(found.shape[0], count, -1)  # [4 + m, P, N]
     whole = _union(found, parts.masses)
@@ -277,29 +281,38 @@ def extrapolated(lam: Array, parts: Parts, beta: Array) -> tuple[Array, Array]:
     half = (halves[0] + halves[1]) / 2
     better = 2 * whole - half
     if count == 4:
-        better = jnp.where(parts.finer[None], (8 * whole - 6 * half + jnp.mean(found, axis=1)) / 3, better)
-    better = jnp.where(jnp.isfinite(better), better, whole)
-    return whole, better.at[2].set(whole[2])
+        better = xp.where(parts.finer[None], (8 * whole - 6 * half + xp.mean(found, axis=1)) / 3, better)
+    better = xp.where(xp.isfinite(better), better, whole)
+    return whole, xp.concatenate([better[:2], whole[2:3], better[3:]])
 
 
 def _union(found: Array, masses: Array) -> Array:
     """`describe` of parts together, exactly: [4 + m, P, N], [P, N] -> [4 + m, N]; nan where all are empty."""
+    xp = module_of(found, masses)
     log_mean, kl, ess, *means = found
-    logs = jnp.where(masses > 0, jnp.log(jnp.where(masses > 0, masses, 1)) + log_mean, -jnp.inf)
-    total = jax.nn.logsumexp(logs, axis=0)
-    weights = jnp.exp(logs - total[None])  # of the parts under the tilt
-    value = total - jnp.log(jnp.sum(masses, axis=0))
-    divergence = jnp.sum(weights * (kl + log_mean), axis=0) - value
-    effective = 1 / jnp.sum(jnp.square(weights) / ess, axis=0)
-    return jnp.stack([value, divergence, effective, *[jnp.sum(weights * x, axis=0) for x in means]])
+    logs = xp.where(masses > 0, xp.log(xp.where(masses > 0, masses, 1)) + log_mean, -xp.inf)
+    total = _log_sum(xp, logs, axis=0)
+    weights = xp.exp(logs - total[None])  # of the parts under the tilt
+    value = total - xp.log(xp.sum(masses, axis=0))
+    divergence = xp.sum(weights * (kl + log_mean), axis=0) - value
+    effective = 1 / xp.sum(xp.square(weights) / ess, axis=0)
+    return xp.stack([value, divergence, effective, *[xp.sum(weights * x, axis=0) for x in means]])
+
+
+def _log_sum(xp: Any, logs: Array, axis: int) -> Array:
+    """The logarithm of sums of exponentials along an axis; -inf where all are."""
+    top = xp.max(logs, axis=axis, keepdims=True)
+    top = xp.where(xp.isneginf(top), xp.zeros((), logs.dtype), top)
+    return xp.log(xp.sum(xp.exp(logs - top), axis=axis)) + xp.squeeze(top, axis)
 
 
 def _counts(samples: Samples) -> Array:
     """Samples of each prompt, [N]."""
+    xp = module_of(samples)
     n, k = samples.rewards.shape
     if samples.log_base is None:
-        return jnp.full(n, k)
-    return jnp.sum(~jnp.isneginf(samples.log_base), axis=1)
+        return xp.full(n, k)
+    return xp.sum(~xp.isneginf(samples.log_base), axis=1)
 
 
 class _Root(NamedTuple):
@@ -319,22 +332,26 @@ class _Root(NamedTuple):
 
 
 def _corrected_root(point: Array, problem: Scaled, parts: Parts) -> _Root:
+    xp = module_of(point, problem, parts)
+
     def step(i: Array, root: _Root) -> _Root:
         plain, better = extrapolated(root.point, parts, problem.tau)
         added = (better - plain)[4:]
         at = evaluate(root.point, problem, problem.tau)
         gradient = at.gradient + over_prompts(added, problem.samples)
-        moved = root.point + _SHARE * newton_step(root.point, gradient, at.hessian, jnp.zeros_like(at.value))
-        moves = (i < _STEPS) & jnp.all(jnp.isfinite(moved))
+        moved = root.point + _SHARE * newton_step(root.point, gradient, at.hessian, 0 * at.value)
+        moves = (i < _STEPS) & xp.all(xp.isfinite(moved))
         return _Root(
-            jnp.where(moves, moved, root.point),
+            xp.where(moves, moved, root.point),
             projected_error(root.point, gradient),
             added,
-            jnp.where(i == 0, better, root.first),
+            xp.where(i == 0, better, root.first),
         )
 
     m, n, kind = point.size, problem.samples.rewards.shape[0], point.dtype
-    begin = _Root(point, jnp.zeros((), kind), jnp.zeros((m, n), kind), jnp.zeros((4 + m, n), kind))
+    begin = _Root(point, xp.zeros((), kind), xp.zeros((m, n), kind), xp.zeros((4 + m, n), kind))
+    if xp is np:
+        return functools.reduce(lambda root, i: step(i, root), range(_STEPS + 1), begin)
     return jax.lax.fori_loop(0, _STEPS + 1, step, begin)  # the last looks only, one body compiles faster
 
 
@@ -344,7 +361,3 @@ def _bias(inputs: Inputs, beta: float | Array, lam: Array, key: Array) -> Bias:
     change = over_prompts(plain[3:] - better.scores.T, ready.samples)
     kl = over_prompts(plain[1] - better.kl, ready.samples)
     return Bias(lam - better.lam, change[1:], change[0], kl)
-
-
-_bias_jit = jax.jit(_bias)
-_policies_jit = jax.jit(_policies)

@@ -5,14 +5,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, on_host
 from alignjax.dual.dual_function import Derivatives
 from alignjax.dual.newton import describe, evaluate, newton, newton_step
-from alignjax.dual.samples import gather, over_prompts, standard_errors, summarise_prompts
-from alignjax.dual.solver import Solution, prepare, rebased, solve_jit, solve_samples, summarise
+from alignjax.dual.plain import Array, module_of
+from alignjax.dual.samples import gather, in_one_piece, over_prompts, standard_errors, summarise_prompts
+from alignjax.dual.solver import Solution, prepare, rebased, solve_samples, summarise
 from alignjax.errors import InputError
 
 SATURATED = 2.0  # effective samples; below it one response has nearly all the weight of its prompt
@@ -101,7 +101,7 @@ def frontier(
     inputs, beta = checked(inputs, "dual.frontier"), check_beta(beta, "dual.frontier")
     with on_host():
         carried = None if exposure is None else np.asarray(exposure, np.float64).T
-        return jax.tree.map(np.asarray, _frontier_jit(inputs, beta, carried))
+        return jax.tree.map(np.asarray, _frontier(inputs, beta, carried))
 
 
 def sweep(
@@ -141,7 +141,7 @@ def sweep(
     inputs, beta = checked(inputs, "dual.sweep"), check_beta(beta, "dual.sweep")
     with on_host():
         first = _with_margins(inputs, _points(inputs)[0])
-        return jax.tree.map(np.asarray, _sweep_jit(inputs, beta, solve_jit(first, beta).lam))
+        return jax.tree.map(np.asarray, _sweep_jit(inputs, beta, solve_samples(first, beta).lam))
 
 
 def by_prompt(
@@ -171,28 +171,32 @@ def by_prompt(
         return _by_prompt(floats(inputs), beta)
     inputs, beta = checked(inputs, "dual.by_prompt"), check_beta(beta, "dual.by_prompt")
     with on_host():
-        return jax.tree.map(np.asarray, _by_prompt_jit(inputs, beta))
+        return jax.tree.map(np.asarray, _by_prompt(inputs, beta))
 
 
 def _frontier(inputs: Inputs, beta: float | Array, exposure: Array | None) -> Frontier:
-    lams = jnp.asarray(inputs.vectors["lams"])
+    xp = module_of(inputs, beta, exposure)
+    lams = xp.asarray(inputs.vectors["lams"])
     samples = gather(*inputs[:5], kind=lams.dtype, where="dual.frontier")
     m = samples.utilities.shape[0]
     if lams.ndim != 2 or lams.shape[1] != m:
         raise InputError(f"dual.frontier: lams has shape {lams.shape}, must be (points, {m}).")
-    kl_weight = jnp.asarray(beta).astype(lams.dtype)
-
+    kl_weight = xp.asarray(beta).astype(lams.dtype)
     reference = summarise_prompts(samples, lams.dtype).mean[1:]
+    samples = in_one_piece(samples, lams.dtype)
 
     def at(lam: Array) -> tuple[Array, Array]:
         columns = describe(lam, samples, kl_weight)
         gained = columns[4:] - reference
         saturated = (columns[2] < SATURATED).astype(lams.dtype)
-        columns = jnp.concatenate([columns, gained, saturated[None]])
+        columns = xp.concatenate([columns, gained, saturated[None]])
         return over_prompts(columns, samples), standard_errors(gained, samples, exposure)
 
-    means, errors = jax.lax.map(at, lams)  # [P, 5 + 2 m], [P, m]
-    share = jnp.ones(m, lams.dtype)
+    if xp is np:
+        means, errors = (np.stack(x) for x in zip(*map(at, lams), strict=True))
+    else:
+        means, errors = jax.lax.map(at, lams)  # [P, 5 + 2 m], [P, m]
+    share = xp.ones(m, lams.dtype)
     if exposure is not None:
         share = over_prompts(exposure.astype(lams.dtype), samples)
     tilted, margins = means[:, 4 : 4 + m] / share[None], means[:, 4 + m : 4 + 2 * m] / share[None]
@@ -249,13 +253,12 @@ def _along_tangent(last: _Last, margins: Array) -> Array:
 
 
 def _by_prompt(inputs: Inputs, beta: float | Array) -> Prompts:
-    lam = jnp.asarray(inputs.vectors["lam"])
+    xp = module_of(inputs, beta)
+    lam = xp.asarray(inputs.vectors["lam"])
     samples = gather(*inputs[:5], kind=lam.dtype, where="dual.by_prompt")
     reference = summarise_prompts(samples, lam.dtype).mean[1:]
-    columns = describe(lam, samples, jnp.asarray(beta).astype(lam.dtype))
+    columns = describe(lam, in_one_piece(samples, lam.dtype), xp.asarray(beta).astype(lam.dtype))
     return Prompts(columns[3], columns[4:].T, (columns[4:] - reference).T, columns[1], columns[2])
 
 
-_frontier_jit = jax.jit(_frontier)
 _sweep_jit = jax.jit(_sweep)
-_by_prompt_jit = jax.jit(_by_prompt)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
 
+from alignjax.dual.plain import Array, compiled, module_of
 from alignjax.dual.samples import (
     Samples,
     by_chunks,
@@ -75,7 +75,8 @@ def objective(
     Reference: Huang et al. 2024, arXiv 2405.19544, the dual function.
     """
     lam, levels = jnp.asarray(lam), jnp.asarray(levels)
-    samples = gather(rewards, utilities, mask, prompt_weights, importance, where="dual.objective")
+    scores = jnp.asarray(rewards), jnp.asarray(utilities)
+    samples = gather(*scores, mask, prompt_weights, importance, where="dual.objective")
     check_vector(lam, samples, "lam", "dual.objective")
     check_vector(levels, samples, "levels", "dual.objective")
     logits = _logits(lam, samples, beta)
@@ -111,7 +112,8 @@ def tilt(
 
     Reference: Huang et al. 2024, arXiv 2405.19544, the optimal policy.
     """
-    samples = gather(rewards, utilities, mask, None, importance, where="dual.tilt")
+    scores = jnp.asarray(rewards), jnp.asarray(utilities)
+    samples = gather(*scores, mask, None, importance, where="dual.tilt")
     check_vector(jnp.asarray(lam), samples, "lam", "dual.tilt")
     return jax.nn.softmax(_logits(jnp.asarray(lam), samples, beta), axis=1)
 
@@ -137,6 +139,7 @@ def derivatives(lam: Array, samples: Samples, levels: Array, beta: Array) -> Der
     return assemble(lam, sums, levels, beta)
 
 
+@compiled
 def prompt_moments(lam: Array, samples: Samples, beta: Array) -> Array:
     """What `derivatives` needs of every prompt.
 
@@ -150,13 +153,15 @@ def prompt_moments(lam: Array, samples: Samples, beta: Array) -> Array:
       by rows).
     """
     m = samples.utilities.shape[0]
+    samples = jax.tree.map(jnp.asarray, samples)  # NumPy's, where they alone are constants of a trace
 
     def of(part: Samples) -> Array:
         r, g, base = loaded(part, lam.dtype)
         along = sum_constraints(lam, g)  # [n, K]
         logits = (r + along) / beta + base
         top = jnp.max(logits, axis=1, keepdims=True)
-        weights = jnp.exp(logits - top)
+        # Held, or every sum below takes the exponentials anew.
+        weights = jax.lax.optimization_barrier(jnp.exp(logits - top))
         total = jnp.sum(weights, axis=1)
         means = [jnp.sum(weights * g[a], axis=1) / total for a in range(m)]
         centred = [g[a] - means[a][:, None] for a in range(m)]
@@ -171,10 +176,11 @@ def prompt_moments(lam: Array, samples: Samples, beta: Array) -> Array:
 
 def assemble(lam: Array, sums: Array, levels: Array, beta: Array) -> Derivatives:
     """Derivatives from the means over prompts of `prompt_moments`, [2 + m + m (m + 1) / 2]."""
-    m = lam.size
-    half = jnp.zeros((m, m), lam.dtype).at[jnp.triu_indices(m)].set(sums[2 + m :])
-    dot = jnp.dot(lam, levels)
-    hessian = (half + jnp.triu(half, 1).T) / beta
+    m, xp = lam.size, module_of(lam, sums, levels, beta)
+    place = {pair: i for i, pair in enumerate((a, b) for a in range(m) for b in range(a, m))}
+    rows = [[sums[2 + m + place[min(a, b), max(a, b)]] for b in range(m)] for a in range(m)]
+    hessian = xp.stack([xp.stack(row) for row in rows]) / beta
+    dot = lam @ levels
     return Derivatives(beta * sums[0] - dot, sums[2 : 2 + m] - levels, hessian, sums[1] - dot)
 
 

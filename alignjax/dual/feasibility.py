@@ -2,11 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.arguments import Inputs, checked, on_host
@@ -14,6 +11,7 @@ from alignjax.dual.samples import (
     Samples,
     by_chunks,
     gather,
+    in_one_piece,
     loaded,
     over_prompts,
     spreads,
@@ -83,8 +81,7 @@ def reachable_along(
     if (asked <= 0).all():
         return Reach(float("inf"), np.zeros(len(asked)), 0.0)
     with on_host():
-        samples, spread = _centred_jit(inputs)
-        return _cut(samples, np.asarray(spread), asked)
+        return _cut(*_centred(inputs), asked)
 
 
 def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
@@ -96,11 +93,13 @@ def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
     points = [np.eye(len(b))[j] / b[j] for j in np.flatnonzero(b > 0)]
     while len(cuts) < _MAX_CUTS:
         for point in points:
-            best = np.asarray(_best_responses(point, samples))  # [1 + m]: support value, margins / s
+            best = _best_responses(point, samples)  # [1 + m]: support value, margins / s
             cuts.append(best[1:])
             if best[0] < highest:
                 highest, direction = float(best[0]), point
-        size = len(b)
+        if (size := len(b)) == 1:  # there is one direction, and what is proved along it is reached
+            low = highest
+            break
         master = scipy.optimize.linprog(
             [*np.zeros(size), 1.0],
             A_ub=np.column_stack([np.array(cuts), -np.ones(len(cuts))]),
@@ -120,29 +119,24 @@ def _cut(samples: Samples, spread: np.ndarray, asked: np.ndarray) -> Reach:
         return Reach(float(highest / unit), certificate / certificate.sum(), gap)
 
 
-@jax.jit
-def _best_responses(direction: ArrayLike, samples: Samples) -> Array:
+def _best_responses(direction: np.ndarray, samples: Samples) -> np.ndarray:
     """Mean over prompts of max_k <v, h_k>, and of h at that response: [1 + m]."""
-    direction = jnp.asarray(direction)
 
-    def of(part: Samples) -> Array:
+    def of(part: Samples) -> np.ndarray:
         _, g, base = loaded(part, direction.dtype)
         along = sum_constraints(direction, g)
-        along = jnp.where(jnp.isneginf(base), -jnp.inf, along)
-        best = jnp.argmax(along, axis=1)[:, None]
-        return jnp.stack([jnp.take_along_axis(x, best, axis=1)[:, 0] for x in (along, *g)])
+        along = np.where(np.isneginf(base), -np.inf, along)
+        best = np.argmax(along, axis=1)[:, None]
+        return np.stack([np.take_along_axis(x, best, axis=1)[:, 0] for x in (along, *g)])
 
     return over_prompts(by_chunks(of, samples), samples)
 
 
-def _centred(inputs: Inputs) -> tuple[Samples, Array]:
+def _centred(inputs: Inputs) -> tuple[Samples, np.ndarray]:
     """Samples that are read centred in each prompt and in units of their spread [m]."""
     kind = inputs.vectors["margins"].dtype
     samples = gather(*inputs[:5], kind=kind, where="dual.reachable_along")
     summary = summarise_prompts(samples, kind)
     spread, real = spreads(summary, samples)
-    units = jnp.where(real, spread, 1.0)
-    return samples._replace(centres=summary.mean, units=units), units[1:]
-
-
-_centred_jit = jax.jit(_centred)
+    units = np.where(real, spread, 1.0)
+    return in_one_piece(samples._replace(centres=summary.mean, units=units), kind), units[1:]

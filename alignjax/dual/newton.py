@@ -11,20 +11,22 @@ a larger tau.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jaxopt
 import jaxopt.base
-from jax import Array
+import numpy as np
 from jax.typing import DTypeLike
 
 from alignjax.dual.dual_function import Derivatives, assemble, prompt_moments
+from alignjax.dual.plain import Array, compiled, module_of
 from alignjax.dual.samples import (
     Samples,
     Summary,
     by_chunks,
+    in_one_piece,
     loaded,
     over_prompts,
     spreads,
@@ -44,7 +46,7 @@ class Scaled(NamedTuple):
     """A problem in the units of the module's head.
 
     Attributes:
-      samples: with centres and units, so that they are read as rho and h.
+      samples: with centres and units, so that they are read as rho and h; of a plain call rho and h.
       margins: [m], b / s.
       tau: [], beta / S.
       unit: [m], S / s; lam = v * unit.
@@ -107,10 +109,12 @@ def scale(samples: Samples, summary: Summary, margins: Array, beta: Array) -> Sc
       margins: [m] float, b.
       beta: [] float > 0.
     """
+    xp = module_of(samples, summary, margins, beta)
     spread, real = spreads(summary, samples)
-    big = jnp.where(real[0], jnp.maximum(beta, spread[0]), beta)
-    s = jnp.where(real[1:], spread[1:], 1.0)
-    scaled = samples._replace(centres=summary.mean, units=jnp.concatenate([big[None], s]))
+    big = xp.where(real[0], xp.maximum(beta, spread[0]), beta)
+    s = xp.where(real[1:], spread[1:], xp.ones((), spread.dtype))
+    scaled = samples._replace(centres=summary.mean, units=xp.concatenate([big[None], s]))
+    scaled = in_one_piece(scaled, s.dtype)
     problem = Scaled(scaled, margins, beta / big, big / s, s, summary.top[1:], summary.extent[1:], s, s)
     return reweighted(problem, samples.prompt_weights, margins)
 
@@ -129,14 +133,15 @@ def reweighted(problem: Scaled, prompt_weights: Array | None, margins: Array) ->
         samples=samples,
         margins=margins / s,
         reach=over_prompts(problem.top, samples) / s,
-        size=(over_prompts(problem.extent, samples) + jnp.abs(margins)) / s,
+        size=(over_prompts(problem.extent, samples) + abs(margins)) / s,
     )
 
 
 def first_tau(problem: Scaled) -> Array:
     """The temperature to begin at: f's own, or a larger one at which it is smooth."""
     few = min(1.0, (_FEW_PROMPTS / problem.samples.rewards.shape[0]) ** 0.5)
-    return jnp.maximum(problem.tau, jnp.asarray(_FIRST_TAU * few, problem.tau.dtype))
+    xp = module_of(problem)
+    return xp.maximum(problem.tau, xp.asarray(_FIRST_TAU * few, problem.tau.dtype))
 
 
 def is_solved(found: Minimum) -> Array:
@@ -168,37 +173,44 @@ class _ProjectedNewton(jaxopt.base.IterativeSolver):
     jit: bool = True
     unroll: bool = False
 
-    def init_state(self, init_params: Array, problem: Scaled, tau: Array) -> _State:
-        """Before the first evaluation; a constraint out of reach alone is refuted without one."""
+    def init_state(
+        self, init_params: Array, problem: Scaled, tau: Array, at: Derivatives | None = None
+    ) -> _State:
+        """At the start, evaluated or not yet; a constraint out of reach alone is refuted without that."""
         kind = init_params.dtype
         zero, count = jnp.zeros_like(init_params), jnp.zeros((), jnp.int32)
         nothing = Derivatives(jnp.zeros((), kind), zero, jnp.eye(zero.size, dtype=kind), jnp.zeros((), kind))
         alone = problem.reach < problem.margins - 64 * jnp.finfo(kind).eps * problem.size
         share = alone.astype(kind) / jnp.maximum(jnp.sum(alone), 1).astype(kind)
         infinite, damping = jnp.asarray(jnp.inf, kind), jnp.asarray(_DAMPING, kind)
-        fresh, certified = jnp.asarray(True), jnp.any(alone)
+        certified = jnp.any(alone)
+        best = infinite if at is None else projected_error(init_params, at.gradient)
         return _State(
-            infinite,
-            nothing,
+            jnp.where(tau > problem.tau, infinite, best),
+            nothing if at is None else at,
             tau,
             damping,
-            fresh,
+            jnp.asarray(at is None),
+            count if at is None else count + 1,
             count,
-            count,
-            infinite,
+            best,
             certified,
             jnp.where(certified, share, 0),
         )
 
-    def update(self, params: Array, state: _State, problem: Scaled, tau: Array) -> jaxopt.OptStep:
+    def update(
+        self, params: Array, state: _State, problem: Scaled, tau: Array, at: Derivatives | None = None
+    ) -> jaxopt.OptStep:
         """One evaluation; nothing where the problem is refuted already."""
-        del tau
+        del tau, at
         done = jaxopt.OptStep(params, state._replace(error=jnp.zeros_like(state.error)))
         step = _advance(params, state, problem)
         return jax.tree.map(lambda old, new: jnp.where(state.certified, old, new), done, step)
 
 
-def newton(problem: Scaled, start: Array, *, tau: Array | None = None) -> Minimum:
+def newton(
+    problem: Scaled, start: Array, *, tau: Array | None = None, at: Derivatives | None = None
+) -> Minimum:
     """Minimises f over v >= 0 from `start` by damped, projected Newton steps, as a jaxopt solver.
 
     A step is kept when f does not rise, which convexity shows by the sign of the slope at its end; so nothing
@@ -208,12 +220,24 @@ def newton(problem: Scaled, start: Array, *, tau: Array | None = None) -> Minimu
       problem: of `scale`.
       start: [m] float >= 0.
       tau: [], the temperature to begin at; None: `first_tau`.
+      at: derivatives of f at `start` and that temperature, where they are known.
 
     Returns:
       The minimum, or the proof that there is none.
     """
+    tau = first_tau(problem) if tau is None else tau
+    if module_of(problem, start) is np:  # so that all plain calls are of one program
+        at = evaluate(start, problem, tau) if at is None else at
+        if problem.samples.prompt_weights is None:
+            n = len(problem.samples.rewards)
+            problem = problem._replace(samples=problem.samples._replace(prompt_weights=np.full(n, 1 / n)))
+    return _newton(problem, start, tau, at)
+
+
+@compiled
+def _newton(problem: Scaled, start: Array, tau: Array, at: Derivatives | None) -> Minimum:
     solver = _ProjectedNewton(tol=tolerance(start.dtype))
-    point, state = solver.run(jnp.maximum(start, 0), problem, first_tau(problem) if tau is None else tau)
+    point, state = solver.run(jnp.maximum(start, 0), problem, tau, at)
     # A certificate is stated in the units of the scores: <d, g> with d = v / s.
     direction = state.certificate / problem.spread
     certificate = direction / jnp.where(state.certified, jnp.sum(direction), 1)
@@ -226,7 +250,8 @@ def newton(problem: Scaled, start: Array, *, tau: Array | None = None) -> Minimu
 
 def projected_error(point: Array, gradient: Array) -> Array:
     """Largest entry of the projected gradient: at the bound only what points inward counts."""
-    return jnp.max(jnp.abs(jnp.where(point > 0, gradient, jnp.minimum(gradient, 0))))
+    xp = module_of(point, gradient)
+    return xp.max(abs(xp.where(point > 0, gradient, xp.minimum(gradient, 0))))
 
 
 def _advance(last: Array, state: _State, problem: Scaled) -> jaxopt.OptStep:
@@ -289,23 +314,30 @@ def newton_step(point: Array, gradient: Array, hessian: Array, damping: Array) -
     Returns:
       [m] float, the change of the point.
     """
-    m = point.size
+    m, xp = point.size, module_of(point, gradient, hessian, damping)
     eps = jnp.finfo(point.dtype).eps
-    identity = jnp.eye(m, dtype=point.dtype)
-    damped = hessian + (damping + 4 * eps * jnp.trace(hessian)) * identity
+    identity = xp.eye(m, dtype=point.dtype)
+    damped = hessian + (damping + 4 * eps * xp.trace(hessian)) * identity
     free = (point > 0) | (gradient < 0)
-    step = jnp.zeros_like(point)
+    step = xp.zeros_like(point)
     for _ in range(m):
-        stopped = jnp.where(free, 0, -point)
-        matrix = (
-            jnp.where(free[:, None] & free[None, :], damped, 0) + jnp.where(free, 0, 1)[:, None] * identity
-        )
-        right = jnp.where(free, -gradient - hessian @ stopped, stopped)
-        step = jnp.linalg.solve(matrix, right[:, None])[:, 0] if m > 1 else right / matrix[0]
+        stopped = xp.where(free, 0, -point)
+        matrix = xp.where(free[:, None] & free[None, :], damped, 0) + xp.where(free, 0, 1)[:, None] * identity
+        right = xp.where(free, -gradient - hessian @ stopped, stopped)
+        step = _solved(xp, matrix, right) if m > 1 else right / matrix[0]
         free = free & (point + step >= 0)
-    return jnp.maximum(step, -point)
+    return xp.maximum(step, -point)
 
 
+def _solved(xp: Any, matrix: Array, right: Array) -> Array:
+    """The solution [m] of linear equations; nan where NumPy finds none, as JAX has it."""
+    try:
+        return xp.linalg.solve(matrix, right[:, None])[:, 0]
+    except np.linalg.LinAlgError:
+        return xp.full_like(right, xp.nan)
+
+
+@compiled
 def describe(lam: Array, samples: Samples, beta: Array) -> Array:
     """What the tilted policy has on every prompt, in the units of the scores.
 
@@ -317,6 +349,7 @@ def describe(lam: Array, samples: Samples, beta: Array) -> Array:
     Returns:
       [4 + m, N]: log mean exp, KL in nats, effective samples, mean reward, mean utilities [m] under pi_lam.
     """
+    samples = jax.tree.map(jnp.asarray, samples)
 
     def of(part: Samples) -> Array:
         r, g, base = loaded(part, lam.dtype)

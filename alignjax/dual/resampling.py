@@ -2,16 +2,15 @@
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
 from alignjax.dual.arguments import Inputs, checked, on_host
 from alignjax.dual.bias import Extrapolated, extrapolate, joined, shuffle_key
+from alignjax.dual.dual_function import assemble, prompt_moments
 from alignjax.dual.newton import Scaled, is_solved, newton, reweighted, scale
-from alignjax.dual.samples import Samples, sum_constraints, summarise_prompts
+from alignjax.dual.plain import Array, module_of, on_all_cores
+from alignjax.dual.samples import Samples, over_prompts, sum_constraints, summarise_prompts
 from alignjax.dual.solver import margin_of_level, prepare, rebased
 
 
@@ -52,24 +51,31 @@ class Wanted(NamedTuple):
           reference: [m, N], mean utilities of the reference, in this resample's calibration.
         """
         asked = self.values if self.exposure is None else self.values * (self.exposure @ prompt_weights)
-        return jnp.where(self.by_level, margin_of_level(asked, reference @ prompt_weights), asked)
+        xp = module_of(self, prompt_weights, reference)
+        return xp.where(self.by_level, margin_of_level(asked, reference @ prompt_weights), asked)
 
 
-def solve_again(problem: Scaled, lam: Array, better: Extrapolated | None) -> Resolved:
+def solve_again(
+    problem: Scaled, lam: Array, better: Extrapolated | None, moments: Array | None = None
+) -> Resolved:
     """Solves a problem that differs a little from one whose solution is known.
 
     Args:
       problem: scaled, with the resample's weights of the prompts.
       lam: [m], the known solution.
       better: the correction for finite K at the known solution; None: none.
+      moments: of `prompt_moments` at the known solution, which do not depend on the weights; None: not known.
     """
-    end = newton(problem, lam / problem.unit)
+    xp, start, at = module_of(problem, lam), lam / problem.unit, None
+    if moments is not None:
+        at = assemble(start, over_prompts(moments, problem.samples), problem.margins, problem.tau)
+    end = newton(problem, start, tau=None if at is None else problem.tau, at=at)
     found = corrected = end.point * problem.unit
     weights = problem.samples.prompt_weights
     if better is not None and weights is not None:
         corrected = better.shifted(found, end.at.gradient * problem.spread, weights)
     solved = is_solved(end)
-    return Resolved(jnp.where(solved, found, jnp.inf), jnp.where(solved, corrected, jnp.inf), solved)
+    return Resolved(xp.where(solved, found, xp.inf), xp.where(solved, corrected, xp.inf), solved)
 
 
 def resolve(
@@ -118,51 +124,51 @@ def resolve(
         values = inputs.vectors["margins"]
         levels = np.zeros(values.size, bool) if by_level is None else np.asarray(by_level, bool)
         carried = None if exposure is None else np.asarray(exposure, np.float64).T
-        wanted = Wanted(values, levels, carried)
-        drawn = tuple(None if x is None else np.asarray(x, np.float64) for x in (weights, features, matrices))
-        return jax.tree.map(
-            np.asarray, _resolve_jit(inputs, beta, wanted, *drawn, shuffle_key(seed), correct_bias)
+        columns = None if features is None else np.asarray(features, np.float64)
+        draws = (
+            np.asarray(weights, np.float64),
+            None if matrices is None else np.asarray(matrices, np.float64),
         )
+        key = shuffle_key(seed) if correct_bias else None
+        return _resolve(inputs, beta, Wanted(values, levels, carried), *draws, columns, key)
 
 
 def _resolve(
     inputs: Inputs,
     beta: float,
     wanted: Wanted,
-    weights: Array,
-    features: Array | None,
-    matrices: Array | None,
-    key: Array,
-    correct_bias: bool,
+    weights: np.ndarray,
+    matrices: np.ndarray | None,
+    features: np.ndarray | None,
+    key: Array | None,
 ) -> tuple[Resolved, Extrapolated | None]:
+    """`resolve` on NumPy's arrays; with a key it corrects for finite K."""
     lam = inputs.vectors["lam"]
     ready = prepare(inputs, beta, "dual.answer")
     reference, outer = ready.summary.mean[1:], ready.samples.prompt_weights
-    outer = jnp.full(reference.shape[1], 1 / reference.shape[1], lam.dtype) if outer is None else outer
+    outer = np.full(reference.shape[1], 1 / reference.shape[1]) if outer is None else outer
     ready = rebased(ready, wanted.margins(outer, reference))
-    better = extrapolate(lam, ready, key) if correct_bias else None
-    columns = joined(inputs, features, lam.dtype, "dual.answer")
+    better = None if key is None else extrapolate(lam, ready, key)
+    problem, columns = ready.problem, joined(inputs, features, lam.dtype, "dual.answer")
+    moments = prompt_moments(lam / problem.unit, problem.samples, problem.tau)
 
-    def one(draw: tuple[Array, Array | None]) -> Resolved:
-        row, matrix = draw
-        if matrix is None:
-            again = reweighted(ready.problem, row, wanted.margins(row, reference))
-            return solve_again(again, lam, better)
-        samples = _calibrated(columns, matrix)
+    def one(draw: int) -> Resolved:
+        row = weights[draw]
+        if matrices is None:
+            again = reweighted(problem, row, wanted.margins(row, reference))
+            return solve_again(again, lam, better, moments)
+        samples = _calibrated(columns, matrices[draw])
         summary = summarise_prompts(samples, lam.dtype)
         margins = wanted.margins(row, summary.mean[1:])
-        return solve_again(
-            reweighted(scale(samples, summary, margins, ready.beta), row, margins), lam, better
-        )
+        again = reweighted(scale(samples, summary, margins, ready.beta), row, margins)
+        return solve_again(again, lam, better)
 
-    return jax.lax.map(one, (weights, matrices)), better
+    found = on_all_cores(one, len(weights))
+    return Resolved(*(np.stack(x) for x in zip(*found, strict=True))), better
 
 
-def _calibrated(samples: Samples, matrix: Array) -> Samples:
+def _calibrated(samples: Samples, matrix: np.ndarray) -> Samples:
     """Samples whose scores, the reward first, went through `matrix` [1 + m, 1 + m + F]."""
     scores = [x.astype(matrix.dtype) for x in (samples.rewards, *samples.utilities)]
     rows = [sum_constraints(row, scores) for row in matrix]
-    return samples._replace(rewards=rows[0], utilities=jnp.stack(rows[1:]), prompt_weights=None)
-
-
-_resolve_jit = jax.jit(_resolve, static_argnums=7)
+    return samples._replace(rewards=rows[0], utilities=np.stack(rows[1:]), prompt_weights=None)

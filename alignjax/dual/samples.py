@@ -1,18 +1,20 @@
 """Scores ready for sums over samples and prompts, whatever their number, type and units."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from alignjax.dual.plain import Array, aligned, module_of, room_for
 from alignjax.errors import InputError
 
 # Elements evaluated at once; larger tables go through in chunks of prompts: temporaries stay near 100 MB.
 CHUNK_ELEMENTS = 2**22
+_NUMPY_ELEMENTS = 2**14  # of NumPy's passes, whose temporaries then stay in the processor's cache
 
 
 class Samples(NamedTuple):
@@ -85,7 +87,8 @@ def gather(
     Raises:
       InputError: shapes that do not fit.
     """
-    r, g = jnp.asarray(rewards), jnp.asarray(utilities)
+    xp = module_of(rewards, utilities, mask, prompt_weights, importance)
+    r, g = xp.asarray(rewards), xp.asarray(utilities)
     if r.ndim != 2 or 0 in r.shape:
         raise InputError(
             f"{where}: rewards has shape {r.shape}, must be [prompts, samples] with at least one of each."
@@ -107,45 +110,45 @@ def gather(
     for name, (value, shape) in given.items():
         if value is not None and jnp.shape(value) != shape:
             raise InputError(f"{where}: {name} has shape {jnp.shape(value)}, must be {shape}.")
-    g = jnp.moveaxis(g, 2, 0)
+    g = xp.moveaxis(g, 2, 0)
     kind = r.dtype if kind is None else kind
     outer = None
     if prompt_weights is not None:
-        outer = jnp.asarray(prompt_weights).astype(kind)
-        outer = outer / jnp.sum(outer)
+        outer = xp.asarray(prompt_weights).astype(kind)
+        outer = outer / xp.sum(outer)
     if mask is None and importance is None:
         return Samples(r, g, None, outer)
-    inner = jnp.ones(r.shape, kind) if importance is None else jnp.asarray(importance).astype(kind)
+    inner = xp.ones(r.shape, kind) if importance is None else xp.asarray(importance).astype(kind)
     present = inner > 0
     if mask is not None:
-        present = present & jnp.asarray(mask)
+        present = present & xp.asarray(mask)
     # Padding may hold nan. Clear the inputs, not the product: the gradient of a masked product with respect
     # to lam is 0 * g, and 0 * nan is nan.
-    r, g = jnp.where(present, r, 0), jnp.where(present[None], g, 0)
-    total = jnp.sum(jnp.where(present, inner, 0), axis=1, keepdims=True)  # 0 / 0 = nan: a row without samples
-    log_base = jnp.where(present, jnp.log(jnp.where(present, inner, 1)) - jnp.log(total), -jnp.inf)
-    return Samples(r, g, jnp.where(total > 0, log_base, jnp.nan), outer)
+    r, g = (xp.where(x, y, xp.zeros((), y.dtype)) for x, y in ((present, r), (present[None], g)))
+    total = xp.sum(xp.where(present, inner, 0), axis=1, keepdims=True)  # 0 / 0 = nan: a row without samples
+    log_base = xp.where(present, xp.log(xp.where(present, inner, 1)) - xp.log(total), -xp.inf)
+    return Samples(r, g, xp.where(total > 0, log_base, xp.nan), outer)
 
 
 def summarise_prompts(samples: Samples, kind: DTypeLike) -> Summary:
     """What the reference's samples of every prompt have, in sums of the given type."""
+    xp = module_of(samples)
 
     def of(part: Samples) -> Array:
         r, g, base = loaded(part, kind)
-        weights = jnp.exp(base) * jnp.ones_like(r)
-        present = weights > 0
+        weights = None if part.log_base is None else xp.exp(base)
+        present = None if weights is None else weights > 0
         rows = []
         for x in (r, *g):
-            highest = jnp.max(jnp.where(present, x, -jnp.inf), axis=1)
-            lowest = jnp.min(jnp.where(present, x, jnp.inf), axis=1)
+            highest = xp.max(_where(xp, present, x, -xp.inf), axis=1)
+            lowest = xp.min(_where(xp, present, x, xp.inf), axis=1)
             # Rounding must not push a mean past the scores: equal scores are 0 when centred, exactly.
-            mean = jnp.clip(jnp.sum(weights * x, axis=1), lowest, highest)
-            centred = jnp.where(present, x - mean[:, None], 0)
-            top = highest - mean
-            spread = jnp.sum(weights * centred * centred, axis=1)
-            size = jnp.max(jnp.where(present, jnp.abs(x), 0), axis=1)
-            rows += [mean, spread, top, jnp.max(jnp.abs(centred), axis=1), size]
-        return jnp.stack(rows)
+            mean = xp.clip(_weighted(xp, weights, x), lowest, highest)
+            centred = _where(xp, present, x - mean[:, None], 0.0)
+            spread = _weighted(xp, weights, centred * centred)
+            top, below = highest - mean, mean - lowest
+            rows += [mean, spread, top, xp.maximum(top, below), xp.maximum(abs(highest), abs(lowest))]
+        return xp.stack(rows)
 
     columns = by_chunks(of, samples)
     columns = columns.reshape(1 + samples.utilities.shape[0], 5, -1)
@@ -157,8 +160,9 @@ def spreads(summary: Summary, samples: Samples) -> tuple[Array, Array]:
 
     In the units of rounding errors everything would be noise.
     """
-    spread = jnp.sqrt(over_prompts(summary.variance, samples))
-    return spread, spread > 8 * jnp.finfo(spread.dtype).eps * jnp.max(summary.size, axis=1)
+    xp = module_of(summary, samples)
+    spread = xp.sqrt(over_prompts(summary.variance, samples))
+    return spread, spread > 8 * jnp.finfo(spread.dtype).eps * xp.max(summary.size, axis=1)
 
 
 def loaded(part: Samples, kind: DTypeLike) -> tuple[Array, list[Array], Array]:
@@ -179,22 +183,23 @@ def shuffled(samples: Samples, key: Array) -> Samples:
     The order in which samples were given may hold meaning: they may be sorted by utility. Every fourth of a
     random order is a random quarter; with those that exist first, the quarters are of nearly equal size.
     """
-    place = jax.random.uniform(key, samples.rewards.shape, jnp.float32)
+    xp = module_of(samples)
+    place = xp.asarray(jax.random.uniform(key, samples.rewards.shape, jnp.float32))
     base = samples.log_base
     if base is not None:
-        place = jnp.where(jnp.isneginf(base), jnp.asarray(2, place.dtype), place)
-    order = jnp.argsort(place, axis=1)
+        place = xp.where(xp.isneginf(base), xp.asarray(2, place.dtype), place)
+    order = xp.argsort(place, axis=1, stable=True)
     return samples._replace(
-        rewards=jnp.take_along_axis(samples.rewards, order, axis=1),
-        utilities=jnp.take_along_axis(samples.utilities, order[None], axis=2),
-        log_base=None if base is None else jnp.take_along_axis(base, order, axis=1),
+        rewards=xp.take_along_axis(samples.rewards, order, axis=1),
+        utilities=xp.stack([xp.take_along_axis(g, order, axis=1) for g in samples.utilities]),
+        log_base=None if base is None else xp.take_along_axis(base, order, axis=1),
     )
 
 
 def over_prompts(columns: Array, samples: Samples) -> Array:
     """Weighted mean over prompts of the last axis: [..., N] -> [...]."""
     if samples.prompt_weights is None:
-        return jnp.mean(columns, axis=-1)
+        return module_of(columns).mean(columns, axis=-1)
     return columns @ samples.prompt_weights.astype(columns.dtype)
 
 
@@ -214,20 +219,21 @@ def standard_errors(columns: Array, samples: Samples, exposure: Array | None = N
     Returns:
       [C] float; 0 where a single prompt counts, of which there is none.
     """
+    xp = module_of(columns, samples, exposure)
     p = samples.prompt_weights
     n = columns.shape[-1]
     if p is None and exposure is None:
-        squares = jnp.square(columns - over_prompts(columns, samples)[..., None])
-        return jnp.sqrt(jnp.sum(squares, axis=-1) / (n * max(n - 1, 1)))
-    p = jnp.full(n, 1 / n, columns.dtype) if p is None else p.astype(columns.dtype)
-    e = jnp.ones_like(columns) if exposure is None else exposure.astype(columns.dtype)
+        squares = xp.square(columns - over_prompts(columns, samples)[..., None])
+        return xp.sqrt(xp.sum(squares, axis=-1) / (n * max(n - 1, 1)))
+    p = xp.full(n, 1 / n, columns.dtype) if p is None else p.astype(columns.dtype)
+    e = xp.ones_like(columns) if exposure is None else exposure.astype(columns.dtype)
     total = e @ p
-    total = jnp.where(total > 0, total, 1)
+    total = xp.where(total > 0, total, 1)
     left = (columns - e * (columns @ p / total)[:, None]) / total[:, None]
-    concentration = jnp.square(e) @ jnp.square(p) / jnp.square(total)  # 1 / n
+    concentration = xp.square(e) @ xp.square(p) / xp.square(total)  # 1 / n
     single = concentration > 1 - 1e-6
-    factor = jnp.where(single, 0, 1 / jnp.where(single, 1, 1 - concentration))
-    return jnp.sqrt(jnp.square(left) @ jnp.square(p) * factor)
+    factor = xp.where(single, 0, 1 / xp.where(single, 1, 1 - concentration))
+    return xp.sqrt(xp.square(left) @ xp.square(p) * factor)
 
 
 def by_chunks(of: Callable[[Samples], Array], samples: Samples) -> Array:
@@ -241,28 +247,75 @@ def by_chunks(of: Callable[[Samples], Array], samples: Samples) -> Array:
       [C, N].
     """
     n, k = samples.rewards.shape
+    if module_of(samples) is np:
+        return np.concatenate([of(_cut(samples, *rows)) for rows in _chunks(n, k)], axis=1)
     size = max(1, CHUNK_ELEMENTS // k)
     if n <= size:
         return of(samples)
-
-    def cut(start: ArrayLike, length: int) -> Samples:
-        part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=length)
-        base, outer, centres = samples.log_base, samples.prompt_weights, samples.centres
-        return Samples(
-            part(samples.rewards),
-            part(samples.utilities, axis=1),
-            None if base is None else part(base),
-            None if outer is None else part(outer),
-            None if centres is None else part(centres, axis=1),
-            samples.units,
-        )
-
     full = n // size
-    parts = jax.lax.map(lambda i: of(cut(i * size, size)), jnp.arange(full))  # [full, C, size]
+    parts = jax.lax.map(lambda i: of(_cut(samples, i * size, size)), jnp.arange(full))  # [full, C, size]
     columns = jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], full * size)
     if n % size == 0:
         return columns
-    return jnp.concatenate([columns, of(cut(full * size, n % size))], axis=1)
+    return jnp.concatenate([columns, of(_cut(samples, full * size, n % size))], axis=1)
+
+
+def _chunks(n: int, k: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of every chunk that NumPy takes at once."""
+    size = max(1, _NUMPY_ELEMENTS // k)
+    return ((start, min(size, n - start)) for start in range(0, n, size))
+
+
+def _cut(samples: Samples, start: ArrayLike, length: int) -> Samples:
+    """Some prompts of many."""
+    plain = module_of(samples) is np
+    part = functools.partial(
+        _rows if plain else jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=length
+    )
+    base, outer, centres = samples.log_base, samples.prompt_weights, samples.centres
+    return Samples(
+        part(samples.rewards),
+        part(samples.utilities, axis=1),
+        None if base is None else part(base),
+        None if outer is None else part(outer),
+        None if centres is None else part(centres, axis=1),
+        samples.units,
+    )
+
+
+def in_one_piece(samples: Samples, kind: DTypeLike) -> Samples:
+    """Of a plain call: the scores as `loaded` gives them, once for all passes, where programs read them.
+
+    Those of a table that goes through in chunks keep their type: it may be half as large.
+    """
+    if module_of(samples) is not np:
+        return samples
+    base = None if samples.log_base is None else aligned(samples.log_base)
+    if samples.rewards.size + samples.utilities.size > CHUNK_ELEMENTS:
+        kept = aligned(samples.rewards), aligned(samples.utilities)
+        return samples._replace(rewards=kept[0], utilities=kept[1], log_base=base)
+    rewards, utilities = room_for(samples.rewards.shape, kind), room_for(samples.utilities.shape, kind)
+    for start, length in _chunks(*samples.rewards.shape):
+        r, g, _ = loaded(_cut(samples, start, length), kind)
+        rewards[start : start + length] = r
+        for a, column in enumerate(g):
+            utilities[a, start : start + length] = column
+    return Samples(rewards, utilities, base, samples.prompt_weights)
+
+
+def _rows(array: np.ndarray, start_index: int, slice_size: int, axis: int = 0) -> np.ndarray:
+    at = slice(start_index, start_index + slice_size)
+    return array[at] if axis == 0 else array[:, at]
+
+
+def _where(xp: Any, present: Array | None, x: Array, other: float) -> Array:
+    """The scores x where samples exist, everywhere if `present` is None; else another number."""
+    return x if present is None else xp.where(present, x, xp.asarray(other, x.dtype))
+
+
+def _weighted(xp: Any, weights: Array | None, x: Array) -> Array:
+    """Sums over the samples [n] by their weights; means where these are None."""
+    return xp.mean(x, axis=1) if weights is None else xp.sum(weights * x, axis=1)
 
 
 def sum_constraints(lam: Array, utilities: Array | Sequence[Array]) -> Array:
@@ -277,7 +330,8 @@ def log_base(samples: Samples, kind: DTypeLike) -> Array:
     """Log of every sample's weight under the reference: [N, K], or [] where all are equal."""
     if samples.log_base is not None:
         return samples.log_base.astype(kind)
-    return -jnp.log(jnp.asarray(samples.rewards.shape[1], kind))
+    xp = module_of(samples)
+    return -xp.log(xp.asarray(samples.rewards.shape[1], kind))
 
 
 def check_vector(vector: Array, samples: Samples, name: str, where: str) -> None:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_traced, margins_or_levels, on_host
@@ -19,6 +18,7 @@ from alignjax.dual.newton import (
     reweighted,
     scale,
 )
+from alignjax.dual.plain import Array, module_of
 from alignjax.dual.samples import Samples, Summary, check_vector, gather, over_prompts, summarise_prompts
 from alignjax.errors import InputError
 
@@ -111,7 +111,7 @@ def solve(
         return solve_samples(floats(inputs), beta)
     inputs, beta = checked(inputs, "dual.solve"), check_beta(beta, "dual.solve")
     with on_host():
-        return jax.tree.map(np.asarray, solve_jit(inputs, beta))
+        return jax.tree.map(np.asarray, solve_samples(inputs, beta))
 
 
 def reachable(
@@ -147,7 +147,7 @@ def reachable(
         return _reachable(inputs, inputs.rewards.dtype)
     inputs = checked(inputs, "dual.reachable")
     with on_host():
-        return jax.tree.map(np.asarray, _reachable_jit(inputs, np.dtype(np.float64)))
+        return np.asarray(_reachable(inputs, np.dtype(np.float64)))
 
 
 def margins_from_fraction(fraction: ArrayLike, most: ArrayLike) -> np.ndarray:
@@ -191,10 +191,10 @@ def margin_of_level(level: ArrayLike, mean: ArrayLike) -> Any:
 
 
 def solve_samples(inputs: Inputs, beta: float | Array) -> Solution:
-    """`solve` on inputs of one float type, without a look at their values; for use inside jit."""
+    """`solve` on inputs of one float type, without a look at their values: inside jit, or NumPy's arrays."""
     ready = prepare(inputs, beta, "dual.solve")
     start = inputs.vectors.get("start")
-    first = jnp.zeros_like(ready.margins) if start is None else start / ready.problem.unit
+    first = 0 * ready.margins if start is None else start / ready.problem.unit
     return summarise(ready, newton(ready.problem, first))[0]
 
 
@@ -219,7 +219,8 @@ class Prepared(NamedTuple):
 def prepare(inputs: Inputs, beta: float | Array, where: str) -> Prepared:
     """Brings inputs that hold margins or levels into the type of these; the scores stay as they are."""
     margins, levels = inputs.vectors.get("margins"), inputs.vectors.get("levels")
-    given = jnp.asarray(margins if levels is None else levels)
+    xp = module_of(inputs, beta)
+    given = xp.asarray(margins if levels is None else levels)
     samples = gather(*inputs[:5], kind=given.dtype, where=where)
     check_vector(given, samples, "margins" if levels is None else "levels", where)
     summary = summarise_prompts(samples, given.dtype)
@@ -228,7 +229,7 @@ def prepare(inputs: Inputs, beta: float | Array, where: str) -> Prepared:
         margins, levels = given, given + reference
     else:
         margins, levels = margin_of_level(given, reference), given
-    kl_weight = jnp.asarray(beta).astype(given.dtype)
+    kl_weight = xp.asarray(beta).astype(given.dtype)
     return Prepared(samples, summary, margins, levels, kl_weight, scale(samples, summary, margins, kl_weight))
 
 
@@ -249,6 +250,7 @@ def summarise(ready: Prepared, found: Minimum) -> tuple[Solution, Minimum]:
       The solution, and `found` with the value, gradient and error at its point.
     """
     samples, summary, margins, levels, beta, problem = ready
+    xp = module_of(ready, found)
     columns = describe(found.point, problem.samples, problem.tau)
     means = over_prompts(columns, samples)
     lam, big = found.point * problem.unit, beta / problem.tau
@@ -256,12 +258,12 @@ def summarise(ready: Prepared, found: Minimum) -> tuple[Solution, Minimum]:
     gradient = gained - margins
     reference = over_prompts(summary.mean, samples)
     scaled = gradient / problem.spread
-    value = problem.tau * means[0] - jnp.dot(found.point, problem.margins)
-    error = jnp.where(found.certified, found.error, projected_error(found.point, scaled))
+    value = problem.tau * means[0] - found.point @ problem.margins
+    error = xp.where(found.certified, found.error, projected_error(found.point, scaled))
     found = found._replace(error=error, at=found.at._replace(value=value, gradient=scaled))
     solution = Solution(
         lam,
-        beta * means[0] + reference[0] - jnp.dot(lam, margins),
+        beta * means[0] + reference[0] - lam @ margins,
         gradient,
         is_solved(found),
         found.certificate,
@@ -279,7 +281,3 @@ def summarise(ready: Prepared, found: Minimum) -> tuple[Solution, Minimum]:
 def _reachable(inputs: Inputs, kind: DTypeLike) -> Array:
     samples = gather(*inputs[:5], kind=kind, where="dual.reachable")
     return over_prompts(summarise_prompts(samples, kind).top[1:], samples)
-
-
-solve_jit = jax.jit(solve_samples)
-_reachable_jit = jax.jit(_reachable, static_argnums=1)

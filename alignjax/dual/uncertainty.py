@@ -12,7 +12,7 @@ from alignjax.dual.arguments import Inputs, check_beta, checked, floats, is_trac
 from alignjax.dual.bias import extrapolate, shuffle_key
 from alignjax.dual.newton import describe, reweighted
 from alignjax.dual.resampling import Wanted, solve_again
-from alignjax.dual.solver import prepare, solve_jit, solve_samples
+from alignjax.dual.solver import prepare, solve_samples
 from alignjax.errors import InputError
 
 
@@ -96,7 +96,7 @@ def bootstrap(
     inputs, beta = checked(inputs, "dual.bootstrap"), check_beta(beta, "dual.bootstrap")
     with on_host():
         key = jax.device_put(key, jax.local_devices(backend="cpu")[0])
-        lam = solve_jit(inputs, beta).lam
+        lam = solve_samples(inputs, beta).lam
         found = _bootstrap_jit(key, inputs, beta, lam, num_resamples, confidence, correct_bias)
         return jax.tree.map(np.asarray, found)
 

@@ -1,8 +1,7 @@
 """The answer of the dual as a page of text and as a figure."""
 
 from collections.abc import Mapping
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from alignjax.records.answer import (
     Asked,
@@ -16,8 +15,9 @@ from alignjax.records.answer import (
 )
 from alignjax.records.figure import Figure as Estimate  # here a Figure is matplotlib's
 from alignjax.records.units import Unit
-from alignjax.report.figures import draw_dual, draw_margin, draw_trade
-from alignjax.report.style import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ROUNDING = 1e-6  # of what is asked: a margin that is missed by less is met
 
@@ -80,7 +80,7 @@ def asked_words(asked: Asked, unit: Unit | None = None) -> str:
     return f"the mean utility {verb} {abs(asked.margin):.4g}{share}"
 
 
-def plot(answer: DualAnswer) -> Figure:
+def plot(answer: DualAnswer) -> "Figure":
     """Three panels a constraint: the dual with lambda*, the margin with its interval, reward against utility.
 
     The margin is that of the tilted policy; of draw-K where the gate is closed.
@@ -91,6 +91,12 @@ def plot(answer: DualAnswer) -> Figure:
     Raises:
       ValueError: the answer is infeasible.
     """
+    # Here, because matplotlib takes longer to import than a table takes to be solved.
+    from matplotlib.figure import Figure
+
+    from alignjax.report.figures import draw_dual, draw_margin, draw_trade
+    from alignjax.report.style import style
+
     predicted, curve, lams = _shown(answer), answer.frontier, answer.multipliers
     if curve is None:
         raise ValueError("report.answer: the answer has no curve to draw.")

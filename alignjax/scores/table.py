@@ -223,15 +223,18 @@ def _names(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 def _utilities(row: Mapping[str, Any], names: tuple[str, ...], where: str, first: str) -> tuple[float, ...]:
     here = _names(row, where)
-    if set(here) != set(names):
+    if here != names and set(here) != set(names):
         raise InputError(
             f"{where}: has constraints {', '.join(here)}, but {first} has {', '.join(names)}; "
             "give every line the same."
         )
-    return tuple(_number(row["utilities"], name, where) for name in names)
+    return tuple([_number(row["utilities"], name, where) for name in names])
 
 
 def _number(row: Mapping[str, Any], name: str, where: str) -> float:
+    value = row.get(name)
+    if type(value) is float and math.isfinite(value):  # nearly always; a table has one for every response
+        return value
     value = _field(row, name, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f'{where}: "{name}" is {_shown(value)}, must be a number.')
