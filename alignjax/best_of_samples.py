@@ -17,13 +17,12 @@ from alignjax.data.responses import Responses
 from alignjax.errors import InputError
 from alignjax.policy.best_of import Kept, best_of
 from alignjax.policy.encoding import prompt_of
-from alignjax.policy.known_logps import logps_of_responses
 from alignjax.run_samples import encoder_of, opened
 from alignjax.runtime.files import write_text
 from alignjax.sample_lines import Draws, Line, check_draws, ids_of, read_prompts
 from alignjax.scores import calibration as calib
 from alignjax.scores.scorers import require_tables, score_responses
-from alignjax.workflow import dialling
+from alignjax.workflow import dialling, own_samples
 from alignjax.workflow.dialling import Wanted
 from alignjax.workflow.prepared import Prepared
 
@@ -68,8 +67,8 @@ def sample_best_of(
         answer = dialling.dialled(ready, wanted)
         lam = answer.answer.lam or {}
         kept = _kept(ready, lines, draws, np.array([lam[n] for n in ready.setup.config.constraints]), count)
-        logps = logps_of_responses(ready.reference, kept.responses, ready.setup.batching)
-        if not np.isfinite(logps).all():
+        logps = kept.responses.logps  # as the sampler computed them, like those of any other draw
+        if logps is None:
             raise InputError(f"{workdir}: the reference gives a log-probability that is not finite.")
         told = [*dialling.said(answer), _drawn_from(ready, draws, count)]
     rows = [row for _, row in lines]
@@ -83,6 +82,7 @@ def _kept(ready: Prepared, lines: Sequence[Line], draws: Draws, lam: np.ndarray,
 
     def score(drawn: Responses) -> np.ndarray:
         require_tables(by, None, drawn=[drawn])
+        own_samples.use_drawing(setup.logps, by.values(), drawn, setup.log.say)
         scores = calib.calibrated(ready.calibration.fit, score_responses(by, drawn))
         return scores[..., 0] + scores[..., 1:] @ lam
 

@@ -15,6 +15,7 @@ Huang et al. 2024, arXiv 2405.19544, algorithm MoCAN, with the calibration of do
 
 from alignjax.stages import Run
 from alignjax.workflow import (
+    aligned_pairs,
     answering,
     dial_policies,
     dialling,
@@ -42,7 +43,7 @@ def prepared(run: Run, setup: Setup) -> Prepared:
     # 1. The reference's own samples, 2. scored by models that are given, or trained here.
     samples = run.do(scoring.samples(setup, reference, data))
     scorers, trained = scoring.scorers(run, setup, reference, data)
-    data = scoring.with_pairs(setup, data, samples)
+    data = aligned_pairs.with_pairs(setup, data, samples)
     scoring.require_scores(setup, data, samples, scorers)
     raw = run.do(scoring.raw_scores(setup, samples, scorers, trained))
 
@@ -68,7 +69,7 @@ def mocan(run: Run, setup: Setup) -> Outcome:
     reference, data, scorers, calibration = ready.reference, ready.data, ready.by, ready.calibration
 
     # 5. The new labels, 6. align once, beside the baselines; or multiply those of single scores.
-    pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
+    pair_scores = run.do(aligned_pairs.pair_scores(setup, data, scorers, calibration, ready.raw))
     labels = run.do(answering.relabelled(setup, data, pair_scores, ready.answer))
     trained = answering.baselines(run, setup, reference, data, pair_scores)
     others, single = {"reference": reference, **trained}, dialling.single_of(setup, trained)

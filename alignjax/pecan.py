@@ -15,6 +15,7 @@ Huang et al. 2024, arXiv 2405.19544, algorithm PeCAN, with the calibration of do
 
 from alignjax.stages import Run
 from alignjax.workflow import (
+    aligned_pairs,
     answering,
     dial_policies,
     dualizing,
@@ -75,7 +76,7 @@ def pecan(run: Run, setup: Setup) -> Outcome:
         question = question_of(ready, again=product.later_rounds(ready, ready.single))
     else:
         product.previewed(run, ready, lambda: ready.single)
-        pair_scores = run.do(scoring.pair_scores(setup, data, scorers, calibration))
+        pair_scores = run.do(aligned_pairs.pair_scores(setup, data, scorers, calibration, ready.raw))
         labels = run.do(answering.relabelled(setup, data, pair_scores, ready.answer))
         first = run.do(answering.aligned(setup, reference, data, labels.values))
         question = question_of(ready, pair_scores)

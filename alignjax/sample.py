@@ -76,7 +76,7 @@ def sample(
       template_date: YYYY-MM-DD, what a chat template takes for today.
       add_bos: whether prompts begin with a BOS; None: as the tokenizer and the template do.
       dtype: of the weights and matrix products, "float32" or "bfloat16".
-      prompt_batch_size: prompts computed together; None: enough for about 128 responses.
+      prompt_batch_size: prompts computed together, each with all its samples; None: see `policy.sample`.
 
     Raises:
       InputError: a file, a line or an option that cannot be used.
@@ -114,7 +114,7 @@ def _define_flags() -> None:
     )
     flags.DEFINE_bool("add_bos", None, "Begin prompts with a BOS, or not; default: as the tokenizer does.")
     flags.DEFINE_string("dtype", "float32", "Type of weights and matrix products: float32 or bfloat16.")
-    flags.DEFINE_integer("prompt_batch_size", None, "Prompts computed together; default: 128 / num_samples.")
+    flags.DEFINE_integer("prompt_batch_size", None, "Prompts computed together; default: chosen by memory.")
 
 
 def _main() -> None:

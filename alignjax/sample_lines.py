@@ -30,7 +30,7 @@ class Draws(NamedTuple):
       top_p: in (0, 1].
       seed: of the draws.
       greedy: take the most probable token at every step instead of drawing one.
-      prompt_batch_size: prompts computed together; None: enough for about 128 responses.
+      prompt_batch_size: prompts computed together, each with all its samples; None: see `policy.sample`.
     """
 
     num_samples: int

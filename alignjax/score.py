@@ -31,7 +31,7 @@ from alignjax.data.files import read_rows
 from alignjax.data.records import prompt_json, read_unlabelled
 from alignjax.data.rows import Row
 from alignjax.data.templates import Template
-from alignjax.data.tokenize import TokenizedResponse
+from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import (
     Lora,
@@ -51,7 +51,7 @@ from alignjax.policy.encoding import (
     response_ids,
     texts_of,
 )
-from alignjax.policy.logps import response_logps
+from alignjax.policy.logps import preference_logps, response_logps
 from alignjax.runtime.files import write_text
 from alignjax.runtime.metrics import progress
 from alignjax.scores.learned import learned_scores
@@ -297,11 +297,29 @@ def _logps(
     path: str,
     lora: Lora | None = None,
 ) -> np.ndarray:
+    pairs = _pairs_of(responses)
     with progress(len(responses), description, unit="response") as bar:
-        values = response_logps(model, responses, lora=lora, batch_size=batch_size, progress=bar.update)
+        if pairs is None:
+            values = response_logps(model, responses, lora=lora, batch_size=batch_size, progress=bar.update)
+        else:
+            values = preference_logps(
+                model,
+                pairs,
+                lora=lora,
+                batch_size=-(-batch_size // 2),
+                progress=lambda done: bar.update(2 * done),
+            ).reshape(-1)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: gives a log-probability that is not finite; its weights are damaged.")
     return values
+
+
+def _pairs_of(responses: Sequence[TokenizedResponse]) -> list[TokenizedPair] | None:
+    """The pairs that all responses come from, so that a prompt is read once; None: not all come in pairs."""
+    couples = list(zip(responses[::2], responses[1::2], strict=False))
+    if 2 * len(couples) != len(responses) or any(a.prompt_ids is not b.prompt_ids for a, b in couples):
+        return None
+    return [TokenizedPair(a.prompt_ids, a.response_ids, b.response_ids) for a, b in couples]
 
 
 def _render(lines: Sequence[Line], logps: np.ndarray, rewards: Rewards | None, lengths: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from alignjax.data.preferences import Dimension, Labelled
 from alignjax.data.records import PreferencePair
 from alignjax.models import Lora, ScoreModel, as_utility, init_score_model, place_head
 from alignjax.models.score_model import Kind
+from alignjax.policy.row_cost import row_cost
 from alignjax.policy.values import Outcome, Policy
 from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import restore_tree
@@ -67,7 +68,8 @@ def train_score_model(
     if model.kind == "cost" and extra.signs:
         columns |= _signs(data.train.texts)
     tokens = data.train.tokens
-    make_epoch = training.pair_epochs(trainer, name, tokens, settings.batch_size, columns)
+    cost = row_cost(model.config, settings.epochs)
+    make_epoch = training.pair_epochs(trainer, name, tokens, settings.batch_size, columns, cost)
     optimizer = compiled.optimizer_of(settings, len(make_epoch(0)))
     result = training.fit_stage(
         trainer,
@@ -153,7 +155,7 @@ class _HeldOut(NamedTuple):
             self.pairs.tokens,
             lora=lora,
             batch_size=batching.rows,
-            buckets=batching.buckets(pair_lengths(self.pairs.tokens)),
+            buckets=batching.buckets(pair_lengths(self.pairs.tokens), row_cost(whole.config, 1.0)),
             mesh=batching.mesh,
         )
         scores, labels = as_utility(self.model.kind, found), self.pairs.labels

@@ -16,10 +16,12 @@ from alignjax.alignment.optimizer import OptimizerSettings
 from alignjax.alignment.step import AdapterSettings, init_state
 from alignjax.config import LoraSettings, PreferenceTrainingSettings, TrainingSettings
 from alignjax.data.batches import pair_batches, pair_lengths, response_batches, response_lengths
+from alignjax.data.buckets import RowCost
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.models import Lora, Model, ScoreModel, init_lora, is_neutral, place_lora
 from alignjax.policy.batching import Batching
 from alignjax.policy.known_logps import LogpsCache, logps_of_pairs
+from alignjax.policy.row_cost import row_cost
 from alignjax.policy.values import Outcome, Policy
 from alignjax.runtime import preemption
 from alignjax.runtime.checkpoint import Checkpoints, restore_tree, save_tree
@@ -102,7 +104,8 @@ def train_sft(
     Returns:
       The model after the last step.
     """
-    buckets = trainer.batching.buckets(response_lengths(tokens))
+    cost = row_cost(model.config, settings.epochs)
+    buckets = trainer.batching.buckets(response_lengths(tokens), cost)
     seed = trainer.seeds.seed(f"order {name}")
 
     @functools.lru_cache(maxsize=2)
@@ -158,9 +161,13 @@ def train_dpo(
     if begin is not None:
         adapter = begin.adapter
         start = start._replace(trainable=begin.model.params if adapter is None else adapter.params)
-    ref = trainer.logps.of_pairs(reference, train.tokens)
+    # With the held-out pairs, which the first evaluation needs: one call has fewer incomplete batches than
+    # two, and no training holds memory yet.
+    both = [*train.tokens, *(() if held_out is None else held_out.tokens)]
+    ref = trainer.logps.of_pairs(reference, both)[: len(train.tokens)]
     columns = {"labels": train.labels, "ref_chosen": ref[:, 0], "ref_rejected": ref[:, 1]}
-    make_epoch = pair_epochs(trainer, name, train.tokens, settings.batch_size, columns)
+    cost = row_cost(model.config, settings.epochs)
+    make_epoch = pair_epochs(trainer, name, train.tokens, settings.batch_size, columns, cost)
     optimizer = optimizer_of(settings, len(make_epoch(0)))
     judge = None if held_out is None else _Judge(trainer, name, reference, held_out, beta, [])
     exact = model.config.dtype == "float32"
@@ -325,9 +332,10 @@ def pair_epochs(
     tokens: Sequence[TokenizedPair],
     batch_size: int,
     columns: Mapping[str, np.ndarray],
+    cost: RowCost,
 ) -> Callable[[int], Any]:
     """Number of an epoch -> its batches of pairs, shuffled; `columns` are other arrays of `pair_batches`."""
-    buckets = trainer.batching.buckets(pair_lengths(tokens))
+    buckets = trainer.batching.buckets(pair_lengths(tokens), cost)
     seed = trainer.seeds.seed(f"order {name}")
     rows = batch_rows(batch_size, len(tokens), trainer.batching.mesh)
 

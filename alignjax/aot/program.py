@@ -15,6 +15,7 @@ class Program(NamedTuple):
       tokens: tokens per call, on all chips together: read, or drawn by the sampler.
       cache: bytes per chip of the keys and values that it holds while it runs.
       loops: iterations of the loops whose end depends on data, the outermost first.
+      steps: of a sampler, the iterations of its loop by the mean tokens of a response; None: no sampler.
     """
 
     function: Any
@@ -24,6 +25,7 @@ class Program(NamedTuple):
     tokens: int
     cache: int = 0
     loops: tuple[float, ...] = ()
+    steps: Callable[[float], float] | None = None
 
 
 class Use(NamedTuple):

@@ -45,7 +45,7 @@ def decoder_params(config: DecoderConfig, mesh: Mesh, *, where: str, dtype: str 
     Raises:
       InputError: sizes that the mesh does not divide.
     """
-    shapes = jax.eval_shape(functools.partial(init_params, config=config), jax.random.key(0))
+    shapes = _bare_params(config)
     stored = jnp.dtype(config.dtype if dtype is None else dtype)
 
     def as_read(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -54,6 +54,11 @@ def decoder_params(config: DecoderConfig, mesh: Mesh, *, where: str, dtype: str 
 
     shapes = jax.tree_util.tree_map_with_path(as_read, shapes)
     return placed(shapes, decoder_shardings(config, mesh, where=where))
+
+
+@functools.lru_cache(maxsize=64)  # a search asks for the same few again and again
+def _bare_params(config: DecoderConfig) -> Tree:
+    return jax.eval_shape(functools.partial(init_params, config=config), jax.random.key(0))
 
 
 def adapters(
@@ -156,9 +161,9 @@ def pair_batch(size: int, bucket: Bucket, mesh: Mesh, *, signs: bool = False) ->
     return PairBatch(token_rows(size, bucket, mesh), numbers, numbers, numbers, numbers, places, sign, sign)
 
 
-def response_batch(size: int, bucket: Bucket, mesh: Mesh) -> ResponseBatch:
-    """A batch of responses; arguments as of `pair_batch`."""
-    numbers, places = (_rows((size,), kind, mesh) for kind in (np.float32, np.int32))
+def response_batch(size: int, bucket: Bucket, mesh: Mesh, *, count: int = 1) -> ResponseBatch:
+    """A batch of rows with `count` responses each; other arguments as of `pair_batch`."""
+    numbers, places = (_rows((size * count,), kind, mesh) for kind in (np.float32, np.int32))
     return ResponseBatch(token_rows(size, bucket, mesh), numbers, places)
 
 

@@ -23,6 +23,7 @@ from alignjax.config.reading import only_method
 from alignjax.config.settings import Config
 from alignjax.errors import InputError, did_you_mean
 
+_SWITCHES = ("true", "t", "1", "false", "f", "0")  # as absl reads a flag that is on or off
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -118,9 +119,12 @@ def _add(node: Any, kind: Any, path: Sequence[str], text: str | None, method: st
     if name not in node:
         made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         node[name] = entry_of(hint, made)
-    if isinstance(hint, types.UnionType):
+    if hint == bool | str:
+        _add_switch_or_name(node, name, text)
+    elif isinstance(hint, types.UnionType):
         if any(typing.get_origin(option) is Mapping for option in typing.get_args(hint)):
             _add_number_or_table(node, name, rest, text)
+    if isinstance(hint, types.UnionType):
         return
     below: Any = node[name]
     if not rest or not _is_table(below):
@@ -148,6 +152,13 @@ def _add_number_or_table(node: Any, name: str, rest: Sequence[str], text: str | 
         node[name] = ConfigDict() if wants_table else placeholder(float)
     if rest and rest[0] not in node[name]:
         node[name][rest[0]] = placeholder(float)
+
+
+def _add_switch_or_name(node: Any, name: str, text: str | None) -> None:
+    """Makes a field hold a switch or a name: what the command line writes into it, --noconfig... included."""
+    is_switch = text is None or text.lower() in _SWITCHES
+    del node[name]
+    node[name] = placeholder(bool if is_switch else str)
 
 
 def _take_back(constraint: Any, ways: set[tuple[str, ...]]) -> list[str]:

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from alignjax.config.asking import ConstraintSettings
@@ -74,6 +74,9 @@ def entry_of(hint: Any, value: Any) -> Any:
     """
     if isinstance(hint, types.UnionType) and value is None:
         return placeholder(next(kind for kind in typing.get_args(hint) if kind is not types.NoneType))
+    if hint == bool | str:
+        # A switch that also has names: a file may set either, which a field of one type would refuse.
+        return FieldReference(value, field_type=object)
     if dataclasses.is_dataclass(value):
         return fields_of(value)
     if isinstance(value, Mapping):
@@ -127,7 +130,7 @@ def own(config: Any, run: str) -> None:
     # Of the safety-only tilt's margin: the unit is unknown before there are scores.
     config.constraints.safety.fraction = 0.5
     config.beta = 0.1
-    config.model.remat = True
+    config.model.remat = "auto"
     config.align.learning_rate = config[run].learning_rate = 5e-4
     config[run].patience = 3
     for path in OPEN:
@@ -147,7 +150,7 @@ def smollm2(config: Any) -> None:
     # Of the safety-only tilt's margin: the unit is unknown before there are scores.
     config.constraints.safety.fraction = 0.3
     config.beta = 0.1
-    config.model.update({"remat": True, "max_length": 384, "max_prompt_length": 160})
+    config.model.update({"remat": "auto", "max_length": 384, "max_prompt_length": 160})
     config.ref_batch_size = 8
     # In an hour two cores train on about a hundred pairs; the held-out ones decide whether a slope is known.
     config.data.held_out_fraction = 0.4
@@ -173,7 +176,7 @@ def published(config: Any, preset: str) -> None:
     sources(config)
     config.constraints.safety.fraction = 0.5
     config.beta = 0.1
-    config.model.update({"dtype": "bfloat16", "remat": True})
+    config.model.update({"dtype": "bfloat16", "remat": "auto"})
     # llama3-8b has the chat template of its own tokenizer.
     if preset != "llama3-8b":
         config.model.template = "BEGINNING OF CONVERSATION: {turn}USER: {prompt} ASSISTANT:"

@@ -41,8 +41,10 @@ class ModelSettings:
     weights: str = setting("float", choices=("float", "int8"))
     # cudnn: the attention kernel of NVIDIA GPUs, in bfloat16; splash: that of TPUs.
     attention: str = setting("xla", choices=("xla", "cudnn", "splash"), affects_result=False)
-    # Recompute each layer in the backward pass: less memory, a third more work.
-    remat: bool = setting(False, affects_result=False)
+    # What the backward pass computes again. none: nothing, most memory; products: attention and what is
+    # elementwise in a layer; layers (True): every layer from its input, least memory and a third more work;
+    # auto: the least that fits the device's memory, on CPUs what is fastest.
+    remat: bool | str = setting("none", choices=("none", "products", "layers", "auto"), affects_result=False)
     # Plain text with {prompt}, repeated for each turn from {turn} on; empty: the tokenizer's chat template.
     template: str = ""
     # What the chat template reads, as a JSON object: {"enable_thinking": false} for Qwen 3 without thoughts.
@@ -53,6 +55,11 @@ class ModelSettings:
     add_bos: bool | None = None
     max_length: int = setting(512, least=2, most=2**20)  # tokens of prompt and response together
     max_prompt_length: int = setting(256, least=1, most=2**20)
+
+    def __post_init__(self) -> None:
+        """Gives a switch, which `remat` may be, the name that it stands for."""
+        if isinstance(self.remat, bool):
+            object.__setattr__(self, "remat", "layers" if self.remat else "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +116,8 @@ class DataSettings:
     sources: Mapping[str, SourceSettings] = group(dict)
     prompts: str | None = None  # files: JSON Lines of {"prompt"} to sample and to test on
     strict: bool = False  # files: stop at the first row that cannot be used, where False drops and counts it
-    num_buckets: int = setting(3, least=1, most=1024)  # shapes of batches: more pad less, compile longer
+    # Shapes of batches, at most. Each is compiled; in training there are as many as save more work than that.
+    num_buckets: int = setting(8, least=1, most=1024)
     max_train_pairs: int | None = setting(None, least=2)  # files: pairs kept a dimension, drawn by seed
     max_held_out_pairs: int | None = setting(None, least=2)
 
@@ -197,6 +205,9 @@ class SamplingSettings:
     max_new_tokens: int = setting(128, least=1, most=2**20)
     temperature: float = setting(1.0, above=0)
     top_p: float = setting(1.0, above=0, most=1)
+    # Keys and values of prompts and responses: model (as config.model.dtype), or int8 with a scale for each
+    # token and head: half of bfloat16's memory, so that more rows fit. It changes the draws a little.
+    cache: str = setting("model", choices=("model", "int8"))
     # JSON Lines of responses that another program, such as a server, drew from the reference; None: they are
     # drawn here, as those of all other policies are.
     responses: str | None = None
@@ -212,6 +223,7 @@ class EvaluationSettings:
     # None: as config.sampling. What the dual promises holds for policies that are sampled as it sampled.
     temperature: float | None = setting(None, above=0)
     top_p: float | None = setting(None, above=0, most=1)
+    cache: str | None = setting(None, choices=("model", "int8"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +359,7 @@ class Config:
             max_new_tokens=evaluated.max_new_tokens,
             temperature=drawn.temperature if evaluated.temperature is None else evaluated.temperature,
             top_p=drawn.top_p if evaluated.top_p is None else evaluated.top_p,
+            cache=drawn.cache if evaluated.cache is None else evaluated.cache,
         )
 
     @property

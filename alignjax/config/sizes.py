@@ -6,7 +6,6 @@
 | model.max_prompt_length | what 99% of the prompts do not exceed, at most half of the context |
 | model.max_length | what 99% of prompts with their longer response do not exceed, at most the context |
 | sampling, evaluation .max_new_tokens | what 95% of the responses do not exceed, at most what is left |
-| data.num_buckets | one for each doubling from the median pair to the longest, at most 4 |
 | sampling.num_prompts | every prompt to train on, at most 1,000 |
 | sampling.num_samples | 32,000 responses in all, on CPUs 8,000; 16 to 128 of a prompt |
 | evaluation.num_prompts | every test prompt |
@@ -22,7 +21,6 @@ device give the same sizes, which config.json then holds as if they had been giv
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +30,7 @@ _RUNS = ("prealign", "score_training", "align")
 _OF_RUNS = ("batch_size", "accumulate", "epochs", "warmup_steps")
 OPEN = (
     *("model.dtype", "model.max_length", "model.max_prompt_length"),
-    *("data.held_out_fraction", "data.num_buckets", "test.share", "ref_batch_size"),
+    *("data.held_out_fraction", "test.share", "ref_batch_size"),
     *(f"sampling.{name}" for name in ("num_prompts", "num_samples", "max_new_tokens")),
     *(f"evaluation.{name}" for name in ("num_prompts", "num_samples", "max_new_tokens")),
     *(f"{run}.{name}" for run in _RUNS for name in _OF_RUNS),
@@ -49,7 +47,6 @@ class DataSize(NamedTuple):
       pairs: to train on, by dimension; under "align" those of all dimensions, each once.
       prompt: tokens that 99% of the prompts do not exceed.
       together: the same of prompts with their longer response.
-      median: the same, exceeded by half of them.
       response: tokens that 95% of the responses do not exceed.
     """
 
@@ -58,7 +55,6 @@ class DataSize(NamedTuple):
     pairs: Mapping[str, int]
     prompt: int
     together: int
-    median: int
     response: int
 
 
@@ -167,7 +163,6 @@ def decided(
     prompt = settle("model.max_prompt_length", min(_steps(data.prompt), _down(model.context // 2)))
     new = _steps(data.response)
     length = settle("model.max_length", min(max(_steps(data.together), prompt + _STEP), _down(model.context)))
-    settle("data.num_buckets", 1 + min(3, max(0, round(math.log2(length / max(data.median, 1))))))
     for field in ("sampling", "evaluation"):
         settle(f"{field}.max_new_tokens", min(new, max(length - prompt, _STEP)))
     prompts = settle("sampling.num_prompts", max(1, min(data.to_sample, 1000)))

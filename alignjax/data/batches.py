@@ -10,16 +10,20 @@ All masks come from lengths, never from the value of a token. Arrays here are nu
 per row, R targets per row.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from __future__ import annotations
 
-import grain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
 import jax
 import numpy as np
 
 from alignjax.data.buckets import Bucket, Planned, choose_buckets, plan_batches
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
+
+if TYPE_CHECKING:  # importing it takes most of a second, and only training needs it
+    import grain
 
 Array = np.ndarray | jax.Array
 """Batches are made of numpy arrays; in a compiled function they are jax arrays."""
@@ -50,12 +54,14 @@ class Rows(NamedTuple):
 
 
 class ResponseBatch(NamedTuple):
-    """Rows of one prompt and one response (slot 0, branch 0 throughout).
+    """Rows of one prompt and M responses, which are the slots 0 to M - 1.
+
+    With M = 1 a row is prompt and response, branch 0 throughout; with more see `shared_rows`.
 
     Attributes:
       rows: token rows.
-      weights: [B] float32, 1 for a real row, 0 for padding.
-      indices: [B] int32, index of the row in the data; 0 in padding.
+      weights: [B * M] float32, 1 for a response, 0 for a slot without one.
+      indices: [B * M] int32, index of the response in the data; 0 where there is none.
     """
 
     rows: Rows
@@ -118,7 +124,7 @@ def make_response_rows(responses: Sequence[TokenizedResponse], bucket: Bucket, n
     Raises:
       InputError: a response that does not fit, or an empty prompt.
     """
-    rows = _empty_rows(num_rows, bucket)
+    rows = empty_rows(num_rows, bucket)
     for i, response in enumerate(responses):
         _fill_row(rows, i, response.prompt_ids, [response.response_ids], first_branch=0)
     return rows
@@ -138,13 +144,14 @@ def make_pair_rows(pairs: Sequence[TokenizedPair], bucket: Bucket, num_rows: int
     Raises:
       InputError: a pair that does not fit, or an empty prompt.
     """
-    rows = _empty_rows(num_rows, bucket)
+    rows = empty_rows(num_rows, bucket)
     for i, pair in enumerate(pairs):
         _fill_row(rows, i, pair.prompt_ids, [pair.chosen_ids, pair.rejected_ids], first_branch=1)
     return rows
 
 
-def _empty_rows(num_rows: int, bucket: Bucket) -> Rows:
+def empty_rows(num_rows: int, bucket: Bucket) -> Rows:
+    """Rows of padding, to be filled."""
     wide, narrow = (num_rows, bucket.tokens), (num_rows, bucket.targets)
     zeros = [np.zeros(shape, np.int32) for shape in (wide, wide, wide, wide, narrow, narrow)]
     return Rows(*zeros, target_slot=np.full(narrow, -1, np.int32))
@@ -236,9 +243,7 @@ def pair_batches(
             columns[name] = _column(signs, n, 0.0, name)
 
     def make(bucket: Bucket, indices: np.ndarray) -> PairBatch:
-        rows = make_pair_rows([pairs[i] for i in indices], bucket, batch_size)
-        extras = {name: _fill(values[indices], batch_size) for name, values in columns.items()}
-        return PairBatch(rows, **extras, **_bookkeeping(indices, batch_size))
+        return _pair_batch(pairs, bucket, indices, batch_size, columns)
 
     lengths = pair_lengths(pairs)
     plan = plan_batches(
@@ -251,6 +256,28 @@ def pair_batches(
         drop_remainder=drop_remainder,
     )
     return _dataset(plan, make)
+
+
+def pairs_in_order(
+    pairs: Sequence[TokenizedPair], *, batch_size: int, buckets: Sequence[Bucket]
+) -> Iterator[PairBatch]:
+    """The batches of `pair_batches`, not shuffled and without labels; arguments and errors as there."""
+    columns = {"labels": np.ones(len(pairs), np.float32)}
+    columns |= {name: np.full(len(pairs), np.nan, np.float32) for name in ("ref_chosen", "ref_rejected")}
+    for bucket, indices in plan_batches(pair_lengths(pairs), buckets, batch_size=batch_size):
+        yield _pair_batch(pairs, bucket, indices, batch_size, columns)
+
+
+def _pair_batch(
+    pairs: Sequence[TokenizedPair],
+    bucket: Bucket,
+    indices: np.ndarray,
+    batch_size: int,
+    columns: Mapping[str, np.ndarray],
+) -> PairBatch:
+    rows = make_pair_rows([pairs[i] for i in indices], bucket, batch_size)
+    extras = {name: _fill(values[indices], batch_size) for name, values in columns.items()}
+    return PairBatch(rows, **extras, **_bookkeeping(indices, batch_size))
 
 
 def response_batches(
@@ -282,8 +309,7 @@ def response_batches(
     """
 
     def make(bucket: Bucket, indices: np.ndarray) -> ResponseBatch:
-        rows = make_response_rows([responses[i] for i in indices], bucket, batch_size)
-        return ResponseBatch(rows, **_bookkeeping(indices, batch_size))
+        return response_batch(responses, bucket, indices, batch_size)
 
     lengths = response_lengths(responses)
     plan = plan_batches(
@@ -298,7 +324,18 @@ def response_batches(
     return _dataset(plan, make)
 
 
+def response_batch(
+    responses: Sequence[TokenizedResponse], bucket: Bucket, indices: np.ndarray, batch_size: int
+) -> ResponseBatch:
+    """A batch of the responses with these indices, one in a row; the other rows are padding."""
+    rows = make_response_rows([responses[i] for i in indices], bucket, batch_size)
+    return ResponseBatch(rows, **_bookkeeping(indices, batch_size))
+
+
 def _dataset(plan: list[Planned], make: Callable[[Bucket, np.ndarray], _Batch]) -> grain.MapDataset[_Batch]:
+    """The batches of a plan; `make` is called with a shape and the indices of a batch when it is accessed."""
+    import grain
+
     return grain.MapDataset.source(plan).map(lambda planned: make(planned.bucket, planned.indices))
 
 

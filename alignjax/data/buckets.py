@@ -12,6 +12,8 @@ import numpy as np
 
 from alignjax.errors import InputError
 
+_WITHOUT_COSTS = 3  # buckets at most, where nobody says what a compilation is worth
+_MOST_SIZES = 512  # boundaries that are considered
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -29,10 +31,22 @@ class Planned(NamedTuple):
     indices: np.ndarray
 
 
+class RowCost(NamedTuple):
+    """What a row of T tokens costs, T + square T^2, and what a compilation costs, in the same unit.
+
+    Attributes:
+      square: work of a pair of tokens, in units of the work of a token.
+      compilation: work in place of which a program can be compiled, for each time that the rows are computed.
+    """
+
+    square: float
+    compilation: float
+
+
 class _Partition(NamedTuple):
     """A division of sorted sizes into runs: its cost, and the index of the last size of each run."""
 
-    cost: int
+    cost: float
     ends: tuple[int, ...]
 
 
@@ -43,12 +57,14 @@ def choose_buckets(
     token_multiple: int = 16,
     target_multiple: int = 8,
     min_saving: float = 0.05,
+    cost: RowCost | None = None,
 ) -> tuple[Bucket, ...]:
     """Chooses few shapes that hold every row with little padding.
 
     The boundaries minimise exactly, by dynamic programming over the distinct rounded lengths, the sum over
-    rows of the tokens and targets of the row's bucket. Another bucket is added only if it saves a share
-    `min_saving` of that sum.
+    rows of the cost of the row's bucket. Another bucket is added only if it saves a compilation. Where the
+    costs are not known, that of a bucket is its tokens and targets; it then has to save a share `min_saving`
+    of the sum, and there are at most three.
 
     Args:
       lengths: [n, 2] int, tokens and targets of each row.
@@ -56,6 +72,7 @@ def choose_buckets(
       token_multiple: tokens of a bucket are a multiple of this.
       target_multiple: targets of a bucket are a multiple of this.
       min_saving: share in [0, 1).
+      cost: of rows and compilations; targets are not part of it, since a step skips those that no row has.
 
     Returns:
       Buckets of increasing tokens and targets, so that a row fits into every bucket after its own.
@@ -69,33 +86,46 @@ def choose_buckets(
         raise InputError(f"choose_buckets: num_buckets is {num_buckets}; it must be at least 1.")
     multiples = np.array([[token_multiple, target_multiple]])
     sizes = np.maximum(-(-np.asarray(lengths) // multiples), 1) * multiples
-    tokens, counts = np.unique(sizes[:, 0], return_counts=True)
+    tokens, counts = _candidates(sizes[:, 0])
     # A bucket of T tokens must hold every row of at most T tokens, so it needs the largest number of targets
     # of these rows.
     targets = np.array([sizes[sizes[:, 0] <= t, 1].max() for t in tokens])
-    best, *more = _partitions(counts, tokens + targets, min(num_buckets, len(tokens)))
+    if cost is None:
+        costs, most = (tokens + targets).astype(float), min(num_buckets, _WITHOUT_COSTS)
+    else:
+        costs, most = tokens + cost.square * tokens.astype(float) ** 2, num_buckets
+    best, *more = _partitions(counts, costs, min(most, len(tokens)))
     for candidate in more:
-        if candidate.cost < (1.0 - min_saving) * best.cost:
+        added = len(candidate.ends) - len(best.ends)
+        wanted = min_saving * best.cost if cost is None else cost.compilation * added
+        if best.cost - candidate.cost > wanted:
             best = candidate
     return tuple(Bucket(int(tokens[i]), int(targets[i])) for i in best.ends)
 
 
+def _candidates(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes that a bucket may have, and how many rows are no longer but longer than the size before."""
+    sizes, counts = np.unique(tokens, return_counts=True)
+    step = -(-len(sizes) // _MOST_SIZES)
+    kept = np.arange(len(sizes) - 1, -1, -step)[::-1]  # the largest is one of them
+    return sizes[kept], np.diff(np.cumsum(counts)[kept], prepend=0)
+
+
 def _partitions(counts: np.ndarray, costs: np.ndarray, most: int) -> list[_Partition]:
     """The cheapest partitions of the sorted sizes into 1, 2, ..., most runs."""
-    before = np.concatenate([[0], np.cumsum(counts)])  # rows before each size
-    # best[j] is the cheapest partition of sizes 0..j into the current number of runs.
-    best = [_Partition(int(before[j + 1] * costs[j]), (j,)) for j in range(len(costs))]
-    found = [best[-1]]
+    rows = np.cumsum(counts)  # up to each size
+    # Cost of a last run from the size after i to size j; a run has at least one size.
+    last = np.where(np.tri(len(costs), k=-1).T > 0, (rows[None, :] - rows[:, None]) * costs[None, :], np.inf)
+    # The cheapest partition of sizes 0..j into the current number of runs.
+    best, ends = rows * costs, [(j,) for j in range(len(costs))]
+    found = [_Partition(float(best[-1]), ends[-1])]
     for _ in range(1, most):
-        extended = []
-        for j in range(len(costs)):
-            options = [best[j]]
-            for i in range(j):
-                last_run = int((before[j + 1] - before[i + 1]) * costs[j])
-                options.append(_Partition(best[i].cost + last_run, (*best[i].ends, j)))
-            extended.append(min(options))
-        best = extended
-        found.append(best[-1])
+        options = best[:, None] + last
+        before = np.argmin(options, axis=0)
+        extended = options[before, np.arange(len(costs))]
+        ends = [(*ends[i], j) if extended[j] < best[j] else ends[j] for j, i in enumerate(before.tolist())]
+        best = np.minimum(best, extended)
+        found.append(_Partition(float(best[-1]), ends[-1]))
     return found
 
 

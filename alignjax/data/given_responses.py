@@ -42,12 +42,37 @@ class Expected(NamedTuple):
       ids: their tokens.
       num_samples: K responses to each.
       max_new_tokens: of a response, its end included; longer ones are cut.
+      temperature: that responses are to be drawn at.
+      top_p: mass of the nucleus that they are to be drawn from.
     """
 
     prompts: Sequence[Prompt]
     ids: Sequence[np.ndarray]
     num_samples: int
     max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def require_enough(path: str, expected: Expected, *, lacking: Path | None) -> None:
+    """Refuses a file with too few responses, without reading the responses themselves.
+
+    Args:
+      path: as of `read_given`; there may be no such file yet.
+      expected: what is wanted.
+      lacking: file that then lists the prompts with too few responses, each with its tokens and how to draw;
+        None: none is written.
+
+    Raises:
+      InputError: a line without a prompt, or too few responses to some prompts.
+    """
+    places = {_key(prompt): i for i, prompt in enumerate(expected.prompts)}
+    counts = [0] * len(places)
+    for where, row in read_json_lines(path) if Path(path).exists() else ():
+        place = places.get(_key(prompt_of(row, where)))
+        if place is not None:
+            counts[place] += 1
+    _require_all(path, counts, expected, lacking)
 
 
 def read_given(
@@ -67,7 +92,7 @@ def read_given(
       expected: what is wanted; the first K responses of each prompt are used.
       tokenizer: of the reference.
       template: how prompts are shown.
-      lacking: file that then lists the prompts with too few responses; None: none is written.
+      lacking: as of `require_enough`.
 
     Returns:
       The responses, in the order of the prompts, and what became of the lines.
@@ -88,7 +113,7 @@ def read_given(
             text, ids = _response(row, where, tokenizer, template)
             cut += len(ids) > expected.max_new_tokens
             found[place].append((text, ids[: expected.max_new_tokens]))
-    _require_all(path, found, expected, lacking)
+    _require_all(path, [len(row) for row in found], expected, lacking)
     tokens = [
         [TokenizedResponse(prompt, np.array(ids, np.int32)) for _, ids in row]
         for prompt, row in zip(expected.ids, found, strict=True)
@@ -128,11 +153,10 @@ def _response(
     return text, tokens[:-1]
 
 
-def _require_all(
-    path: str, found: Sequence[Sequence[object]], expected: Expected, lacking: Path | None
-) -> None:
+def _require_all(path: str, counts: Sequence[int], expected: Expected, lacking: Path | None) -> None:
     """Refuses a file with too few responses, and lists the prompts that need more."""
-    short = [i for i, row in enumerate(found) if len(row) < expected.num_samples]
+    wanted = expected.num_samples
+    short = [i for i, count in enumerate(counts) if count < wanted]
     if not short:
         if lacking is not None:
             remove(lacking)
@@ -140,12 +164,22 @@ def _require_all(
     listed = ""
     if lacking is not None:
         lines = [
-            {"prompt": prompt_json(expected.prompts[i]), "num_samples": expected.num_samples - len(found[i])}
+            {
+                "prompt": prompt_json(expected.prompts[i]),
+                "prompt_ids": expected.ids[i].tolist(),
+                "num_samples": wanted - counts[i],
+                "num_given": counts[i],
+                "max_new_tokens": expected.max_new_tokens,
+                "temperature": expected.temperature,
+                "top_p": expected.top_p,
+            }
             for i in short
         ]
         write_text(lacking, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        listed = f" Draw those that {lacking} lists, add them, and run again."
+        how = "launch/samples_by_server.py asks a server for them"
+        listed = f" Draw those that {lacking} lists ({how}), add them, and run again."
+    there = "has" if Path(path).exists() else "does not exist, and so has"
     raise InputError(
-        f"config.sampling.responses: {path} has fewer than {expected.num_samples} responses to {len(short)} "
-        f"of {len(found)} prompts (config.sampling.num_samples, num_prompts).{listed}"
+        f"config.sampling.responses: {path} {there} fewer than {wanted} responses to {len(short)} "
+        f"of {len(counts)} prompts (config.sampling.num_samples, num_prompts).{listed}"
     )

@@ -71,6 +71,8 @@ class Preferences:
       counts: what was read, dropped and cut, by dimension.
       categories: by column, the category of every prompt that has one, by `prompt_key`.
       notes: what each source was taken for, the first row of every kind that was dropped, and findings.
+      sampled: of `align` pairs that are the reference's samples, [n, 3] int: the prompt's number, and those
+        of the chosen and the rejected response among its samples; None: they are pairs of the data.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -82,6 +84,7 @@ class Preferences:
     counts: dict[str, dict[str, int]]
     categories: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sampled: np.ndarray | None = None
 
     def category_of(self, column: str, prompts: Sequence[Prompt]) -> list[str | None]:
         """The category of each prompt; None where its rows name none.
@@ -241,8 +244,10 @@ def pairs_of_samples(
     Raises:
       InputError: no prompt has two different responses.
     """
-    texts, tokens = [], []
-    for prompt, responses, ids in zip(drawn.prompts, drawn.texts, drawn.tokens, strict=True):
+    texts, tokens, places = [], [], list[tuple[int, int, int]]()
+    for number, (prompt, responses, ids) in enumerate(
+        zip(drawn.prompts, drawn.texts, drawn.tokens, strict=True)
+    ):
         order = rng.permutation(len(responses)).tolist()
         kept = 0
         for i, j in zip(order[0::2], order[1::2], strict=False):
@@ -251,10 +256,13 @@ def pairs_of_samples(
             kept += 1
             texts.append(PreferencePair(prompt, responses[i], responses[j], {}, f"samples, {i} and {j}"))
             tokens.append(TokenizedPair(ids[i].prompt_ids, ids[i].response_ids, ids[j].response_ids))
+            places.append((number, i, j))
     if not tokens:
         raise InputError("samples: no prompt has two different responses; raise temperature or num_samples.")
     counts = preferences.counts | {"pairs of samples": {"pairs": len(tokens)}}
-    return dataclasses.replace(preferences, align=tokens, align_pairs=texts, human={}, counts=counts)
+    return dataclasses.replace(
+        preferences, align=tokens, align_pairs=texts, human={}, counts=counts, sampled=np.array(places)
+    )
 
 
 def at_most(preferences: Preferences, most: int | None, seed: int) -> Preferences:
@@ -268,6 +276,7 @@ def at_most(preferences: Preferences, most: int | None, seed: int) -> Preference
         align_pairs=[preferences.align_pairs[i] for i in places],
         human={name: labels[places] for name, labels in preferences.human.items()},
         counts=preferences.counts | {"aligned on": {"pairs": len(places)}},
+        sampled=None if preferences.sampled is None else preferences.sampled[places],
     )
 
 

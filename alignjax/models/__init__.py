@@ -3,16 +3,16 @@
 The names below are public to the package; all modules of this folder are internal.
 """
 
-from alignjax.models.config import DecoderConfig, RopeScaling, config_from_hf, config_to_hf
-from alignjax.models.decode import (
+from alignjax.models.caches import (
     KVCache,
     PromptCache,
-    decode_step,
+    cache_axes,
     empty_cache,
-    prefill,
-    shard_caches,
-    step_function,
+    empty_prompt_cache,
+    with_prompts,
 )
+from alignjax.models.config import DecoderConfig, RopeScaling, config_from_hf, config_to_hf
+from alignjax.models.decode import decode_step, prefill, step_function
 from alignjax.models.decoder import hidden_states, init_params, logical_axes, unembed
 from alignjax.models.huggingface import save_pretrained
 from alignjax.models.lora import Lora, init_lora, is_neutral, lora_axes, merge_lora, projection_sizes
@@ -46,12 +46,14 @@ __all__ = [
     "as_utility",
     "base_of",
     "body_config",
+    "cache_axes",
     "check_divides",
     "config_from_hf",
     "config_to_hf",
     "decode_step",
     "decoder_shardings",
     "empty_cache",
+    "empty_prompt_cache",
     "hidden_states",
     "identity_normalizer",
     "init_lora",
@@ -76,8 +78,8 @@ __all__ = [
     "save_adapter",
     "save_pretrained",
     "save_score_model",
-    "shard_caches",
     "step_function",
     "unembed",
+    "with_prompts",
     "with_weights",
 ]

@@ -9,13 +9,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from alignjax.models.attention import RowIds, attend, attend_cached
+from alignjax.models.branches import BranchMasks
+from alignjax.models.caches import Stored, with_slot
 from alignjax.models.config import DecoderConfig
 from alignjax.models.experts import Experts
 from alignjax.models.layers import RopeTables
 from alignjax.models.rope import apply_rope
 from alignjax.models.rows import along_rows
+from alignjax.models.thin import thin_product
 
 _ACTIVATIONS = {
     "silu": nn.silu,
@@ -23,7 +27,8 @@ _ACTIVATIONS = {
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
 }
 Masks = Mapping[str, Array]
-LayerCache = tuple[Array, Array, Array, Array]  # k and v of prompts [N, KV, P, H], of slots [N, K, KV, S, H]
+_ADAPTED = "adapted"  # x A of the adapters
+LayerCache = tuple[Stored, Stored, Stored, Stored]  # k and v of prompts, then those of slots
 
 
 class Norm(nn.Module):
@@ -130,12 +135,12 @@ class Block(nn.Module):
         if c.qk_norm == "projection":
             self.q_norm, self.k_norm = norm("heads"), norm("kv_heads")
 
-    def __call__(self, h: Array, rope: RopeTables, visible: Array | RowIds) -> Array:
+    def __call__(self, h: Array, rope: RopeTables, visible: Array | BranchMasks | RowIds) -> Array:
         """Training and scoring: h [B, T, D] -> [B, T, D]; `visible` is one of `visible_keys`."""
         return self.prefill(h, rope, visible)[0]
 
     def prefill(
-        self, h: Array, rope: RopeTables, visible: Array | RowIds
+        self, h: Array, rope: RopeTables, visible: Array | BranchMasks | RowIds
     ) -> tuple[Array, tuple[Array, Array]]:
         """The same, and the keys and values [B, T, KV, H] that were used."""
         keep = self._kept(h)
@@ -158,16 +163,13 @@ class Block(nn.Module):
         layer_cache: LayerCache,
         rope: RopeTables,
         masks: tuple[Array, Array],
-        step: Array,
-    ) -> tuple[Array, tuple[Array, Array]]:
-        """The same, but returns the continuations' cache with slot `step` filled."""
+        slot: Array,
+    ) -> tuple[Array, tuple[Stored, Stored]]:
+        """The same, but returns the continuations' cache with slot `slot` filled."""
         q, k, v = self._qkv(h, rope, {})
         prompt_k, prompt_v, cache_k, cache_v = layer_cache
         # Write the slot before reading the cache: in the other order the compiler copies the whole cache.
-        cache_k, cache_v = (
-            jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None], step, axis=3)
-            for cache, new in ((cache_k, k), (cache_v, v))
-        )
+        cache_k, cache_v = with_slot(cache_k, k, slot), with_slot(cache_v, v, slot)
         caches = (prompt_k, prompt_v, cache_k, cache_v)
         x = attend_cached(q, k, v, *caches, *masks, soft_cap=self.config.attention_soft_cap)
         return self._added(h, x, {}), (cache_k, cache_v)
@@ -242,7 +244,10 @@ class Block(nn.Module):
         return self._project(("down",), inner, keep)[0]
 
     def _project(self, names: tuple[str, ...], x: Array, keep: Masks) -> list[Array]:
-        """Applies each named projection and its adapter to x: y = x W + scale (x A) B."""
+        """Applies each named projection and its adapter to x: y = x W + scale (x A) B.
+
+        Results have the names of their projections, see `stored_products`.
+        """
         linears = {"q": self.q, "k": self.k, "v": self.v, "o": self.o}
         if not self.config.num_experts:
             linears |= {"up": self.up, "down": self.down}
@@ -251,22 +256,31 @@ class Block(nn.Module):
         outputs = [linears[name](x) for name in names]
         adapted = [n for n in names if self.has_variable("lora", n)]
         if not adapted:
-            return outputs
+            return [checkpoint_name(y, name) for y, name in zip(outputs, names, strict=True)]
         if names[0] in keep:
             x = jnp.where(keep[names[0]], x / (1.0 - self.lora_dropout), jnp.zeros((), x.dtype))
         pairs = [self.get_variable("lora", n) for n in adapted]
         # One product for all adapters that read x: the gradient of A is a thin product x^T dy, whose time
         # depends on the number of products rather than on their width.
-        inner = jnp.einsum(
-            "...d,dr->...r", x, jnp.concatenate([p["a"] for p in pairs], axis=1).astype(x.dtype)
-        )
+        inner = thin_product(x, jnp.concatenate([p["a"] for p in pairs], axis=1).astype(x.dtype))
+        inner = checkpoint_name(inner, _ADAPTED)
         start = 0
         for name, pair in zip(adapted, pairs, strict=True):
             rank = pair["a"].shape[1]
             b = (self.lora_scale * pair["b"]).astype(x.dtype)
-            outputs[names.index(name)] += jnp.einsum("...r,rf->...f", inner[..., start : start + rank], b)
+            outputs[names.index(name)] += thin_product(inner[..., start : start + rank], b)
             start += rank
-        return outputs
+        return [checkpoint_name(y, name) for y, name in zip(outputs, names, strict=True)]
+
+
+def stored_products(config: DecoderConfig) -> tuple[str, ...]:
+    """Names of the results from which a layer's backward pass needs no product of the weights once more.
+
+    That of `down` is one of them only where a norm reads it: otherwise its sum with the layer's input is the
+    next layer's input, which is stored anyway. Experts have no names and are computed again.
+    """
+    last = ("down",) if config.norm_order in ("both", "after") else ()
+    return (_ADAPTED, "q", "k", "v", "o", "gate", "up", *last)
 
 
 def times(x: Array, factor: float) -> Array:

@@ -14,6 +14,7 @@ from alignjax.models.rope_config import Ropes, ropes_from_hf, ropes_to_hf
 ARCHITECTURES = {family.architecture: name for name, family in FAMILIES.items()}
 DTYPES = ("float32", "bfloat16")
 WEIGHTS = ("float", "int8")
+REMAT = ("none", "products", "layers")  # by what is computed again
 # Far more than any model has: a wrong number here would take all memory before the weights are missed.
 _MOST_LAYERS = 10_000
 
@@ -45,7 +46,10 @@ class DecoderConfig:
       dtype: of the matrix products, "float32" or "bfloat16"; norms, softmax and logits are float32.
       weights: how the layers' matrices are stored: "float" (in the parameters' dtype) or "int8" (rounded,
         with a scale for each output, see `quantized`).
-      remat: recompute each layer in the backward pass; only its input is stored.
+      remat: what the backward pass computes again: "none" (every intermediate value is stored), "products"
+        (the results of the layers' projections are stored; attention and what is elementwise is computed
+        again) or "layers" (only the input of each layer is stored). True stands for "layers", False for
+        "none".
       attention: the kernel for attention over rows: "xla", "cudnn" (NVIDIA GPUs) or "splash" (TPUs).
       activation: of the feed-forward layer, "silu", "gelu" or "gelu_tanh" (Gemma).
       norm_offset: norms multiply by offset + weight (Gemma: 1).
@@ -95,7 +99,7 @@ class DecoderConfig:
     eos_ids: tuple[int, ...] = ()
     dtype: str = "float32"
     weights: str = "float"
-    remat: bool = False
+    remat: bool | str = "none"
     attention: str = "xla"
     activation: str = "silu"
     norm_offset: float = 0.0
@@ -123,6 +127,10 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Refuses values that the decoder does not support."""
+        # One name for each, so that equal programs have equal static arguments.
+        object.__setattr__(self, "remat", remat_name(self.remat))
+        if self.remat not in REMAT:
+            raise InputError(f"config.model.remat: {self.remat!r} is not known; use {', '.join(REMAT)}.")
         if self.architecture not in ARCHITECTURES.values():
             known = ", ".join(ARCHITECTURES.values())
             raise InputError(
@@ -155,6 +163,13 @@ class DecoderConfig:
             raise InputError(
                 f"model config: head_dim is {self.head_dim}; rotary embeddings need an even one."
             )
+
+
+def remat_name(remat: bool | str) -> str:
+    """The name of a kind of recomputation, which may be given as a switch."""
+    if isinstance(remat, bool):
+        return "layers" if remat else "none"
+    return remat
 
 
 def config_from_hf(fields: dict[str, Any], *, where: str = "config.json") -> DecoderConfig:

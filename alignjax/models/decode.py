@@ -2,55 +2,43 @@
 
 Letters as in `decoder`: N prompts, P prompt tokens, K continuations of one prompt, S slots for their tokens,
 L layers, KV key/value heads, H head width, D hidden, G adapters of a mixture. The caches of a mixture have a
-first axis of 1 + G bodies, the reference and then each adapter, in front of the axes below.
+first axis of 1 + G bodies, the reference and then each adapter, in front of the axes that `caches` names.
+
+The slots are a ring. All continuations write their token of one step into the same slot, so that this is one
+update in place, and the next step writes the next slot. A continuation that began later has fewer tokens in
+the ring: it sees the slots of the last steps, as many as it has tokens, and what others left there before is
+hidden from it by the mask.
 """
 
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 
 from alignjax.models.block import Block
+from alignjax.models.caches import (
+    KVCache,
+    PromptCache,
+    Stored,
+    is_scanned,
+    prompt_cache_of,
+    with_slot,
+)
 from alignjax.models.config import DecoderConfig
 from alignjax.models.decoder import Params, bind
 from alignjax.models.layers import (
-    RopeTables,
     check_positions,
     layer_kinds,
     layer_ropes,
     layer_windows,
     of_layer,
 )
-from alignjax.models.lora import Lora, num_layer_weights
-from alignjax.models.mixture import Adapters, Mixture, bodies, check_linear, combined, num_bodies
-from alignjax.runtime.mesh import tree_shardings
-
-# Below this many weights in the layers (1 GiB in float32), layers are unrolled instead of scanned. A scan
-# copies each layer's weights and caches out of their stacks in every step, which takes a quarter of the time
-# on a CPU. Without a scan the loop over steps holds a second copy of the weights, and the program is L times
-# as long.
-_UNSCANNED_WEIGHTS = 2**28
-
-
-class PromptCache(NamedTuple):
-    """Keys and values of N prompts, shared by the continuations of each prompt."""
-
-    k: Array  # [L, N, P, KV, H], compute dtype, rotated
-    v: Array  # [L, N, P, KV, H]
-    mask: Array  # [N, P] bool, True for tokens, False for padding
-    positions: Array  # [N, P] int32
-
-
-class KVCache(NamedTuple):
-    """Keys and values of the continuations' own tokens; one array per layer if layers are not scanned."""
-
-    k: Array | tuple[Array, ...]  # [L, N, K, KV, S, H] or L times [N, K, KV, S, H], compute dtype, rotated
-    v: Array | tuple[Array, ...]
+from alignjax.models.lora import Lora
+from alignjax.models.mixture import Adapters, Mixture, bodies, check_linear, combined
 
 
 def prefill(
@@ -61,6 +49,7 @@ def prefill(
     segment_ids: Array,
     *,
     lora: Adapters | None = None,
+    int8: bool = False,
 ) -> tuple[Array, PromptCache]:
     """Runs the prompts once and returns their keys and values.
 
@@ -71,6 +60,7 @@ def prefill(
       positions: [N, P] int32.
       segment_ids: [N, P] int32, 0 padding, 1 the prompt.
       lora: adapters; None: the base model.
+      int8: whether the cache is rounded to int8.
 
     Returns:
       Hidden states [N, P, D] and the cache for `decode_step`.
@@ -86,59 +76,7 @@ def prefill(
         hidden = combined(lora, hidden)
     else:
         hidden, k, v = of_body(lora)
-    return hidden, PromptCache(k, v, segment_ids > 0, positions)
-
-
-def empty_cache(
-    config: DecoderConfig, num_prompts: int, num_samples: int, num_slots: int, *, lora: Adapters | None = None
-) -> KVCache:
-    """An empty cache for the first `decode_step`: zeros in the compute dtype.
-
-    Args:
-      config: the decoder's shape.
-      num_prompts: N.
-      num_samples: K.
-      num_slots: S.
-      lora: adapters that the steps will have.
-
-    Returns:
-      The cache.
-    """
-    shape = (num_prompts, num_samples, config.num_kv_heads, num_slots, config.head_dim)
-    leading = (num_bodies(lora),) if isinstance(lora, Mixture) else ()
-    if _is_scanned(config):
-        stacked = jnp.zeros((*leading, config.num_layers, *shape), config.dtype)
-        return KVCache(stacked, stacked)
-    layers = (jnp.zeros((*leading, *shape), config.dtype),) * config.num_layers
-    return KVCache(layers, layers)
-
-
-def shard_caches(prompt_cache: PromptCache, cache: KVCache, mesh: Mesh | None) -> tuple[PromptCache, KVCache]:
-    """Constrains the caches in a compiled function: prompts over `data` and `fsdp`, heads over `tensor`.
-
-    The caches are the largest arrays of sampling. Without constraints the compiler may copy the empty cache
-    to all devices.
-
-    Args:
-      prompt_cache: from `prefill`.
-      cache: from `empty_cache`.
-      mesh: the devices; None: nothing is constrained.
-
-    Returns:
-      Both caches.
-    """
-    if mesh is None:
-        return prompt_cache, cache
-    layer = ("batch", None, "kv_heads", None, None)
-
-    def keep(x: Array, names: tuple[str | None, ...]) -> Array:
-        names = (None,) * (x.ndim - len(names)) + names  # the bodies of a mixture, copied to every device
-        return jax.lax.with_sharding_constraint(x, tree_shardings(names, mesh))
-
-    heads = ("layers", "batch", None, "kv_heads", None)
-    prompt_cache = prompt_cache._replace(k=keep(prompt_cache.k, heads), v=keep(prompt_cache.v, heads))
-    names = ("layers", *layer) if isinstance(cache.k, Array) else layer
-    return prompt_cache, jax.tree.map(lambda x: keep(x, names), cache)
+    return hidden, prompt_cache_of(config, k, v, segment_ids > 0, positions, int8=int8)
 
 
 def decode_step(
@@ -167,20 +105,18 @@ def decode_step(
     Returns:
       Hidden states [N, K, D] that predict token `step + 1`, and the cache with slot `step` filled.
     """
-    step_once = _stepper(config, params, prompt_cache, lora)
-    return step_once(tokens, positions, layer_ropes(config, positions), cache, step)
+    step_once = step_function(config, params, prompt_cache, lora=lora)
+    return step_once(tokens, positions, jnp.broadcast_to(step, tokens.shape), cache, step)
 
 
 def step_function(
     config: DecoderConfig,
     params: Params,
     prompt_cache: PromptCache,
-    starts: Array,
-    num_slots: int,
     *,
     lora: Adapters | None = None,
-) -> Callable[[Array, KVCache, Array], tuple[Array, KVCache]]:
-    """`decode_step` as a function of tokens, cache and step alone, for a loop over steps.
+) -> Callable[[Array, Array, Array, KVCache, Array], tuple[Array, KVCache]]:
+    """One step of continuations that each have as many tokens as they have, for a loop over steps.
 
     Arrays that all steps share are arranged once, outside the loop.
 
@@ -188,53 +124,36 @@ def step_function(
       config: the decoder's shape.
       params: as `init_params` returns them.
       prompt_cache: from `prefill`.
-      starts: [N] int32, the rotary position of token 0 of each prompt's continuations.
-      num_slots: S of the cache.
       lora: adapters; None: the base model.
 
     Returns:
-      (tokens [N, K], cache, step []) -> hidden states [N, K, D] and the cache.
+      (tokens [N, K], positions [N, K], earlier [N, K], cache, slot []) -> hidden states [N, K, D], and the
+      cache with slot number `slot` filled. `earlier` is the number of a continuation's tokens before this
+      one, < S, which the steps before wrote into the preceding slots; slot -1 is slot S - 1.
     """
-    step_once = _stepper(config, params, prompt_cache, lora)
-    positions = starts[None, :] + jnp.arange(num_slots, dtype=jnp.int32)[:, None]  # [S, N]
-    tables = (positions, layer_ropes(config, positions))
-
-    def step_at(tokens: Array, cache: KVCache, step: Array) -> tuple[Array, KVCache]:
-        def here(table: Array) -> Array:
-            x = jax.lax.dynamic_index_in_dim(table, step, keepdims=False)[:, None]
-            return jnp.broadcast_to(x, (*tokens.shape, *x.shape[2:]))
-
-        at, ropes = jax.tree.map(here, tables)
-        return step_once(tokens, at, ropes, cache, step)
-
-    return step_at
-
-
-def _stepper(
-    config: DecoderConfig, params: Params, prompt_cache: PromptCache, lora: Adapters | None
-) -> Callable[[Array, Array, Any, KVCache, Array], tuple[Array, KVCache]]:
-    """One step as a function of tokens and positions [N, K], their rotary tables, the cache and the step."""
-    mixed, scanned = isinstance(lora, Mixture), _is_scanned(config)
+    mixed, scanned = isinstance(lora, Mixture), is_scanned(config)
     block = Block(config, lora.scale, lora.dropout) if isinstance(lora, Lora) else Block(config, float(mixed))
-    # What bodies share, and what each has of its own: adapters, and keys and values of the prompts, which are
-    # arranged with heads first, the order in which the products read them.
-    shared = (params["layers"], layer_kinds(config))
-    own = (_adapters(config, lora), prompt_cache.k.swapaxes(-3, -2), prompt_cache.v.swapaxes(-3, -2))
-    if not scanned:
-        shared, own = _each_layer(config, shared), _each_layer(config, own, axis=int(mixed))
+    # What bodies share, and what each has of its own: adapters, and keys and values of the prompts.
+    shared, adapters = (params["layers"], layer_kinds(config)), _adapters(config, lora)
+    if scanned:
+        own = (adapters, prompt_cache.k, prompt_cache.v)
+    else:
+        shared, adapters = _each_layer(config, shared), _each_layer(config, adapters, axis=int(mixed))
+        own = list(zip(adapters, prompt_cache.k, prompt_cache.v, strict=True))
     through = functools.partial(_through_scan if scanned else _through_each, block, shared)
     if mixed:
         through = jax.vmap(through, in_axes=(0, None, 0, None, None, None))
     module, ends = bind(config, {k: v for k, v in params.items() if k != "layers"}, None)
 
     def step_once(
-        tokens: Array, positions: Array, ropes: tuple[RopeTables, ...], cache: KVCache, step: Array
+        tokens: Array, positions: Array, earlier: Array, cache: KVCache, slot: Array
     ) -> tuple[Array, KVCache]:
-        slots = cache.k[0].shape[-2]
+        slots = (cache.k if isinstance(cache.k, Stored) else cache.k[0]).values.shape[-2]
         check_positions(config, prompt_cache.positions.shape[1] + slots)
-        masks = [_masks(w, positions, prompt_cache, slots, step) for w in layer_windows(config)]
+        ages = (slot - jnp.arange(slots, dtype=jnp.int32)) % slots  # steps since a slot was written
+        masks = [_masks(w, positions, earlier, prompt_cache, ages) for w in layer_windows(config)]
         h = module.apply(ends, tokens, positions, method="embed")
-        h, cache = through(own, h, cache, step, ropes, masks)
+        h, cache = through(own, h, cache, slot, layer_ropes(config, positions), masks)
         h = module.apply(ends, h, method="normed")
         return combined(lora, h) if isinstance(lora, Mixture) else h, cache
 
@@ -258,13 +177,13 @@ def _each_layer(config: DecoderConfig, stacked: Any, axis: int = 0) -> list[Any]
     return [jax.tree.map(at(i), stacked) for i in range(config.num_layers)]
 
 
-def _layer(shared: Any, own: Any) -> tuple[Any, Any, Array, Array]:
+def _layer(shared: Any, own: Any) -> tuple[Any, Any, Stored, Stored]:
     """Variables, kind, and keys and values of prompts of one layer, or of all of them stacked."""
     return {"params": shared[0], "lora": own[0]}, shared[1], *own[1:]
 
 
 def _through_scan(
-    block: Block, shared: Any, own: Any, h: Array, cache: KVCache, step: Array, *seen: Any
+    block: Block, shared: Any, own: Any, h: Array, cache: KVCache, slot: Array, *seen: Any
 ) -> tuple[Array, KVCache]:
     """Runs all layers in a scan; afterwards the new keys and values are written into the caches in place."""
 
@@ -272,20 +191,19 @@ def _through_scan(
         variables, kind, *caches = layer
         return block.apply(variables, h, tuple(caches), *of_layer(kind, *seen), method="decode")  # pyright: ignore[reportReturnType]  # nothing is mutated
 
-    h, new = jax.lax.scan(body, h, (*_layer(shared, own), *cache))
-    update = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=4)
-    filled = (update(jnp.asarray(c), x[:, :, :, :, None]) for c, x in zip(cache, new, strict=True))
-    return h, KVCache(*filled)
+    h, (k, v) = jax.lax.scan(body, h, (*_layer(shared, own), *cache))
+    assert isinstance(cache.k, Stored) and isinstance(cache.v, Stored), "layers are scanned"
+    return h, KVCache(with_slot(cache.k, k, slot), with_slot(cache.v, v, slot))
 
 
 def _through_each(
-    block: Block, shared: Any, own: Any, h: Array, cache: KVCache, step: Array, *seen: Any
+    block: Block, shared: Any, own: Any, h: Array, cache: KVCache, slot: Array, *seen: Any
 ) -> tuple[Array, KVCache]:
     """Runs the layers one after the other, each with its own cache."""
     caches = []
     for (variables, kind, *prompt), *slots in zip(map(_layer, shared, own), *cache, strict=True):
         h, filled = block.apply(
-            variables, h, (*prompt, *slots), *of_layer(kind, *seen), step, method="decode_into"
+            variables, h, (*prompt, *slots), *of_layer(kind, *seen), slot, method="decode_into"
         )
         caches.append(filled)
     k, v = zip(*caches, strict=True)
@@ -293,18 +211,15 @@ def _through_each(
 
 
 def _masks(
-    window: int | None, positions: Array, prompt: PromptCache, num_slots: int, step: Array
+    window: int | None, positions: Array, earlier: Array, prompt: PromptCache, ages: Array
 ) -> tuple[Array, Array]:
-    """What tokens at positions [N, K] see besides themselves: prompt tokens [N, K, P] and slots [N, K, S]."""
-    slots = jnp.arange(num_slots, dtype=jnp.int32)
+    """What tokens at positions [N, K] see besides themselves: prompt tokens [N, K, P] and slots [N, K, S].
+
+    A continuation's tokens are at consecutive positions, so that their distance is the age of the slot, [S].
+    """
     prompt_mask = jnp.broadcast_to(prompt.mask[:, None, :], (*positions.shape, prompt.mask.shape[1]))
-    slot_mask = jnp.broadcast_to((slots < step)[None, None, :], (*positions.shape, num_slots))
+    own = (ages[None, None, :] > 0) & (ages[None, None, :] <= earlier[:, :, None])
     if window is not None:
         prompt_mask &= positions[:, :, None] - prompt.positions[:, None, :] < window
-        slot_mask &= (step - slots < window)[None, None, :]
-    return prompt_mask, slot_mask
-
-
-def _is_scanned(config: DecoderConfig) -> bool:
-    """Whether decoding scans over the layers."""
-    return config.num_layers * num_layer_weights(config) > _UNSCANNED_WEIGHTS
+        own &= ages[None, None, :] < window
+    return prompt_mask, own

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from alignjax.models.attention import visible_keys
-from alignjax.models.block import Block, Norm, named, times
+from alignjax.data.shared_rows import Branches
+from alignjax.models.attention import longest_text, visible_keys
+from alignjax.models.block import Block, Norm, named, stored_products, times
 from alignjax.models.config import DecoderConfig
 from alignjax.models.families import FAMILIES
 from alignjax.models.layers import LayerKinds, check_positions, layer_kinds, layer_ropes, of_layer
@@ -49,18 +50,20 @@ class Decoder(nn.Module):
         if not c.tie_embeddings:
             self.head = self.param("head", named(init, axes[::-1]), shape[::-1], jnp.float32)
 
-    def hidden(self, tokens: Array, positions: Array, segment_ids: Array, branch_ids: Array | None) -> Array:
-        """All arguments [B, T] int32 -> [B, T, D]."""
-        check_positions(self.config, positions.shape[1])
+    def hidden(
+        self, tokens: Array, positions: Array, segment_ids: Array, branches: Array | Branches | None
+    ) -> Array:
+        """All arrays [B, T] int32 -> [B, T, D]."""
+        check_positions(self.config, longest_text(positions.shape[1], branches))
         ropes = layer_ropes(self.config, positions)
-        visible = visible_keys(self.config, positions, segment_ids, branch_ids)
+        visible = visible_keys(self.config, positions, segment_ids, branches)
 
         def body(block: Block, h: Array, kind: LayerKinds | None) -> tuple[Array, None]:
             return block(h, *of_layer(kind, ropes, visible)), None
 
-        if self.config.remat:
+        if self.config.remat != "none":
             # prevent_cse is not needed inside a scan.
-            body = nn.remat(body, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
+            body = nn.remat(body, prevent_cse=False, policy=_stored(self.config))
         h, _ = self._scan(body)(self.layers, self.embed(tokens, positions), layer_kinds(self.config))
         return self.final_norm(h)
 
@@ -125,7 +128,7 @@ def init_params(key: Array, config: DecoderConfig) -> Params:
       {"embedding" [V, D], "layers": {"q": {"kernel" [L, D, heads * H]}, ...}, "final_norm", and "head" if
       untied}.
     """
-    return nn.unbox(_init_boxed(key, config))
+    return _init_jit(key, config)
 
 
 def logical_axes(config: DecoderConfig) -> Params:
@@ -137,8 +140,7 @@ def logical_axes(config: DecoderConfig) -> Params:
     Returns:
       Tree of tuples of the names "layers", "embed", "heads", "kv_heads", "mlp", "vocab" and "head_dim".
     """
-    boxed = jax.eval_shape(functools.partial(_init_boxed, config=config), jax.random.key(0))
-    specs = nn.get_partition_spec(boxed)
+    specs = nn.get_partition_spec(_boxed_shapes(config))
     return jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
 
 
@@ -148,7 +150,7 @@ def hidden_states(
     tokens: Array,
     positions: Array,
     segment_ids: Array,
-    branch_ids: Array | None = None,
+    branches: Array | Branches | None = None,
     *,
     lora: Adapters | None = None,
     dropout_key: Array | None = None,
@@ -167,7 +169,8 @@ def hidden_states(
       tokens: [B, T] int32 in [0, V).
       positions: [B, T] int32, rotary positions.
       segment_ids: [B, T] int32, 0 for padding, > 0 for a document.
-      branch_ids: [B, T] int32, 0 for the shared prompt, > 0 for a response; None: all 0.
+      branches: [B, T] int32, 0 for the shared prompt, > 0 for a response; the places of both where they are
+        the same in all rows, which saves the mask; None: all 0.
       lora: adapters; None: the base model. Of a mixture, the combined states, of which `unembed` makes the
         logits of the product policy.
       dropout_key: makes the adapters' dropout active; None: none. A mixture has no dropout.
@@ -178,7 +181,7 @@ def hidden_states(
     Raises:
       InputError: a mixture on a decoder that caps its logits.
     """
-    rows = (tokens, positions, segment_ids, branch_ids)
+    rows = (tokens, positions, segment_ids, branches)
     if isinstance(lora, Mixture):
         check_linear(config)
 
@@ -214,6 +217,24 @@ def bind(config: DecoderConfig, params: Params, lora: Lora | None) -> tuple[Any,
     if lora is None:
         return Decoder(config), {"params": params}
     return Decoder(config, lora.scale, lora.dropout), {"params": params, "lora": lora.params}
+
+
+def _stored(config: DecoderConfig) -> Any:
+    """What of a layer beside its input is stored for the backward pass, as `jax.checkpoint` asks it."""
+    if config.remat == "layers":
+        return jax.checkpoint_policies.nothing_saveable
+    return jax.checkpoint_policies.save_only_these_names(*stored_products(config))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _init_jit(key: Array, config: DecoderConfig) -> Params:
+    # Compiled, so that the forward pass by which Flax finds the parameters is left out.
+    return nn.unbox(_init_boxed(key, config))
+
+
+@functools.cache
+def _boxed_shapes(config: DecoderConfig) -> Params:
+    return jax.eval_shape(functools.partial(_init_boxed, config=config), jax.random.key(0))
 
 
 def _init_boxed(key: Array, config: DecoderConfig) -> Params:

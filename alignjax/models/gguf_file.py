@@ -53,7 +53,7 @@ def load_gguf(
     path: str | Path,
     *,
     dtype: str = "float32",
-    remat: bool = False,
+    remat: bool | str = False,
     mesh: Mesh | None = None,
     weights: str = "float",
 ) -> Model:
@@ -62,7 +62,7 @@ def load_gguf(
     Args:
       path: the file.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
-      remat: recompute layers in the backward pass.
+      remat: what the backward pass computes again, of `DecoderConfig`; True: all of a layer.
       mesh: the devices that the weights are divided over; None: the default device.
       weights: how the layers' matrices are held, "float" (as `dtype`) or "int8"; see `quantized`.
 
@@ -201,7 +201,7 @@ def gguf_config(
     shapes: dict[str, tuple[int, ...]],
     *,
     dtype: str,
-    remat: bool,
+    remat: bool | str,
     where: str,
 ) -> DecoderConfig:
     """The decoder's configuration from the file's metadata.

@@ -37,7 +37,7 @@ def load_pretrained(
     path: str | Path,
     *,
     dtype: str = "float32",
-    remat: bool = False,
+    remat: bool | str = False,
     mesh: Mesh | None = None,
     weights: str = "float",
 ) -> Model:
@@ -46,7 +46,7 @@ def load_pretrained(
     Args:
       path: the folder, or a file whose name ends in .gguf.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
-      remat: recompute layers in the backward pass.
+      remat: what the backward pass computes again, of `DecoderConfig`; True: all of a layer.
       mesh: the devices that the weights are divided over; each part is read directly to its device. None: the
         default device.
       weights: how the layers' matrices are held, "float" (as `dtype`) or "int8"; see `quantized`.

@@ -51,7 +51,7 @@ def load_pretrained(
     path: str | Path,
     *,
     dtype: str = "float32",
-    remat: bool = False,
+    remat: bool | str = False,
     mesh: Mesh | None = None,
     adapter: str | Path | None = None,
     weights: str = "float",
@@ -62,7 +62,7 @@ def load_pretrained(
       path: the folder, or a file whose name ends in .gguf. A folder with adapter_config.json is an adapter on
         the base that it names, a local folder.
       dtype: of the parameters and of the matrix products, "float32" or "bfloat16".
-      remat: recompute layers in the backward pass.
+      remat: what the backward pass computes again, of `DecoderConfig`; True: all of a layer.
       mesh: the devices that the weights are divided over; each part is read directly to its device. None: the
         default device.
       adapter: PEFT folder that is merged into the model of `path`; None: none.

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from alignjax.data.batches import PairBatch, ResponseBatch, Rows
+from alignjax.data.shared_rows import Branches, branches_of, responses_per_row
 from alignjax.errors import InputError
 from alignjax.models.config import DecoderConfig
 from alignjax.models.decoder import hidden_states
@@ -129,19 +130,22 @@ def as_utility(kind: Kind, scores: _Scores) -> _Scores:
 def response_scores(
     model: ScoreModel, batch: ResponseBatch, *, lora: Lora | None = None, dropout_key: Array | None = None
 ) -> Array:
-    """Score of each row's response, read at its last token, EOS included.
+    """Score of each response, read at its last token, EOS included.
 
     Args:
       model: weights and shape.
-      batch: B rows.
+      batch: B rows of M responses.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
 
     Returns:
-      [B] float32, normalized if `model.normalize`; a cost model's are costs. The scores of padding rows mean
-      nothing and carry no gradient to the body.
+      [B * M] float32, normalized if `model.normalize`; a cost model's are costs. Where there is no response,
+      the scores mean nothing; those of padding rows carry no gradient to the body.
     """
-    return _scores(model, batch.rows, (0,), lora, dropout_key)[:, 0]
+    count = responses_per_row(batch)
+    places = branches_of(batch.rows, count)
+    numbers = (0,) if places is None else tuple(range(1, count + 1))
+    return _scores(model, batch.rows, numbers, places, lora, dropout_key).reshape(-1)
 
 
 def pair_scores(
@@ -158,14 +162,22 @@ def pair_scores(
     Returns:
       chosen [B] and rejected [B], float32, as in `response_scores`.
     """
-    both = _scores(model, batch.rows, (1, 2), lora, dropout_key)
+    both = _scores(model, batch.rows, (1, 2), None, lora, dropout_key)
     return both[:, 0], both[:, 1]
 
 
 def _scores(
-    model: ScoreModel, rows: Rows, branches: tuple[int, ...], lora: Lora | None, dropout_key: Array | None
+    model: ScoreModel,
+    rows: Rows,
+    branches: tuple[int, ...],
+    places: Branches | None,
+    lora: Lora | None,
+    dropout_key: Array | None,
 ) -> Array:
-    """Scores of the responses in some branches of every row: [B, S] float32."""
+    """Scores of the responses in some branches of every row: [B, S] float32.
+
+    `places` are those of the branches, if they are the same in all rows.
+    """
     tokens, positions, segment_ids, branch_ids = (jnp.asarray(field) for field in rows[:4])
     hidden = hidden_states(
         body_config(model.config),
@@ -173,15 +185,15 @@ def _scores(
         tokens,
         positions,
         segment_ids,
-        branch_ids if len(branches) > 1 else None,
+        places if places is not None or len(branches) == 1 else branch_ids,
         lora=lora,
         dropout_key=dropout_key,
     )
     # A branch sees the prompt (branch 0) and its own tokens, of which the last is the end of its response.
     branch_ids, wanted = branch_ids[:, None, :], jnp.array(branches, jnp.int32)[None, :, None]
     seen = (segment_ids > 0)[:, None, :] & ((branch_ids == 0) | (branch_ids == wanted))  # [B, S, T]
-    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, None, :]
-    last = jnp.max(jnp.where(seen, places, 0), axis=2)
+    indices = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, None, :]
+    last = jnp.max(jnp.where(seen, indices, 0), axis=2)
     hidden = jnp.take_along_axis(hidden, last[:, :, None], axis=1).astype(jnp.float32)
     # Clear the input, not the result: 0 * nan would reach the gradients of other rows.
     hidden = jnp.where(jnp.any(seen, axis=2)[:, :, None], hidden, 0.0)

@@ -29,7 +29,7 @@ _NORMALIZERS = ("RunningMeanStd", "ExponentialMovingAverage", None)
 
 
 def load_score_model(
-    path: str | Path, *, dtype: str = "float32", remat: bool = False, mesh: Mesh | None = None
+    path: str | Path, *, dtype: str = "float32", remat: bool | str = False, mesh: Mesh | None = None
 ) -> ScoreModel:
     """Reads a folder with a score model, in one of two layouts; `architectures` in config.json says which.
 
@@ -50,7 +50,7 @@ def load_score_model(
     Args:
       path: the folder.
       dtype: of the body and of its matrix products, "float32" or "bfloat16"; the head is float32.
-      remat: recompute layers in the backward pass.
+      remat: what the backward pass computes again, of `DecoderConfig`; True: all of a layer.
       mesh: the devices that the weights are divided over; None: the default device.
 
     Returns:

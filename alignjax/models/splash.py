@@ -8,6 +8,7 @@ from jax import Array
 from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 from jax.sharding import PartitionSpec
 
+from alignjax.data.shared_rows import MOST
 from alignjax.models.attention import RowIds
 from alignjax.models.rows import row_axes
 from alignjax.runtime.mesh import LOGICAL_RULES
@@ -17,19 +18,21 @@ _LARGEST_BLOCK = 512
 # Added to the score of a key that only another branch may see. Exact in bfloat16, so far below any score that
 # its exponential is 0, and above the value of the kernel's own mask.
 _HIDDEN = -(2.0**100)
-_BRANCHES = 2  # a row holds one response, or the two of a pair
+# Responses of a row that can be told apart. The kernel fills the width of a head up to a multiple of 128, so
+# that 16 more cost no more than one.
+_BRANCHES = MOST
 
 
 def attend_splash(q: Array, k: Array, v: Array, ids: RowIds, *, interpret: bool = False) -> Array:
     """softmax(q k^T / sqrt(H)) v with the mask of `attention_mask`, without a window.
 
-    The kernel supports causal masks and segments. Branches are encoded in two more dimensions of every query
-    and key, whose product is 0 for visible keys and very negative for hidden ones:
+    The kernel supports causal masks and segments. Branches are encoded in more dimensions of every query and
+    key, whose product is 0 for visible keys and very negative for hidden ones:
 
-        k' = [k, branch = 1, branch = 2],   q' = [q, hidden if branch != 1, hidden if branch != 2]
+        k' = [k, branch = 1, branch = 2, ...],   q' = [q, hidden if branch != 1, hidden if branch != 2, ...]
 
-    so that both branches see the prompt, whose added dimensions are (0, 0). On a mesh each device computes
-    its own rows and heads.
+    so that all branches see the prompt, whose added dimensions are 0. On a mesh each device computes its own
+    rows and heads.
 
     Args:
       q: [B, T, KV * G, H].

@@ -247,5 +247,5 @@ def _shown_ids(attack: Attack, prompts: Sequence[Prompt], template: Template) ->
 
 def _with_tokens(settings: SamplingSettings, new: int) -> SamplingSettings:
     return SamplingSettings(
-        settings.num_prompts, settings.num_samples, new, settings.temperature, settings.top_p
+        settings.num_prompts, settings.num_samples, new, settings.temperature, settings.top_p, settings.cache
     )

@@ -1,96 +1,216 @@
-"""How many continuations are drawn together: enough to share the reading of the weights, if memory allows.
+"""How many rows the sampler has: enough to share the reading of the weights, if memory allows.
 
 This is arithmetic on shapes alone, so that a plan for other devices computes the same numbers as a run on
 them.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from alignjax.models import DecoderConfig
 from alignjax.models.lora import num_layer_weights
 from alignjax.runtime.mesh import row_parts
 
-# Continuations drawn together on each part of the rows, unless K or memory requires another number: enough to
-# share the reading of the weights.
-_ROWS = 128
+# Most rows on each part of the mesh: on chips, and on a CPU.
+_ROWS, _ROWS_OF_CPU = 256, 128
+# Rows for which a CPU computes as long as it reads the weights. Chips have many times as many.
+_EVEN_ON_CPU = 64
+_MEAN_SHARE = 1 / 3  # of T, that responses are taken to have
+# Bytes that could be read in the time that a step takes in any case, and the exchange of a group's prompts.
+_STEP, _EXCHANGE = 2**28, 2**31
+_ROUNDS = 16
 # Share of the memory reserved for everything else: the prompts' hidden states, logits, adapters.
 _RESERVE = 1 / 16
 _QUARTER = 2**28  # bytes; limits are rounded down to a multiple of it, so that devices of one kind agree
 
 
-class Together(NamedTuple):
-    """Size of one call of the sampler.
+class Grid(NamedTuple):
+    """What the sampler works on at once.
 
     Attributes:
-      prompts: number of prompts, a multiple of the parts that rows are divided into.
-      samples: continuations of each prompt.
+      parts: that columns are divided into: those of the mesh's rows.
+      columns: prompts on each part, a multiple of `group`.
+      rows: of each column, which draw its samples; at most K.
+      group: columns of each part that are given new prompts together, when all their samples are drawn.
     """
 
-    prompts: int
-    samples: int
+    parts: int
+    columns: int
+    rows: int
+    group: int
+
+    @property
+    def all_columns(self) -> int:
+        """Columns on all parts."""
+        return self.parts * self.columns
+
+    @property
+    def groups(self) -> int:
+        """Groups of columns."""
+        return self.columns // self.group
 
 
-def drawn_together(
-    config: DecoderConfig,
-    num_samples: int,
-    max_new_tokens: int,
-    width: int,
-    mesh: Mesh | None,
-    memory: int | None,
-    bodies: int = 1,
-) -> Together:
-    """Divides K continuations of many prompts into calls of the sampler.
+class Asked(NamedTuple):
+    """What is to be drawn: K = `num_samples` samples of up to T = `max_new_tokens` tokens of each prompt.
 
-    A call has 128 rows on each part of the mesh, or K if that is more; the number is halved until
+    Attributes:
+      num_prompts: N.
+      num_samples: K.
+      max_new_tokens: T; see `cache_slots`.
+      width: tokens that prompts are padded to.
+    """
 
-        weights + cache of rows and of prompts  <=  memory (1 - 1 / 16)
+    num_prompts: int
+    num_samples: int
+    max_new_tokens: int
+    width: int
 
-    where a cache takes 2 L KV H numbers of the compute type per token and body. If K exceeds the number of
-    rows, the continuations of one prompt are divided evenly over several calls.
+
+def grid_of(
+    config: DecoderConfig, asked: Asked, mesh: Mesh | None, memory: int | None, *, bodies: int, int8: bool
+) -> Grid:
+    """Chooses columns, rows and groups of the sampler.
+
+    Rows of all columns together, on each part of the mesh, are at most 256 (128 where the memory is not
+    known, as on a CPU), and such that
+
+        weights + cache of rows and of prompts  <=  memory (1 - 1 / 16).
+
+    Few rows to a column waste little at the column's end, and many need fewer prompts in memory; large groups
+    are read at once, and small ones wait less for their slowest column. Chosen is what draws most tokens for
+    the bytes that are read:
+
+        tokens of a group / (L (weights + caches + c) + groups (2 weights + d)),    L the steps of a group
+
+    where c and d stand for the time that a step and the exchange of a group take in any case; on a CPU, where
+    arithmetic binds, the weights count once more for every ten rows. The lengths that this depends on are not
+    known beforehand; they are taken to be a third of T in the mean.
 
     Args:
       config: the decoder's shape.
-      num_samples: K.
-      max_new_tokens: T; a continuation's cache has T - 1 slots.
-      width: tokens that prompts are padded to.
+      asked: what is to be drawn.
       mesh: the devices; None: one.
       memory: bytes per device, as `memory_of` returns them; None: unknown, no limit.
-      bodies: how many are computed for each continuation, see `models.num_bodies`.
+      bodies: how many are computed for each row, see `models.num_bodies`.
+      int8: whether keys and values are rounded to int8.
 
     Returns:
-      Prompts and continuations per call.
+      The grid; one column of one row where memory has room for no more, or for less.
     """
     fsdp, tensor = (1, 1) if mesh is None else (mesh.shape["fsdp"], mesh.shape["tensor"])
-    rows = max(_ROWS, 1 << (num_samples - 1).bit_length())
-    if memory is not None:
-        weights = weight_bytes(config) / (fsdp * tensor)
-        free = memory * (1 - _RESERVE) - weights
+    weights = weight_bytes(config) / (fsdp * tensor)
+    parts, most = row_parts(mesh), _ROWS_OF_CPU if memory is None else _ROWS
+    best, fastest = Grid(parts, 1, 1, 1), 0.0
+    for rows in _candidates(min(asked.num_samples, most)):
+        one = Grid(1, 1, rows, 1)
+        each = cache_bytes(config, one, asked.max_new_tokens, asked.width, bodies, int8=int8) / tensor
+        columns = min(most // rows, -(-asked.num_prompts // parts))
+        if memory is not None:
+            columns = min(columns, int((memory * (1 - _RESERVE) - weights) // each))
+        for groups in _candidates(columns):
+            grid = Grid(parts, columns // groups * groups, rows, columns // groups)
+            step = weights + grid.columns * each + _STEP
+            if memory is None:
+                step += weights * grid.columns * rows / _EVEN_ON_CPU
+            speed = _speed(grid, asked, step, 2 * weights + _EXCHANGE)
+            best, fastest = (grid, speed) if speed > fastest else (best, fastest)
+    return best
 
-        def needed(rows: int) -> int:
-            return cache_bytes(config, _shape(rows, num_samples), max_new_tokens, width, bodies)
 
-        while rows > 1 and needed(rows) / tensor > free:
-            rows //= 2
-    prompts, samples = _shape(rows, num_samples)
-    calls = -(-num_samples // samples)
-    return Together(prompts * row_parts(mesh), -(-num_samples // calls))
+def _candidates(most: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, ... and `most` itself: numbers between which little lies."""
+    sizes = {step << shift for shift in range(most.bit_length()) for step in (2, 3)} | {1, most}
+    return sorted(size for size in sizes if 1 <= size <= most)
+
+
+def _speed(grid: Grid, asked: Asked, step: float, exchange: float) -> float:
+    """Tokens that are drawn for each byte that is read: `step` bytes in a step, `exchange` for a group."""
+    samples, mean = asked.num_samples, max(1.0, asked.max_new_tokens * _MEAN_SHARE)
+    busy = busy_share(grid, samples, asked.max_new_tokens, mean)
+    steps = samples * mean / (grid.rows * busy)
+    return grid.columns * samples * mean / (steps * step + grid.groups * exchange)
 
 
 def cache_bytes(
-    config: DecoderConfig, drawn: Together, max_new_tokens: int, width: int, bodies: int = 1
+    config: DecoderConfig, grid: Grid, max_new_tokens: int, width: int, bodies: int = 1, *, int8: bool = False
 ) -> int:
-    """Bytes of keys and values while decoding from prompts padded to `width` tokens, for all bodies."""
-    token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(config.dtype).itemsize
-    slots = drawn.samples * max(max_new_tokens - 1, 1)
-    return bodies * drawn.prompts * token * (slots + width)
+    """Bytes of keys and values of one part of the mesh, for all bodies, prompts padded to `width` tokens."""
+    head = config.head_dim * jnp.dtype(config.dtype).itemsize
+    if int8:
+        head = config.head_dim + 4  # and a float32 scale
+    token = 2 * config.num_layers * config.num_kv_heads * head
+    slots = grid.rows * cache_slots(max_new_tokens)
+    return bodies * grid.columns * token * (slots + width)
 
 
-def _shape(rows: int, num_samples: int) -> Together:
-    return Together(max(1, rows // num_samples), min(rows, num_samples))
+def cache_slots(max_new_tokens: int) -> int:
+    """Slots of a row's cache: T - 1, since the last token is not read again, rounded up to a multiple of 8.
+
+    Of another number a TPU holds the caches in another order between calls than within the loop, and copies
+    them.
+    """
+    return -(-max(max_new_tokens - 1, 1) // 8) * 8
+
+
+def busy_share(grid: Grid, num_samples: int, max_new_tokens: int, mean_length: float) -> float:
+    """Expected share of rows that draw, while there are further prompts.
+
+        sum of the lengths of a column's samples / (R x steps until its group is done)
+
+    Rows idle from the time when a column has no samples left until the last one of its group has ended.
+    Lengths are taken as geometric, cut off at T, with the mean given; 256 columns are simulated.
+
+    Args:
+      grid: of the sampler.
+      num_samples: K.
+      max_new_tokens: T.
+      mean_length: tokens of a response, in [1, T].
+
+    Returns:
+      In (0, 1].
+    """
+    drawn, steps = _columns(grid.rows, num_samples, max_new_tokens, mean_length)
+    whole = steps[: len(steps) // grid.group * grid.group].reshape(-1, grid.group)
+    return float(drawn.mean() / (grid.rows * whole.max(axis=1).mean()))
+
+
+def steps_of_group(grid: Grid, num_samples: int, max_new_tokens: int, mean_length: float) -> float:
+    """Expected steps from the end of one group to the end of the next one, while there are further prompts.
+
+    tokens of a group's samples / (rows of all columns x busy share);    arguments as of `busy_share`
+    """
+    busy = busy_share(grid, num_samples, max_new_tokens, mean_length)
+    return num_samples * mean_length / (grid.rows * busy * grid.groups)
+
+
+@functools.lru_cache(maxsize=1024)
+def _columns(rows: int, num_samples: int, limit: int, mean: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and steps of simulated columns, each [256] or more."""
+    # Where a row draws more samples than this, the end of the column matters little.
+    samples = min(num_samples, _ROUNDS * rows)
+    ends, columns = _ending(mean, limit), 512
+    lengths = np.full((samples, columns), limit)
+    if ends > 0:
+        lengths = np.minimum(np.random.default_rng(0).geometric(ends, lengths.shape), limit)
+    done = np.zeros((columns, rows))
+    for some in lengths:
+        done[np.arange(columns), done.argmin(axis=1)] += some
+    return lengths.sum(axis=0), done.max(axis=1)
+
+
+def _ending(mean: float, limit: int) -> float:
+    """The probability p of ending at each token: that with which (1 - (1 - p)^T) / p is the mean length."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        longer = (1 - (1 - middle) ** limit) / middle > mean
+        low, high = (middle, high) if longer else (low, middle)
+    return 0.0 if mean >= limit else high
 
 
 def num_weights(config: DecoderConfig) -> int:

@@ -138,6 +138,7 @@ def best_of(
             drawn.prompts,
             [[row[i] for i in at] for row, at in zip(drawn.texts, places, strict=True)],
             [[row[i] for i in at] for row, at in zip(drawn.tokens, places, strict=True)],
+            logps=None if drawn.logps is None else np.take_along_axis(drawn.logps, places, axis=1),
         ),
         chosen,
         weights,

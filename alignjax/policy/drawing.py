@@ -8,7 +8,7 @@ import numpy as np
 
 from alignjax.config import SamplingSettings
 from alignjax.data.records import Prompt
-from alignjax.data.responses import Responses
+from alignjax.data.responses import Responses, logps_if_all_known
 from alignjax.data.tokenize import Template, TokenizedResponse, tokenize_prompts
 from alignjax.policy.batching import Batching
 from alignjax.policy.sampling import Samples, sample
@@ -40,20 +40,24 @@ def draw(
         what it would have drawn. None: nothing is kept.
 
     Returns:
-      K responses to each prompt.
+      K responses to each prompt, with their log-probabilities as the sampler computed them.
     """
     kept = None if part is None else LineLog(part)
-    done = {} if kept is None else {row["prompt_id"]: row["responses"] for row in kept.read()}
+    stored = [] if kept is None else kept.read()
+    done = {row["prompt_id"]: row["responses"] for row in stored}
+    logps: dict[int, list[float] | None] = {row["prompt_id"]: row.get("logps") for row in stored}
     missing = [i for i in range(len(ids)) if i not in done]
     with progress(len(ids), f"sampling {policy.name} policy", unit="prompt") as bar:
         bar.update(len(done))
 
         def keep(rows: list[int], found: Samples) -> None:
-            for row, tokens, lengths in zip(rows, found.tokens, found.lengths, strict=True):
+            for row, tokens, lengths, own in zip(rows, *found, strict=True):
                 place = missing[row]
                 done[place] = [t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)]
+                # Those that are not finite are left out: a forward pass takes their place and is refused.
+                logps[place] = own.tolist() if np.isfinite(own).all() else None
                 if kept is not None:
-                    kept.append({"prompt_id": place, "responses": done[place]})
+                    kept.append({"prompt_id": place, "responses": done[place], "logps": logps[place]})
 
         if missing:
             sample(
@@ -64,6 +68,7 @@ def draw(
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
+                int8_cache=settings.cache == "int8",
                 lora=policy.lora,
                 progress=bar.update,
                 places=missing,
@@ -76,7 +81,8 @@ def draw(
     ]
     decode = policy.tokenizer.decode
     texts = [[str(decode(r.response_ids, skip_special_tokens=True)) for r in row] for row in tokens]
-    return Responses(list(prompts), texts, tokens, policy.name)
+    known = logps_if_all_known([logps[i] for i in range(len(ids))])
+    return Responses(list(prompts), texts, tokens, policy.name, known)
 
 
 def prompt_ids(

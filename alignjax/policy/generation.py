@@ -1,10 +1,15 @@
-"""The compiled sampler: a batch of prompts is read once, then one token is drawn for every continuation.
+"""The compiled sampler: rows that draw one token a step, and take the next sample when they have ended.
 
-Letters: N prompts, P prompt tokens, K continuations of each, T new tokens, D hidden, V vocabulary.
+Prompts stand in columns. A column has R rows, each of which draws one sample of the column's prompt, token by
+token; when it ends, the row takes the next of the K samples that nobody has drawn yet, without leaving the
+compiled loop. Columns are divided into groups. The loop ends when all samples of a group are drawn: the host
+takes them and puts the next prompts into the group.
+
+Letters: N columns, R rows of each, K samples of each prompt, P prompt tokens, T new tokens, D hidden, V
+vocabulary.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +21,18 @@ from alignjax.models import (
     Adapters,
     DecoderConfig,
     KVCache,
+    PromptCache,
+    cache_axes,
     empty_cache,
+    empty_prompt_cache,
     prefill,
-    shard_caches,
     step_function,
     unembed,
+    with_prompts,
 )
 from alignjax.policy import nucleus
+from alignjax.policy.batch_sizing import Grid, cache_slots
+from alignjax.runtime.mesh import tree_shardings
 
 
 class Draw(NamedTuple):
@@ -35,6 +45,12 @@ class Draw(NamedTuple):
     tempered: bool  # whether the temperature is not 1
     nucleus: bool  # whether top_p is below 1
     densities: bool = False  # whether log-probabilities under the distribution drawn from are computed too
+    int8_cache: bool = False  # whether keys and values are rounded to int8
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of a row's cache."""
+        return cache_slots(self.max_new_tokens)
 
 
 class _Picked(NamedTuple):
@@ -78,106 +94,242 @@ def _pick(keys: Array, logits: Array, *, draw: Draw, temperature: Array, top_p: 
     return _Picked(token.astype(jnp.int32).reshape(keys.shape), logp, drawn_logp)
 
 
-class _State(NamedTuple):
-    """State of the K continuations of N prompts between two steps."""
+class Columns(NamedTuple):
+    """The prompts that are being continued."""
 
-    step: Array  # [] int32, tokens drawn so far
-    last: Array  # [N, K] int32, the token drawn last
+    cache: PromptCache
+    lengths: Array  # [N] int32, tokens; 0: the column is empty
+    number: Array  # [N] int32, of the prompts, which their random numbers depend on
+    hidden: Array  # [N, D], state of the last token, which predicts the first of each sample
+
+
+class Drawn(NamedTuple):
+    """Samples of the prompts in the columns, as far as they are drawn."""
+
     tokens: Array  # [N, K, T] int32
     lengths: Array  # [N, K] int32
     logps: Array  # [N, K] float32
     drawn_logps: Array | None  # [N, K] float32; None where they are not computed
-    done: Array  # [N, K] bool
+
+
+class Rows(NamedTuple):
+    """What changes in every step.
+
+    A row whose sample is number K or more is idle: there was none left for it.
+    """
+
+    given: Array  # [N] int32, samples that rows have taken
+    sample: Array  # [N, R] int32, number of the sample that each row draws
+    length: Array  # [N, R] int32, tokens of it drawn so far
+    last: Array  # [N, R] int32, the token drawn last
     cache: KVCache
+    slot: Array  # [] int32, of the ring, that the next step fills
+    drawn: Drawn
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def generate_jit(
+class State(NamedTuple):
+    """The sampler between two steps."""
+
+    columns: Columns
+    rows: Rows
+
+
+def axes(state: State) -> Any:
+    """The logical axes of a sampler's arrays: columns are divided over the parts of the mesh.
+
+    Returns:
+      The same tree with a tuple of names in place of each array, as `runtime.mesh.tree_shardings` reads it.
+    """
+
+    def of_columns(x: Array) -> Any:
+        return ("batch",) + (None,) * (x.ndim - 1) if x.ndim else ()
+
+    columns, rows = state
+    names = jax.tree.map(
+        of_columns, state._replace(columns=columns._replace(cache=()), rows=rows._replace(cache=()))
+    )
+    return State(
+        names.columns._replace(cache=cache_axes(columns.cache)),
+        names.rows._replace(cache=cache_axes(rows.cache)),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def empty_jit(
+    config: DecoderConfig, draw: Draw, grid: Grid, mesh: Mesh | None, width: int, bodies: int
+) -> State:
+    """A sampler without prompts; `width` is P, `bodies` as of `models.num_bodies`."""
+    columns, samples = grid.all_columns, draw.num_samples
+    flat, rows = jnp.zeros(columns, jnp.int32), jnp.zeros((columns, grid.rows), jnp.int32)
+    numbers = jnp.zeros((columns, samples), jnp.float32)
+    prompts = Columns(
+        cache=empty_prompt_cache(config, columns, width, num_bodies=bodies, int8=draw.int8_cache),
+        lengths=flat,
+        number=flat,
+        hidden=jnp.zeros((columns, config.hidden_size), config.dtype),
+    )
+    drawn = Drawn(
+        tokens=jnp.zeros((columns, samples, draw.max_new_tokens), jnp.int32),
+        lengths=jnp.zeros((columns, samples), jnp.int32),
+        logps=numbers,
+        drawn_logps=numbers if draw.densities else None,
+    )
+    slots = draw.num_slots
+    cache = empty_cache(config, columns, grid.rows, slots, num_bodies=bodies, int8=draw.int8_cache)
+    idle = Rows(flat + samples, rows + samples, rows, rows, cache, jnp.int32(0), drawn)
+    state = State(prompts, idle)
+    return _placed(state, axes(state), mesh)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=6)
+def admit_jit(
     config: DecoderConfig,
     draw: Draw,
+    grid: Grid,
     mesh: Mesh | None,
     params: Any,
     lora: Adapters | None,
-    key: Array,
+    state: State,
     prompts: Array,
-    prompt_lengths: Array,
-    index: Array,
-    first_sample: Array,
-    temperature: Array,
-    top_p: Array,
-) -> tuple[Array, ...]:
-    """Draws the continuations of one batch and returns the fields of `Samples`; internal.
+    lengths: Array,
+    number: Array,
+    group: Array,
+) -> State:
+    """Reads prompts and puts them into one group of columns, whose rows begin their first samples; internal.
 
-    Prompts are [N, P], padded on the right, their lengths [N]; `index` [N] numbers them for their random
-    numbers, and `first_sample` [] is the number of the first continuation. With `draw.densities` a fourth
-    result follows, as `sample_with_densities` returns it.
+    Prompts are [parts * G, P], padded on the right, G to each part of the mesh; a length of 0 leaves the
+    column empty. `number` are those that their random numbers depend on.
     """
     num, width = prompts.shape
-    samples, limit = draw.num_samples, draw.max_new_tokens
     positions = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None, :], (num, width))
-    segments = (positions < prompt_lengths[:, None]).astype(jnp.int32)
-    hidden, prompt_cache = prefill(config, params, prompts, positions, segments, lora=lora)
-    last_hidden = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)[:, 0]
-    logits = unembed(config, params, last_hidden)  # once per prompt, not once per continuation
-    prompt_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
-    fold_samples = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    numbers = first_sample + jnp.arange(samples, dtype=jnp.int32)
-    keys = jax.vmap(fold_samples, in_axes=(0, None))(prompt_keys, numbers)  # [N, K]
-    # The last token is not read again, so it needs no slot in the cache.
-    cache = empty_cache(config, num, samples, max(limit - 1, 1), lora=lora)
-    prompt_cache, cache = shard_caches(prompt_cache, cache, mesh)
-    state = _State(
-        step=jnp.int32(0),
-        last=jnp.zeros((num, samples), jnp.int32),
-        tokens=jnp.zeros((num, samples, limit), jnp.int32),
-        lengths=jnp.zeros((num, samples), jnp.int32),
-        logps=jnp.zeros((num, samples), jnp.float32),
-        drawn_logps=jnp.zeros((num, samples), jnp.float32) if draw.densities else None,
-        done=jnp.zeros((num, samples), bool),
-        cache=cache,
+    segments = (positions < lengths[:, None]).astype(jnp.int32)
+    hidden, cache = prefill(config, params, prompts, positions, segments, lora=lora, int8=draw.int8_cache)
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+    cache = _placed(cache, cache_axes(cache), mesh)
+    write = functools.partial(_written, grid, group)
+    old, rows = state
+    columns = Columns(
+        with_prompts(old.cache, cache, write),
+        write(old.lengths, lengths),
+        write(old.number, number),
+        write(old.hidden, hidden),
     )
-    choose = functools.partial(_pick, draw=draw, temperature=temperature, top_p=top_p)
-    first = jnp.broadcast_to(logits[:, None, :], (num, samples, logits.shape[1]))
-    state = _append(state, first, keys, draw, choose)
-    decode = step_function(config, params, prompt_cache, prompt_lengths, max(limit - 1, 1), lora=lora)
-
-    def body(state: _State) -> _State:
-        hidden, cache = decode(state.last, state.cache, state.step - 1)
-        return _append(state._replace(cache=cache), unembed(config, params, hidden), keys, draw, choose)
-
-    def unfinished(state: _State) -> Array:
-        return (state.step < limit) & ~jnp.all(state.done)
-
-    state = jax.lax.while_loop(unfinished, body, state)
-    found = (state.tokens, state.lengths, state.logps)
-    return found if state.drawn_logps is None else (*found, state.drawn_logps)
+    first = jnp.broadcast_to(jnp.arange(grid.rows, dtype=jnp.int32)[None, :], (num, grid.rows))
+    there = jnp.broadcast_to((lengths > 0)[:, None], first.shape)
+    zeros = jnp.zeros_like(first)
+    rows = rows._replace(
+        given=write(rows.given, jnp.full_like(lengths, grid.rows)),
+        sample=write(rows.sample, jnp.where(there, first, draw.num_samples)),
+        length=write(rows.length, zeros),
+        last=write(rows.last, zeros),
+        drawn=jax.tree.map(lambda x: write(x, jnp.zeros((num, *x.shape[1:]), x.dtype)), rows.drawn),
+    )
+    state = State(columns, rows)
+    return _placed(state, axes(state), mesh)
 
 
-def _append(
-    state: _State,
-    logits: Array,
-    keys: Array,
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=6)
+def advance_jit(
+    config: DecoderConfig,
     draw: Draw,
-    choose: Callable[[Array, Array], _Picked],
-) -> _State:
-    """Draws one token per continuation from logits [N, K, V]; those that have ended stay as they are."""
-    step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, state.step)))(keys)
-    token, logp, drawn_logp = choose(step_keys, logits)
-    going = ~state.done
-    token = jnp.where(going, token, 0)
-    # Writing the whole column is done in place.
-    tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, :, None], state.step, axis=2)
-    ended = jnp.zeros_like(state.done)
-    for eos in draw.eos_ids:
-        ended |= token == eos
-    return state._replace(
-        step=state.step + 1,
-        last=token,
-        tokens=tokens,
-        lengths=state.lengths + going.astype(jnp.int32),
-        logps=state.logps + jnp.where(going, logp, 0.0),
-        drawn_logps=None
-        if state.drawn_logps is None or drawn_logp is None
-        else state.drawn_logps + jnp.where(going, drawn_logp, 0.0),
-        done=state.done | (going & ended),
+    grid: Grid,
+    mesh: Mesh | None,
+    params: Any,
+    lora: Adapters | None,
+    state: State,
+    key: Array,
+    temperature: Array,
+    top_p: Array,
+    most_busy: Array,
+) -> tuple[State, Array]:
+    """Draws until at most so many groups have samples to draw; also returns which have; internal.
+
+    The random numbers of a token depend on the key, the prompt's number, the sample's number and the token's
+    place in it alone.
+    """
+    columns = state.columns
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(columns.number)
+    decode = step_function(config, params, columns.cache, lora=lora)
+    choose = functools.partial(_pick, draw=draw, temperature=temperature, top_p=top_p)
+
+    def body(rows: Rows) -> Rows:
+        earlier = jnp.maximum(rows.length - 1, 0)
+        positions = columns.lengths[:, None] + earlier
+        hidden, cache = decode(rows.last, positions, earlier, rows.cache, rows.slot)
+        # A row that has drawn nothing yet goes on from the prompt.
+        begins = jnp.broadcast_to((rows.length == 0)[:, :, None], hidden.shape)
+        hidden = jnp.where(begins, jnp.broadcast_to(columns.hidden[:, None, :], hidden.shape), hidden)
+        picked = choose(_step_keys(keys, rows), unembed(config, params, hidden))
+        rows = rows._replace(cache=cache, slot=(rows.slot + 1) % draw.num_slots, drawn=_noted(rows, picked))
+        return _refilled(rows, draw, picked.token)
+
+    def goes_on(rows: Rows) -> Array:
+        return jnp.sum(_busy(grid, draw, rows), dtype=jnp.int32) > most_busy
+
+    rows = jax.lax.while_loop(goes_on, body, state.rows)
+    state = State(columns, rows)
+    return _placed(state, axes(state), mesh), _busy(grid, draw, rows)
+
+
+def _busy(grid: Grid, draw: Draw, rows: Rows) -> Array:
+    """Which groups have rows that are drawing: [groups] bool."""
+    going = (rows.sample < draw.num_samples).reshape(grid.parts, grid.groups, -1)
+    return jnp.any(going, axis=(0, 2))
+
+
+def _step_keys(keys: Array, rows: Rows) -> Array:
+    """Keys [N, R] of the next token of every row; `keys` [N] are those of the prompts."""
+
+    def of_row(key: Array, sample: Array, length: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(key, sample), length)
+
+    return jax.vmap(jax.vmap(of_row, in_axes=(None, 0, 0)))(keys, rows.sample, rows.length)
+
+
+def _noted(rows: Rows, picked: _Picked) -> Drawn:
+    """Writes the tokens into the samples of their rows; those of idle rows fall outside and are dropped."""
+    each = jax.vmap  # over columns
+    set_token = each(lambda x, k, t, token: x.at[k, t].set(token, mode="drop"))
+    set_length = each(lambda x, k, n: x.at[k].set(n, mode="drop"))
+    add = each(lambda x, k, logp: x.at[k].add(logp, mode="drop"))
+    sample, length, drawn = rows.sample, rows.length, rows.drawn
+    densities = drawn.drawn_logps
+    if densities is not None and picked.drawn_logp is not None:
+        densities = add(densities, sample, picked.drawn_logp)
+    return Drawn(
+        set_token(drawn.tokens, sample, length, picked.token),
+        set_length(drawn.lengths, sample, length + 1),
+        add(drawn.logps, sample, picked.logp),
+        densities,
     )
+
+
+def _refilled(rows: Rows, draw: Draw, token: Array) -> Rows:
+    """Counts the tokens; rows whose sample has ended take the next samples of their column, in order."""
+    going = rows.sample < draw.num_samples
+    ends = jnp.array(draw.eos_ids, jnp.int32)[None, None, :]
+    ended = going & (jnp.any(token[:, :, None] == ends, axis=2) | (rows.length + 1 == draw.max_new_tokens))
+    taken = jnp.cumsum(ended.astype(jnp.int32), axis=1)
+    return rows._replace(
+        given=rows.given + taken[:, -1],
+        sample=jnp.where(ended, rows.given[:, None] + taken - 1, rows.sample),
+        length=jnp.where(going & ~ended, rows.length + 1, 0),
+        last=jnp.where(going, token, 0),
+    )
+
+
+def _written(grid: Grid, group: Array, old: Array, new: Array, axis: int = 0) -> Array:
+    """An array whose columns of one group are replaced; the axis of columns is divided over the parts."""
+
+    def in_parts(x: Array) -> Array:
+        return x.reshape(*x.shape[:axis], grid.parts, -1, *x.shape[axis + 1 :])
+
+    start = group * grid.group
+    update = jax.lax.dynamic_update_slice_in_dim
+    return update(in_parts(old), in_parts(new).astype(old.dtype), start, axis=axis + 1).reshape(old.shape)
+
+
+def _placed(tree: Any, names: Any, mesh: Mesh | None) -> Any:
+    """The tree, which the compiler is told to lay out by the names of its axes."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, tree_shardings(names, mesh))

@@ -3,8 +3,9 @@
 Letters: B rows, T tokens a row, R targets a row, D hidden, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,18 @@ from alignjax.data.batches import (
     ResponseBatch,
     Rows,
     choose_buckets,
-    pair_batches,
     pair_lengths,
-    response_batches,
-    response_lengths,
+    pairs_in_order,
 )
+from alignjax.data.shared_rows import Branches, RowShapes, branches_of, responses_per_row
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
-from alignjax.errors import InputError
-from alignjax.models import Adapters, DecoderConfig, Model, hidden_states, unembed
+from alignjax.models import Adapters, DecoderConfig, Model, hidden_states
 from alignjax.models.rows import parts_of
-from alignjax.runtime import preemption, processes
-from alignjax.runtime.mesh import batch_rows, placer
-
-_Batch = TypeVar("_Batch", ResponseBatch, PairBatch)
+from alignjax.policy.batching import MOST_BUCKETS
+from alignjax.policy.head import STORED, target_logps
+from alignjax.policy.passes import check_batch_size, over_batches, over_responses
+from alignjax.policy.row_cost import row_cost
+from alignjax.runtime.mesh import batch_rows
 
 # Rows of logits held at once. 128 rows keep the matrix product with the vocabulary efficient and take 24 MiB
 # at V = 49,152. A small vocabulary gets more rows, up to 4 MiB of logits, so that a tiny model does not loop
@@ -42,20 +42,21 @@ _CHUNK_LOGITS = 2**20
 def completion_logps(
     model: Model, batch: ResponseBatch, *, lora: Adapters | None = None, dropout_key: Array | None = None
 ) -> Array:
-    """Log-probability of each row's response, a sum over its tokens, EOS included.
-
-        logps_b = sum_{r: slot_br = 0} log softmax(W h_b[index_br])[target_br]
+    """Log-probability of each response, a sum over its tokens, EOS included; see `slot_logps`.
 
     Args:
       model: weights and shape.
-      batch: B rows.
+      batch: B rows of M responses.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
 
     Returns:
-      [B] float32, nats; exactly 0 for padding rows.
+      [B * M] float32, nats; exactly 0 where there is no response.
     """
-    return slot_logps(model, batch.rows, 1, lora=lora, dropout_key=dropout_key)[:, 0]
+    count = responses_per_row(batch)
+    branches = branches_of(batch.rows, count)
+    logps = slot_logps(model, batch.rows, count, branches=branches, lora=lora, dropout_key=dropout_key)
+    return logps.reshape(-1)
 
 
 def pair_logps(
@@ -81,6 +82,7 @@ def slot_logps(
     rows: Rows,
     num_slots: int,
     *,
+    branches: Branches | None = None,
     lora: Adapters | None = None,
     dropout_key: Array | None = None,
 ) -> Array:
@@ -92,6 +94,7 @@ def slot_logps(
       model: weights and shape.
       rows: B rows with R targets each.
       num_slots: responses per row.
+      branches: places of prompt and responses, if they are the same in all rows; None: as the rows say.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
 
@@ -99,23 +102,28 @@ def slot_logps(
       [B, num_slots] float32, nats.
     """
     rows = Rows(*(jnp.asarray(field) for field in rows))
-    token = token_logps(model, rows, lora=lora, dropout_key=dropout_key)
+    token = token_logps(model, rows, branches=branches, lora=lora, dropout_key=dropout_key)
     member = rows.target_slot[:, :, None] == jnp.arange(num_slots, dtype=jnp.int32)[None, None, :]
     return jnp.sum(jnp.where(member, token[:, :, None], 0.0), axis=1)
 
 
 def token_logps(
-    model: Model, rows: Rows, *, lora: Adapters | None = None, dropout_key: Array | None = None
+    model: Model,
+    rows: Rows,
+    *,
+    branches: Branches | None = None,
+    lora: Adapters | None = None,
+    dropout_key: Array | None = None,
 ) -> Array:
     """Log-probability of every target token.
 
     The layers run once over [B, T]. The product with the vocabulary is computed for targets only, a few
-    columns of R at a time, and recomputed in the backward pass. Columns in which no row has a target are
-    skipped.
+    columns of R at a time, see `head`. Columns in which no row has a target are skipped.
 
     Args:
       model: weights and shape.
       rows: B rows with R targets each.
+      branches: as in `slot_logps`.
       lora: adapters; None: the base model.
       dropout_key: makes the adapters' dropout active; None: none.
 
@@ -126,7 +134,14 @@ def token_logps(
     arrays = (jnp.asarray(field) for field in rows)
     tokens, positions, segment_ids, branch_ids, target_index, targets, target_slot = arrays
     hidden = hidden_states(
-        config, params, tokens, positions, segment_ids, branch_ids, lora=lora, dropout_key=dropout_key
+        config,
+        params,
+        tokens,
+        positions,
+        segment_ids,
+        branch_ids if branches is None else branches,
+        lora=lora,
+        dropout_key=dropout_key,
     )
     valid = target_slot >= 0
     hidden = jnp.take_along_axis(hidden, target_index[:, :, None], axis=1)
@@ -134,15 +149,13 @@ def token_logps(
     # and 0 * nan is nan.
     hidden = jnp.where(valid[:, :, None], hidden, jnp.zeros((), hidden.dtype))
 
-    def chunk_logps(hidden: Array, targets: Array, valid: Array) -> Array:
-        logits = unembed(config, params, hidden)
-        chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=2, mode="clip")[:, :, 0]
-        return jnp.where(valid, chosen - jax.nn.logsumexp(logits, axis=2), 0.0)
+    ends = {name: params[name] for name in ("embedding", "head", "position_embedding") if name in params}
+    of_chunk = functools.partial(target_logps, config, ends)
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, policy=STORED)
     def body(_: None, chunk: tuple[Array, Array, Array]) -> tuple[None, Array]:
         skip = lambda hidden, targets, valid: jnp.zeros(valid.shape, jnp.float32)  # noqa: E731 (a branch)
-        return None, jax.lax.cond(jnp.any(chunk[2]), chunk_logps, skip, *chunk)
+        return None, jax.lax.cond(jnp.any(chunk[2]), of_chunk, skip, *chunk)
 
     num_targets = valid.shape[1]
     width = chunk_width(config.vocab_size, valid.shape[0] // parts_of(hidden), valid.shape[1])
@@ -181,14 +194,16 @@ def _slot_logps(
     return slot_logps(Model(params=params, config=config), rows, num_slots, lora=lora)
 
 
-# Everything below is compiled through this function. The tokenizer is not passed: it would be a static
-# argument without effect on the program.
+def _shared_logps(config: DecoderConfig, params: Any, lora: Adapters | None, rows: Rows, count: int) -> Array:
+    """Of the `count` responses of every row of a `ResponseBatch`: [B, M]."""
+    model = Model(params=params, config=config)
+    return slot_logps(model, rows, count, branches=branches_of(rows, count), lora=lora)
+
+
+# Everything below is compiled through these functions, of pairs and of responses. The tokenizer is not
+# passed: it would be a static argument without effect on the program.
 slot_logps_jit = jax.jit(_slot_logps, static_argnums=(0, 4))
-
-
-def completion_logps_jit(model: Model, batch: ResponseBatch, *, lora: Adapters | None = None) -> Array:
-    """`completion_logps` without dropout, compiled once for each shape of batch."""
-    return slot_logps_jit(model.config, model.params, lora, batch.rows, 1)[:, 0]
+shared_logps_jit = jax.jit(_shared_logps, static_argnums=(0, 4))
 
 
 def pair_logps_jit(model: Model, batch: PairBatch, *, lora: Adapters | None = None) -> tuple[Array, Array]:
@@ -203,18 +218,21 @@ def response_logps(
     *,
     lora: Adapters | None = None,
     batch_size: int,
-    buckets: Sequence[Bucket] | None = None,
+    shapes: RowShapes | None = None,
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Log-probabilities of any number of responses, in batches of a few fixed shapes.
 
+    Responses to equal prompts share rows, wherever they are in the list, so that a prompt is read once for
+    many of them.
+
     Args:
       model: weights and shape.
       responses: n responses with their prompts.
       lora: adapters; None: the base model.
-      batch_size: rows per batch, >= 1.
-      buckets: shapes of the rows; None: chosen from the lengths.
+      batch_size: responses per batch, >= 1.
+      shapes: of the rows, see `policy.batching`; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
       mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
@@ -225,14 +243,23 @@ def response_logps(
       InputError: an empty prompt, a response longer than every bucket, or a batch_size that is below 1 or
         not divisible by the mesh.
     """
-    return over_responses(
-        lambda batch: completion_logps_jit(model, batch, lora=lora),
+    check_batch_size(batch_size, "response_logps")
+    result = np.full(len(responses), np.nan, np.float32)
+
+    def compute(batch: ResponseBatch) -> Array:
+        return shared_logps_jit(model.config, model.params, lora, batch.rows, responses_per_row(batch))
+
+    over_responses(
+        compute,
         responses,
+        result,
+        config=model.config,
         batch_size=batch_size,
-        buckets=buckets,
+        shapes=shapes,
         progress=progress,
         mesh=mesh,
     )
+    return result
 
 
 def preference_logps(
@@ -262,95 +289,17 @@ def preference_logps(
     Raises:
       InputError: as in `response_logps`.
     """
-    _check_batch_size(batch_size, "preference_logps")
+    check_batch_size(batch_size, "preference_logps")
     result = np.full((len(pairs), 2), np.nan, np.float32)
     if pairs:
-        buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
+        if buckets is None:
+            lengths = pair_lengths(pairs)
+            buckets = choose_buckets(lengths, MOST_BUCKETS, cost=row_cost(model.config, 1.0))
         rows = batch_rows(batch_size, len(pairs), mesh)
-        batches = pair_batches(pairs, batch_size=rows, buckets=buckets)
+        batches = pairs_in_order(pairs, batch_size=rows, buckets=buckets)
 
         def compute(batch: PairBatch) -> Array:
             return jnp.stack(pair_logps_jit(model, batch, lora=lora), axis=1)
 
         over_batches(batches, compute, result, progress, mesh=mesh)
     return result
-
-
-def over_responses(
-    compute: Callable[[ResponseBatch], Array],
-    responses: Sequence[TokenizedResponse],
-    *,
-    batch_size: int,
-    buckets: Sequence[Bucket] | None = None,
-    progress: Callable[[int], Any] | None = None,
-    mesh: Mesh | None = None,
-) -> np.ndarray:
-    """Computes one number for every response, in batches of a few fixed shapes.
-
-    Args:
-      compute: a batch of B rows -> [B] float.
-      responses: n responses with their prompts.
-      batch_size: rows per batch, >= 1.
-      buckets: shapes of the rows; None: chosen from the lengths.
-      progress: called with the number of responses done since the last call.
-      mesh: as in `response_logps`; `compute` receives batches that are placed on it.
-
-    Returns:
-      [n] float32, in the order given.
-
-    Raises:
-      InputError: as in `response_logps`.
-    """
-    _check_batch_size(batch_size, "response_logps")
-    result = np.full(len(responses), np.nan, np.float32)
-    if responses:
-        buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
-        rows = batch_rows(batch_size, len(responses), mesh)
-        batches = response_batches(responses, batch_size=rows, buckets=buckets)
-        over_batches(batches, compute, result, progress, mesh=mesh)
-    return result
-
-
-def _check_batch_size(batch_size: int, where: str) -> None:
-    if batch_size < 1:
-        raise InputError(f"{where}: batch_size is {batch_size}; it must be at least 1.")
-
-
-def over_batches(
-    batches: Iterable[_Batch],
-    compute: Callable[[_Batch], Array],
-    result: np.ndarray,
-    progress: Callable[[int], Any] | None = None,
-    *,
-    mesh: Mesh | None = None,
-) -> None:
-    """Computes values for every batch and writes those of real rows into `result`.
-
-    Args:
-      batches: of any fixed shapes.
-      compute: a batch of B rows -> [B, ...] float.
-      result: [n, ...]; row i receives the values of the row whose index in the data is i.
-      progress: called with the number of rows done since the last call.
-      mesh: the devices that rows are divided over; `compute` receives batches that are placed on it.
-
-    Raises:
-      Stopped: the run was asked to stop; raised between batches.
-    """
-
-    def collect(batch: _Batch, values: Array) -> None:
-        real = np.asarray(batch.weights) > 0
-        result[np.asarray(batch.indices)[real]] = processes.to_host(values)[real]
-        if progress is not None:
-            progress(int(real.sum()))
-
-    place = placer(mesh)
-    waiting: tuple[_Batch, Array] | None = None
-    for batch in batches:
-        # The device works on this batch while the host collects the one before it and makes the next one.
-        values = compute(place(batch))
-        preemption.stop_if_asked()
-        if waiting is not None:
-            collect(*waiting)
-        waiting = (batch, values)
-    if waiting is not None:
-        collect(*waiting)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -16,13 +15,10 @@ from alignjax.data.tokenize import TokenizedResponse
 from alignjax.data.turns import end_id_of_chat
 from alignjax.errors import InputError
 from alignjax.models import Adapters, Model, num_bodies
-from alignjax.policy import batch_sizing
-from alignjax.policy.generation import Draw, generate_jit
-from alignjax.runtime import preemption, processes
-from alignjax.runtime.mesh import placer, row_parts
-
-# Lengths that prompts are padded to; longer prompts are padded to a multiple of the last.
-_PROMPT_LENGTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+from alignjax.policy import batch_sizing, refill
+from alignjax.policy.generation import Draw
+from alignjax.runtime import preemption
+from alignjax.runtime.mesh import row_parts
 
 
 class Samples(NamedTuple):
@@ -54,6 +50,7 @@ def sample(
     progress: Callable[[int], Any] | None = None,
     places: Sequence[int] | None = None,
     keep: Callable[[list[int], Samples], Any] | None = None,
+    int8_cache: bool = False,
     mesh: Mesh | None = None,
 ) -> Samples:
     """Draws K responses to every prompt, token by token, until EOS or `max_new_tokens`.
@@ -73,12 +70,14 @@ def sample(
       top_p: in (0, 1]; 1 is the full distribution.
       lora: adapters; None: the base model.
       prompt_batch_size: prompts computed together with all their continuations, rounded up to a multiple of
-        the mesh; None: enough for 128 continuations on each part of the mesh, or fewer if the device's memory
-        requires it (see `policy.batch_sizing`).
+        the mesh; None: fewer continuations of more prompts at once, each of which is followed by the next
+        when it has ended (see `policy.batch_sizing`).
       progress: called with the number of prompts done since the last call.
       places: number of each prompt, N ints; None: 0 to N - 1. If `prompts` are a part of a longer list, give
         their indices in it: they then get the same samples as in the whole list.
-      keep: called after every batch with the indices of its prompts and their samples, to save them.
+      keep: called with the indices of prompts that are done and their samples, to save them.
+      int8_cache: whether keys and values are held in int8, with a scale for each token and head. More rows
+        fit; `logps` are then those of this policy, a little off those that a forward pass gives.
       mesh: the devices that prompts are divided over, where the weights lie; None: the default device.
 
     Returns:
@@ -87,11 +86,11 @@ def sample(
     Raises:
       InputError: an option out of range, a wrong number of places, an empty prompt, or an id outside the
         vocabulary.
-      Stopped: the run was asked to stop; raised between batches.
+      Stopped: the run was asked to stop; raised when further prompts are done.
 
     Reference: top_p: Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
     """
-    draw = _draw(model, num_samples, max_new_tokens, temperature, top_p)
+    draw = _draw(model, num_samples, max_new_tokens, temperature, top_p)._replace(int8_cache=int8_cache)
     if places is not None and len(places) != len(prompts):
         raise InputError(f"sample: {len(places)} places for {len(prompts)} prompts; give one each.")
     key, warp = jax.random.key(key) if isinstance(key, int) else key, (temperature, top_p)
@@ -228,55 +227,69 @@ def _run(
     mesh: Mesh | None = None,
     densities: np.ndarray | None = None,
 ) -> Samples:
-    """Runs the prompts in batches of one size, the shortest prompts first, and restores their order.
+    """Draws the samples, the shortest prompts first, and restores their order.
 
     `densities` [N, K] is filled in, if `draw` asks for them.
     """
     _check_sizes(draw, prompt_batch_size)
     _check_prompts(prompts, model.config.vocab_size)
-    place = placer(mesh)
-    together = batch_sizing.Together(prompt_batch_size or 0, draw.num_samples)
-    if prompt_batch_size is None:
-        width = padded_length(max(map(len, prompts), default=1))
-        asked = draw.num_samples, draw.max_new_tokens, width
-        memory, count = batch_sizing.memory_of(mesh), num_bodies(lora)
-        together = batch_sizing.drawn_together(model.config, *asked, mesh, memory, count)
-    most, part_of = together.prompts, draw._replace(num_samples=together.samples)
     shape = (len(prompts), draw.num_samples)
     result = Samples(
         np.zeros((*shape, draw.max_new_tokens), np.int32),
         np.zeros(shape, np.int32),
         np.zeros(shape, np.float32),
     )
-    temperature, top_p = (jnp.float32(x) for x in warp)
-    size = prompts_together(len(prompts), most, mesh)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # so that batches need little padding
-    for start in range(0, len(prompts), size):
-        rows = order[start : start + size]
-        # The last batch is filled up with copies of its first prompt, so that all batches have one shape.
-        filled = rows + rows[:1] * (size - len(rows))
-        tokens = np.zeros((size, padded_length(len(prompts[rows[-1]]))), np.int32)
-        for row, i in enumerate(filled):
-            tokens[row, : len(prompts[i])] = prompts[i]
-        lengths = np.array([len(prompts[i]) for i in filled], np.int32)
-        index = np.array(filled if places is None else [places[i] for i in filled], np.int32)
-        batch = place((tokens, lengths, index))
-        weights, found = (model.config, part_of, mesh, model.params, lora, key), []
-        for first in range(0, draw.num_samples, together.samples):
-            some = generate_jit(*weights, *batch, np.int32(first), temperature, top_p)
-            found.append([processes.to_host(x) for x in some])  # waits: the next call needs the memory
-        # The last call may have drawn more continuations than were asked for.
-        whole = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
-        fields = result if densities is None else (*result, densities)
-        some = [x[: len(rows), : draw.num_samples] for x in whole]
-        for field, values in zip(fields, some, strict=True):
-            field[rows] = values
+    if not prompts:
+        return result
+    longest = refill.padded_length(max(map(len, prompts)))
+    grid = grid_of(model, lora, draw, len(prompts), longest, prompt_batch_size, mesh)
+    drawing = refill.Drawing(key, model, lora, draw, *warp, mesh)
+    numbers = range(len(prompts)) if places is None else places
+    for found in refill.drawn(drawing, grid, prompts, numbers):
+        some = Samples(found.tokens, found.lengths, found.logps)
+        for field, values in zip(result, some, strict=True):
+            field[found.prompts] = values
+        if densities is not None and found.drawn_logps is not None:
+            densities[found.prompts] = found.drawn_logps
         if keep is not None:
-            keep(rows, Samples(*some[:3]))
+            keep(found.prompts, some)
         preemption.stop_if_asked()
         if progress is not None:
-            progress(len(rows))
+            progress(len(found.prompts))
     return result
+
+
+def grid_of(
+    model: Model,
+    lora: Adapters | None,
+    draw: Draw,
+    num_prompts: int,
+    width: int,
+    prompt_batch_size: int | None,
+    mesh: Mesh | None,
+    memory: int | None = None,
+) -> batch_sizing.Grid:
+    """What the sampler works on at once.
+
+    Args:
+      model: of the policy.
+      lora: its adapters.
+      draw: options of the sampler.
+      num_prompts: N.
+      width: tokens that the longest prompt is padded to.
+      prompt_batch_size: as in `sample`; None: what memory has room for.
+      mesh: the devices; None: the default one.
+      memory: bytes of a device; None: what it says itself.
+    """
+    parts = row_parts(mesh)
+    if prompt_batch_size is not None:
+        columns = -(-min(prompt_batch_size, num_prompts) // parts)
+        return batch_sizing.Grid(parts, columns, draw.num_samples, columns)
+    memory = batch_sizing.memory_of(mesh) if memory is None else memory
+    asked = batch_sizing.Asked(num_prompts, draw.num_samples, draw.max_new_tokens, width)
+    return batch_sizing.grid_of(
+        model.config, asked, mesh, memory, bodies=num_bodies(lora), int8=draw.int8_cache
+    )
 
 
 def _check_sizes(draw: Draw, prompt_batch_size: int | None) -> None:
@@ -293,28 +306,3 @@ def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int) -> None:
         wrong = [int(t) for t in prompt if not 0 <= t < vocab_size]
         if wrong:
             raise InputError(f"sample: prompt {i} has id {wrong[0]}; the vocabulary has {vocab_size} ids.")
-
-
-def prompts_together(count: int, most: int, mesh: Mesh | None) -> int:
-    """Prompts per call of the sampler.
-
-    Args:
-      count: prompts in all.
-      most: the largest number per call.
-      mesh: the devices; None: one.
-
-    Returns:
-      A power of two or `most`, so that few programs are compiled, rounded up to a multiple of the mesh's
-      parts.
-    """
-    parts = row_parts(mesh)
-    size = min(most, 1 << (count - 1).bit_length()) if count else 1
-    return -(-size // parts) * parts
-
-
-def padded_length(length: int) -> int:
-    """Tokens that a prompt of this length is padded to; few lengths, so that few programs are compiled."""
-    for fixed in _PROMPT_LENGTHS:
-        if length <= fixed:
-            return fixed
-    return -(-length // _PROMPT_LENGTHS[-1]) * _PROMPT_LENGTHS[-1]

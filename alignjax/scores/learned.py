@@ -8,18 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alignjax.data.batches import (
-    Bucket,
-    choose_buckets,
-    pair_batches,
-    pair_lengths,
-    response_batches,
-    response_lengths,
-)
+from alignjax.data.batches import Bucket, ResponseBatch, choose_buckets, pair_lengths, pairs_in_order
+from alignjax.data.shared_rows import RowShapes, responses_per_row
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
-from alignjax.policy.logps import over_batches
+from alignjax.policy.batching import MOST_BUCKETS
+from alignjax.policy.passes import check_batch_size, over_batches, over_responses
+from alignjax.policy.row_cost import row_cost
 from alignjax.runtime.mesh import batch_rows
 
 
@@ -29,18 +25,21 @@ def learned_scores(
     *,
     lora: Lora | None = None,
     batch_size: int,
-    buckets: Sequence[Bucket] | None = None,
+    shapes: RowShapes | None = None,
     progress: Callable[[int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Scores of any number of responses, in batches of a few fixed shapes.
 
+    Responses to equal prompts share rows, wherever they are in the list, so that a prompt is read once for
+    many of them.
+
     Args:
       model: a reward or a cost model; costs are returned as costs, see `models.as_utility`.
       responses: n responses with their prompts.
       lora: adapters; None: the base model.
-      batch_size: rows per batch, >= 1.
-      buckets: shapes of the rows; None: chosen from the lengths.
+      batch_size: responses per batch, >= 1.
+      shapes: of the rows, see `policy.batching`; None: chosen from the lengths.
       progress: called with the number of responses done since the last call.
       mesh: the devices that rows are divided over, where the weights lie; None: the default device.
 
@@ -51,16 +50,19 @@ def learned_scores(
       InputError: an empty prompt, a response longer than every bucket, batch_size < 1, or a score that is not
         finite.
     """
-    _check_batch_size(batch_size, "learned_scores")
+    check_batch_size(batch_size, "learned_scores")
     result = np.full((len(responses), 1), np.nan, np.float32)
-    if responses:
-        buckets = choose_buckets(response_lengths(responses)) if buckets is None else buckets
-        rows = batch_rows(batch_size, len(responses), mesh)
-        batches = response_batches(responses, batch_size=rows, buckets=buckets)
-        model = model.replace(tokenizer=None)  # not an argument of the compiled program
-        over_batches(
-            batches, lambda batch: response_scores_jit(model, lora, batch), result, progress, mesh=mesh
-        )
+    model = model.replace(tokenizer=None)  # not an argument of the compiled program
+    over_responses(
+        lambda batch: response_scores_jit(model, lora, batch),
+        responses,
+        result,
+        config=model.config,
+        batch_size=batch_size,
+        shapes=shapes,
+        progress=progress,
+        mesh=mesh,
+    )
     _check_finite(result, "learned_scores", "response")
     return result[:, 0]
 
@@ -92,12 +94,14 @@ def learned_pair_scores(
     Raises:
       InputError: as in `learned_scores`.
     """
-    _check_batch_size(batch_size, "learned_pair_scores")
+    check_batch_size(batch_size, "learned_pair_scores")
     result = np.full((len(pairs), 2), np.nan, np.float32)
     if pairs:
-        buckets = choose_buckets(pair_lengths(pairs)) if buckets is None else buckets
+        if buckets is None:
+            lengths = pair_lengths(pairs)
+            buckets = choose_buckets(lengths, MOST_BUCKETS, cost=row_cost(model.config, 1.0))
         rows = batch_rows(batch_size, len(pairs), mesh)
-        batches = pair_batches(pairs, batch_size=rows, buckets=buckets)
+        batches = pairs_in_order(pairs, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)
         over_batches(batches, lambda batch: pair_scores_jit(model, lora, batch), result, progress, mesh=mesh)
     _check_finite(result, "learned_pair_scores", "pair")
@@ -144,18 +148,18 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return float(np.abs(np.bincount(places, p - y)).sum() / p.size)
 
 
+def _score_rows(model: ScoreModel, lora: Lora | None, batch: ResponseBatch) -> jax.Array:
+    """Scores of the responses of every row: [B, M]."""
+    return response_scores(model, batch, lora=lora).reshape(-1, responses_per_row(batch))
+
+
 # Compiled once for each shape of batch; the columns of the result are the responses of a row.
-response_scores_jit = jax.jit(lambda model, lora, batch: response_scores(model, batch, lora=lora)[:, None])
+response_scores_jit = jax.jit(_score_rows)
 pair_scores_jit = jax.jit(lambda model, lora, batch: jnp.stack(pair_scores(model, batch, lora=lora), axis=1))
 
 
-def _check_batch_size(batch_size: int, where: str) -> None:
-    if batch_size < 1:
-        raise InputError(f"{where}: batch_size is {batch_size}; it must be at least 1.")
-
-
 def _check_finite(scores: np.ndarray, where: str, what: str) -> None:
-    """Refuses scores [n, S] that are not finite; nan in one response of a row reaches all of them."""
+    """Refuses scores [n, S] that are not finite; nan in one response of a pair reaches the other."""
     wrong = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if wrong.size:
         shown = ", ".join(str(score) for score in scores[wrong[0]])

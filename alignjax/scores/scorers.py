@@ -8,15 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alignjax.data.batches import pair_lengths, response_lengths
-from alignjax.data.records import PreferencePair, Prompt
+from alignjax.data.batches import pair_lengths
+from alignjax.data.preferences import Labelled
+from alignjax.data.records import PreferencePair, Prompt, prompt_key
 from alignjax.data.responses import Responses
 from alignjax.data.tokenize import TokenizedPair
 from alignjax.data.worlds import World
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, as_utility
 from alignjax.policy.batching import Batching
-from alignjax.policy.known_logps import LogpsCache
+from alignjax.policy.known_logps import LogpsCache, digest, distinct
+from alignjax.policy.row_cost import row_cost
 from alignjax.policy.values import Policy
 from alignjax.runtime.files import remove
 from alignjax.runtime.metrics import progress
@@ -74,7 +76,7 @@ class ImplicitScorer:
 
 @dataclasses.dataclass(frozen=True)
 class LearnedScorer:
-    """A score model's reward, or minus its cost.
+    """A score model's reward, or minus its cost. What it reads several times in one call it reads once.
 
     Attributes:
       name: of the dimension.
@@ -92,6 +94,7 @@ class LearnedScorer:
         """As `Scorer.pairs`; the texts are read by a score model of another tokenizer alone."""
         if self.reader is not None:
             tokens = self.reader.pairs(tokens, texts)
+        tokens, places = distinct(tokens)
         model, lora = self.load()
         with progress(len(tokens), f"{self.name} of pairs", unit="") as bar:
             scores = learned_pair_scores(
@@ -99,15 +102,15 @@ class LearnedScorer:
                 tokens,
                 lora=lora,
                 batch_size=self.batching.rows,
-                buckets=self.batching.buckets(pair_lengths(tokens)),
+                buckets=self.batching.buckets(pair_lengths(tokens), row_cost(model.config, 1.0)),
                 progress=bar.update,
                 mesh=self.batching.mesh,
             )
-        return np.asarray(as_utility(model.kind, scores), np.float64)
+        return np.asarray(as_utility(model.kind, scores), np.float64)[places]
 
     def responses(self, drawn: Responses) -> np.ndarray:
         """As `Scorer.responses`."""
-        flat = drawn.flat if self.reader is None else self.reader.responses(drawn)
+        flat, places = distinct(drawn.flat if self.reader is None else self.reader.responses(drawn))
         model, lora = self.load()
         with progress(len(flat), f"{self.name} of {drawn.described}", unit="") as bar:
             scores = learned_scores(
@@ -115,11 +118,11 @@ class LearnedScorer:
                 flat,
                 lora=lora,
                 batch_size=self.batching.rows,
-                buckets=self.batching.buckets(response_lengths(flat)),
+                shapes=self.batching.response_shapes(model.config, flat),
                 progress=bar.update,
                 mesh=self.batching.mesh,
             )
-        return np.asarray(as_utility(model.kind, scores), np.float64).reshape(len(drawn.tokens), -1)
+        return np.asarray(as_utility(model.kind, scores), np.float64)[places].reshape(len(drawn.tokens), -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +273,32 @@ def score_pairs(
 ) -> np.ndarray:
     """Scores of both responses of every pair by every dimension, in the order given: [n, 2, 1+m] float64."""
     return np.stack([scorer.pairs(tokens, texts) for scorer in scorers.values()], axis=-1)
+
+
+def score_pair_sets(scorers: Mapping[str, Scorer], sets: Mapping[str, Labelled]) -> dict[str, np.ndarray]:
+    """Scores of several sets of pairs in one call, so that batches are full and no pair is scored twice.
+
+    Args:
+      scorers: by dimension.
+      sets: pairs, by name; a pair may be in several of them.
+
+    Returns:
+      By name, [n, 2, 1+m] float64, as of `score_pairs`.
+    """
+    if not sets:
+        return {}
+    places: dict[tuple[str, ...], int] = {}
+    tokens, texts, where = list[TokenizedPair](), list[PreferencePair](), dict[str, list[int]]()
+    for name, pairs in sets.items():
+        where[name] = []
+        for ids, text in zip(pairs.tokens, pairs.texts, strict=True):
+            key = (digest(ids), prompt_key(text.prompt), text.chosen, text.rejected)
+            where[name].append(places.setdefault(key, len(tokens)))
+            if len(places) > len(tokens):
+                tokens.append(ids)
+                texts.append(text)
+    scores = score_pairs(scorers, tokens, texts)
+    return {name: scores[rows] for name, rows in where.items()}
 
 
 def score_responses(scorers: Mapping[str, Scorer], drawn: Responses) -> np.ndarray:

@@ -53,7 +53,7 @@ class _Pairs(NamedTuple):
 def calibrate(
     raw: np.ndarray,
     held_out: Mapping[str, Labelled],
-    score: Callable[[Labelled], np.ndarray],
+    scores: Mapping[str, np.ndarray],
     names: Sequence[str],
     *,
     kind: str,
@@ -69,7 +69,7 @@ def calibrate(
     Args:
       raw: [N, K, 1+m] scores of the reference's samples.
       held_out: labelled pairs by dimension. Where a dimension has none, all scores are believed as they are.
-      score: gives the raw scores [n, 2, 1+m] of pairs.
+      scores: raw scores [n, 2, 1+m] of these pairs, by dimension.
       names: of the dimensions, the reward first.
       kind: joint, slope or none, see `scores.calibration.fit`.
       clustered: whether pairs of one prompt depend on each other. Not in a world whose prompts are all there
@@ -80,7 +80,6 @@ def calibrate(
       The calibrated scores; `record.stops` tells of scores on which no margin can be promised.
     """
     known = [name for name in names if name in held_out]
-    scores = {name: score(held_out[name]) for name in known}
     pairs = {name: _pairs(scores[name], held_out[name], clustered) for name in known}
     fit, slopes, checks, found = calib.identity(len(names)), dict[str, Slope](), {}, list[Finding]()
     if len(known) == len(names):

@@ -23,7 +23,7 @@ from alignjax.records.product import Product
 from alignjax.scores import units as in_units
 from alignjax.scores.tilting import linear_multipliers, linear_scores, product_weights
 from alignjax.stages import Run
-from alignjax.workflow import answering, scoring
+from alignjax.workflow import aligned_pairs, answering
 from alignjax.workflow.dualizing import answer_of
 from alignjax.workflow.prepared import Prepared
 from alignjax.workflow.setup import Setup
@@ -173,7 +173,7 @@ def factors(run: Run, ready: Prepared) -> dict[str, Policy]:
             "MoCAN trains as baselines; run python -m alignjax.train with this --workdir and "
             "--config.baselines.single=True, which keeps all that is done."
         )
-    pair_scores = run.do(scoring.pair_scores(setup, ready.data, ready.by, ready.calibration))
+    pair_scores = run.do(aligned_pairs.pair_scores(setup, ready.data, ready.by, ready.calibration, ready.raw))
     return single_of(setup, answering.baselines(run, setup, ready.reference, ready.data, pair_scores))
 
 

@@ -13,7 +13,6 @@ from alignjax.config import SamplingSettings, determining
 from alignjax.config.audit import FIELDS
 from alignjax.data.records import Prompt
 from alignjax.data.responses import Responses, write_responses
-from alignjax.data.tokenize import TokenizedResponse
 from alignjax.dual.statistics import resampling_weights
 from alignjax.evaluation.erosion import Attacked, Tried, erosion, told
 from alignjax.evaluation.means import Scored, on_these_prompts
@@ -31,7 +30,7 @@ from alignjax.runtime.files import remove, write_record
 from alignjax.scores import calibration as calib
 from alignjax.scores.scorers import ImplicitScorer, require_tables
 from alignjax.stages import Run, Stage, Work
-from alignjax.workflow import programs, uses
+from alignjax.workflow import stand_ins, uses
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.groundwork import Data
 from alignjax.workflow.measuring import Measurement, basis_of, prompts_of_test
@@ -301,15 +300,14 @@ def _programs(
     setup: Setup, measured: Measurement, prompts: Sequence[Prompt], by: Scorers, name: str
 ) -> Iterator[Use]:
     """What an attack runs: a plan knows no text, so that a prefix takes no token off the response."""
-    policy, limit = measured.policies[AUDITED], setup.config.model.max_prompt_length
-    ids = [np.zeros(limit, np.int32)] * len(prompts)
+    policy, shape = measured.policies[AUDITED], setup.shape
+    assert shape is not None, "only a plan asks for programs"
+    ids = stand_ins.prompts(setup.config.model, shape.lengths, len(prompts))
     for strength in setup.config.audit.strengths(name):
         settings = _settings(_sampling(setup), name, strength)
         adapters = policy.lora
         if name == "disalign" and isinstance(adapters, Lora):  # a mixture keeps its shapes
             adapters = shapes.mixture([adapters], setup.batching.mesh)
-        yield uses.draws(policy._replace(lora=adapters), ids, settings, setup.batching)
-        row = [programs.longest_response(limit, settings.max_new_tokens)] * settings.num_samples
-        tokens: list[list[TokenizedResponse]] = [row] * len(prompts)
-        some = Responses([*prompts], [[""] * settings.num_samples] * len(prompts), tokens)
+        yield from uses.draws(policy._replace(lora=adapters), ids, settings, setup.batching)
+        some = stand_ins.responses(setup.config.model, shape.lengths, prompts, settings)
         yield from uses.scoring_responses(by.values(), some, setup.batching)

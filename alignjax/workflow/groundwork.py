@@ -33,7 +33,8 @@ from alignjax.models.quantized import round_params
 from alignjax.policy.values import Outcome, Policy
 from alignjax.runtime.files import write_record
 from alignjax.stages import Stage, Work
-from alignjax.workflow import programs
+from alignjax.workflow import programs, stand_ins
+from alignjax.workflow.given_samples import require_given
 from alignjax.workflow.judge_sources import asked_of
 from alignjax.workflow.setup import Setup, content, part, trainer_of
 
@@ -120,7 +121,9 @@ def data(setup: Setup, policy: Policy) -> Stage[Data]:
             setup.log.say(f"  {line}")
         if world is None and not config.accept_uninformative:
             pairs.require_enough(held_out=config.calibrate, most_test=config.num_test_prompts)
-        asked_of(setup, pairs, template, policy)  # a judge that cannot be asked is refused before training
+        # Judges that cannot be asked, and responses that are missing, are refused before anything is trained.
+        asked_of(setup, pairs, template, policy)
+        require_given(setup, policy, template, pairs.train_prompts[: config.sampling.num_prompts])
         return Data(pairs, template)
 
     # What is asked by category does not determine the pairs: it is among the settings of the dual.
@@ -234,7 +237,8 @@ def _sft_use(setup: Setup, world: World) -> Use:
     config, mesh = setup.config, setup.batching.mesh
     decoder = config_from_hf(dict(world.decoder_fields))
     params = decoder_params(decoder, mesh, where=f"the reference of {world.name}", dtype="float32")
-    row = programs.longest_response(1, config.model.max_length - 1)
+    assert setup.shape is not None, "only a plan asks for programs"
+    row = stand_ins.corpus_row(config.model, setup.shape.lengths)
     tokens = [row] * config.reference_examples
     return Use(
         "train step",
@@ -255,7 +259,7 @@ def _abstract_data(setup: Setup) -> Data:
         train = max(1, shape.pairs - held_out)
         train = min(train, config.data.max_train_pairs or train)
         held_out = min(held_out, config.data.max_held_out_pairs or held_out)
-    pair = programs.longest_pair(config.model.max_length)
+    pair = stand_ins.pair(config.model, shape.lengths)
     prompts = max(config.sampling.num_prompts, config.num_test_prompts)
     pairs = preferences.abstract(config.dimensions, pair, train, held_out, prompts)
     return Data(pairs, Template("plain", "{prompt}"))

@@ -42,7 +42,7 @@ def itinerary(config: Config, counts: Counts, met: Collection[str] = ()) -> tupl
         ]
         others = ["reference", *config.baseline_weights()]
     found += [
-        Planned("scores", SCORING, amounts.scored()),
+        Planned("scores", SCORING, amounts.scored("reference")),
         *(Planned(name, STATISTICS, 1.0) for name in ("calibration", "dual")),
         *_answering(config, amounts),
     ]
@@ -56,7 +56,7 @@ def itinerary(config: Config, counts: Counts, met: Collection[str] = ()) -> tupl
             Planned(
                 f"rounds/{number - 1} samples", SAMPLING, amounts.sampled(config.sampling.max_new_tokens)
             ),
-            Planned(f"rounds/{number - 1}.json", SCORING, amounts.scored()),
+            Planned(f"rounds/{number - 1}.json", SCORING, amounts.scored("aligned")),
             Planned(f"product/{number}", STATISTICS, 1.0)
             if config.align.skip
             else amounts.aligned(f"rounds/{number}"),
@@ -89,7 +89,9 @@ def _answering(config: Config, amounts: "_Amounts") -> list[Planned]:
     """From the multiplier to the aligned policy."""
     skip, mocan = config.align.skip, config.method == "mocan"
     shown = [Planned("preview", STATISTICS, 1.0)] if config.align.preview and has_product(config) else []
-    labels = [Planned("pair_scores", SCORING, amounts.pairs_scored()), Planned("labels", STATISTICS, 1.0)]
+    known = config.relabel.pairs == "samples"  # their scores are those of the samples
+    pairs = (STATISTICS, 1.0) if known else (SCORING, amounts.pairs_scored())
+    labels = [Planned("pair_scores", *pairs), Planned("labels", STATISTICS, 1.0)]
     trained = [amounts.aligned(f"baselines/{name}") for name in config.baseline_weights()] if mocan else []
     if skip:
         return [*(labels if mocan else []), *trained, Planned("product", STATISTICS, 1.0)]
@@ -147,15 +149,16 @@ class _Amounts:
         tokens = strengths * audit.num_samples * drawn.max_new_tokens
         return None if prompts is None else float(prompts * tokens)
 
-    def scored(self) -> float | None:
-        """Tokens that the reference's samples are scored on."""
+    def scored(self, policy: str) -> float | None:
+        """Tokens that are read to score a policy's responses to the prompts of the dual."""
         sampled = self.sampled(self._width(self._config.sampling.max_new_tokens))
-        return None if sampled is None else sampled * self._passes()
+        return None if sampled is None else sampled * self._passes(policy)
 
     def pairs_scored(self) -> float | None:
         """Tokens of both responses of every pair, by every score."""
         pairs = self._aligned_on()
-        return None if pairs is None else 2.0 * pairs * self._config.model.max_length * self._passes()
+        passes = len(self._config.dimensions) + (self._config.method == "pecan")  # and by the reference
+        return None if pairs is None else 2.0 * pairs * self._config.model.max_length * passes
 
     def measured(self, policies: Collection[str], name: str) -> list[Planned]:
         """Samples of policies on test prompts, and their scores and divergences from the reference."""
@@ -164,8 +167,8 @@ class _Amounts:
         responses = None if prompts is None else float(prompts * drawn.num_samples)
         tokens = self._width(drawn.max_new_tokens)
         samples = None if responses is None else responses * drawn.max_new_tokens
-        # The divergence reads each response twice, with the policy and with the reference.
-        scored = None if responses is None else len(policies) * responses * tokens * (self._passes() + 2)
+        passes = len(policies) + 2 if self._listed else sum(map(self._passes, policies))
+        scored = None if responses is None else responses * tokens * passes
         kind = "all responses scored" if self._listed else SCORING
         stages = (
             []
@@ -191,6 +194,14 @@ class _Amounts:
     def _width(self, new_tokens: int) -> int:
         return self._config.model.max_prompt_length + new_tokens
 
-    def _passes(self) -> int:
-        """Times that a response is read: by every score, and where scores are log-ratios by the reference."""
-        return len(self._config.dimensions) + (self._config.method == "pecan")
+    def _passes(self, policy: str) -> int:
+        """Times that a policy's responses are read: by every score, and twice for their divergence.
+
+        Of the reference there is none. The two passes of the divergence, by the policy and by the reference,
+        are the same that log-ratios are made of.
+        """
+        scores = len(self._config.dimensions)
+        if policy == "reference":
+            return scores
+        own = self._config.method == "pecan" and policy in self._config.dimensions
+        return scores + 2 - own

@@ -272,4 +272,4 @@ def _programs(
     settings = SamplingSettings(num_samples=1, max_new_tokens=ANSWER_TOKENS[judge.preset])
     question = np.zeros(2 * config.model.max_length, np.int32)
     policy = reference._replace(name=f"judge {name}", lora=None)
-    return [uses.draws(policy, [question] * count, settings, batching)]
+    return uses.draws(policy, [question] * count, settings, batching)

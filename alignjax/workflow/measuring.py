@@ -13,14 +13,13 @@ from alignjax.data.tokenize import Template, TokenizedResponse, tokenize_prompts
 from alignjax.data.worlds import Enumeration
 from alignjax.evaluation.means import Basis, Scored
 from alignjax.evaluation.response_stats import response_stats
-from alignjax.policy.known_logps import kl_of_responses
 from alignjax.policy.sampling import end_ids
 from alignjax.policy.values import Policy
 from alignjax.records.answer import DualAnswer
 from alignjax.runtime.arrays import read_npz, write_npz
 from alignjax.scores.scorers import require_tables, score_responses
 from alignjax.stages import Run, Stage
-from alignjax.workflow import uses
+from alignjax.workflow import own_samples, uses
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.groundwork import Data
 from alignjax.workflow.scoring import Scorers, responses_stage
@@ -191,6 +190,14 @@ def _sampled(
 ) -> dict[str, Scored]:
     """Responses that were sampled from each policy."""
     require_tables(by, setup.unscored, drawn=list(drawn.values()))
+    # First, because the same pass gives the log-probabilities that log-ratios are made of.
+    kl = {
+        name: setup.logps.kl_of_responses(policy, reference, drawn[name]).mean(axis=1)
+        for name, policy in policies.items()
+    }
+    for name, policy in policies.items():
+        if policy is reference:
+            own_samples.use_drawing(setup.logps, by.values(), drawn[name], setup.log.say)
     # One score after the other, and not one policy after the other: each model is read once.
     columns = [{name: scorer.responses(some) for name, some in drawn.items()} for scorer in by.values()]
     world, found = setup.world, {}
@@ -203,7 +210,7 @@ def _sampled(
         found[name] = Scored(
             raw=np.stack([column[name] for column in columns], axis=-1),
             weights=None,
-            kl=kl_of_responses(policy, reference, some, setup.batching).mean(axis=1),
+            kl=kl[name],
             stats=response_stats(some, end_ids(policy.model), setup.config.refusals).mean(axis=1),
             truth=truth,
         )
@@ -255,15 +262,17 @@ def _programs(
         every = {"reference": reference, **policies}
         found = [uses.response_logps(policy, listed, setup.batching) for policy in every.values()]
         return found + list(uses.scoring_responses(by.values(), listed, setup.batching))
-    found = [
-        use
-        for scorer in by.values()
-        for some in drawn.values()
-        for use in uses.scoring_responses([scorer], some, setup.batching)
-    ]
-    return found + [
-        uses.divergence(policy, reference, drawn[name], setup.batching) for name, policy in policies.items()
-    ]
+    batching = setup.batching
+    others = {name: policy for name, policy in policies.items() if policy is not reference}
+    found = [uses.divergence(policy, reference, drawn[name], batching) for name, policy in others.items()]
+    for name, policy in policies.items():
+        if policy is reference:
+            found += own_samples.programs_of(by.values(), drawn[name], batching)
+    for scorer in by.values():
+        for name, policy in others.items():
+            known = policy.name, reference.name
+            found += uses.scoring_responses([scorer], drawn[name], batching, known=known)
+    return found
 
 
 def _listed(world: Enumeration) -> Responses:

@@ -20,7 +20,7 @@ from alignjax.records.product import Product
 from alignjax.runtime.files import write_record
 from alignjax.scores.functions import prompt_text
 from alignjax.stages import Run, Stage, Stored, Work
-from alignjax.workflow import uses
+from alignjax.workflow import stand_ins, uses
 from alignjax.workflow.dialling import (
     Wanted,
     adapters_of,
@@ -166,7 +166,7 @@ def _preview(ready: Prepared, single: Mapping[str, Policy]) -> Stage[Responses]:
     def ids() -> list[np.ndarray]:
         limit = config.model.max_prompt_length
         if setup.shape is not None:
-            return [np.zeros(limit, np.int32)] * len(prompts)
+            return stand_ins.prompts(config.model, setup.shape.lengths, len(prompts))
         return drawing.prompt_ids(ready.reference, ready.data.template, prompts, limit)
 
     def compute(work: Work) -> Responses:
@@ -199,7 +199,7 @@ def _preview_programs(
     setup = ready.setup
     policy = abstract_product(setup, ready.reference, single, "preview", "product")
     tried = programs_of(ready, policy, most=_TEMPERED_ON)
-    return [*tried, uses.draws(policy, ids, settings, setup.batching)]
+    return [*tried, *uses.draws(policy, ids, settings, setup.batching)]
 
 
 def _shown(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[str]:

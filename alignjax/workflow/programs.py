@@ -1,4 +1,4 @@
-"""Every compiled program of a run as shapes, for a plan.
+"""Every compiled program of a run as shapes, for a plan; those of the sampler are in `sampling_programs`.
 
 A builder takes the values that the run works on (models, adapters, tokenized rows) and returns the program
 that the run would compile for them, with the shapes of its largest batch. In a plan these values hold shapes
@@ -26,15 +26,16 @@ from alignjax.alignment.optimizer import OptimizerSettings
 from alignjax.aot import shapes
 from alignjax.aot.program import Program
 from alignjax.aot.shapes import bytes_per_device
-from alignjax.config import LoraSettings, SamplingSettings, ScoreModelSettings, TrainingSettings
-from alignjax.data.batches import pair_lengths, response_lengths
+from alignjax.config import LoraSettings, ScoreModelSettings, TrainingSettings
+from alignjax.data.batches import ResponseBatch, pair_lengths, response_lengths
+from alignjax.data.shared_rows import rows_per_batch
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
-from alignjax.models import Adapters, DecoderConfig, Lora, Model, ScoreModel, num_bodies
-from alignjax.policy import batch_sizing, sampling
+from alignjax.models import Adapters, DecoderConfig, Lora, Model, ScoreModel
 from alignjax.policy.batching import Batching
 from alignjax.policy.divergence import completion_kl_jit
-from alignjax.policy.logps import slot_logps_jit
-from alignjax.runtime.mesh import batch_rows
+from alignjax.policy.logps import shared_logps_jit, slot_logps_jit
+from alignjax.policy.row_cost import row_cost
+from alignjax.runtime.mesh import batch_rows, row_parts
 from alignjax.scores.learned import pair_scores_jit, response_scores_jit
 
 Tree = Any
@@ -156,21 +157,27 @@ def pair_logps(
     model: Model, lora: Adapters | None, pairs: Sequence[TokenizedPair], batching: Batching
 ) -> Program:
     """Log-probabilities of both responses of n pairs."""
-    return _logps(model, lora, pair_lengths(pairs), batching, slots=2)
+    bucket = batching.buckets(pair_lengths(pairs), row_cost(model.config, 1.0))[-1]
+    rows = batching.batch_size(len(pairs))
+    arguments = model.config, model.params, lora, shapes.token_rows(rows, bucket, batching.mesh), 2
+    return Program(slot_logps_jit, arguments, _kinds(model, lora), rows, rows * bucket.tokens)
 
 
 def response_logps(
     model: Model, lora: Adapters | None, responses: Sequence[TokenizedResponse], batching: Batching
 ) -> Program:
     """Log-probabilities of n responses."""
-    return _logps(model, lora, response_lengths(responses), batching, slots=1)
+    batch, count = _response_rows(model.config, responses, batching)
+    rows, tokens = batch.rows.tokens.shape
+    arguments = model.config, model.params, lora, batch.rows, count
+    return Program(shared_logps_jit, arguments, _kinds(model, lora), rows * count, rows * tokens)
 
 
 def pair_scores(
     model: ScoreModel, lora: Lora | None, pairs: Sequence[TokenizedPair], batching: Batching
 ) -> Program:
     """Scores of both responses of n pairs."""
-    bucket = batching.buckets(pair_lengths(pairs))[-1]
+    bucket = batching.buckets(pair_lengths(pairs), row_cost(model.config, 1.0))[-1]
     batch = shapes.pair_batch(batching.batch_size(len(pairs)), bucket, batching.mesh)
     return _scores(pair_scores_jit, model, lora, batch)
 
@@ -179,8 +186,7 @@ def response_scores(
     model: ScoreModel, lora: Lora | None, responses: Sequence[TokenizedResponse], batching: Batching
 ) -> Program:
     """Scores of n responses."""
-    bucket = batching.buckets(response_lengths(responses))[-1]
-    batch = shapes.response_batch(batching.batch_size(len(responses)), bucket, batching.mesh)
+    batch, _ = _response_rows(model.config, responses, batching)
     return _scores(response_scores_jit, model, lora, batch)
 
 
@@ -200,67 +206,14 @@ def divergence(
       responses: n responses that the policy sampled.
       batching: of the forward passes.
     """
-    bucket = batching.buckets(response_lengths(responses))[-1]
-    rows = batching.batch_size(len(responses))
+    batch, count = _response_rows(model.config, responses, batching)
+    rows, tokens = batch.rows.tokens.shape
     # As in `completion_kl`: weights that the two share are given once.
     shared = reference.params is model.params
     weights = (model.params,) if shared else (model.params, reference.params)
-    batch = shapes.token_rows(rows, bucket, batching.mesh)
-    arguments = (model.config, reference.config), weights, (lora, None), batch
+    arguments = (model.config, reference.config), weights, (lora, None), batch.rows, count
     kinds = {"parameters": bytes_per_device(weights), "adapters": bytes_per_device(lora)}
-    return Program(completion_kl_jit, arguments, kinds, rows, rows * bucket.tokens)
-
-
-def sampler(
-    model: Model,
-    lora: Adapters | None,
-    prompts: Sequence[np.ndarray],
-    settings: SamplingSettings,
-    batching: Batching,
-) -> Program:
-    """One call of the sampler, which draws as many continuations together as memory has room for.
-
-    Args:
-      model: of the policy.
-      lora: its adapters.
-      prompts: n arrays of token ids.
-      settings: how many samples of which length, and how they are drawn.
-      batching: its mesh and memory.
-    """
-    mesh, new = batching.mesh, settings.max_new_tokens
-    width = sampling.padded_length(max(len(prompt) for prompt in prompts))
-    memory = batch_sizing.memory_of(mesh) if batching.memory is None else batching.memory
-    bodies = num_bodies(lora)
-    together = batch_sizing.drawn_together(
-        model.config, settings.num_samples, new, width, mesh, memory, bodies
-    )
-    rows = sampling.prompts_together(len(prompts), together.prompts, mesh)
-    draw = sampling.Draw(
-        together.samples,
-        new,
-        sampling.end_ids(model) or (0,),  # of a shape without a tokenizer: any id stands for the end
-        greedy=False,
-        tempered=settings.temperature != 1.0,
-        nucleus=settings.top_p < 1.0,
-    )
-    number = shapes.everywhere((), np.float32, mesh)
-    prompt_arrays = [shapes.prompt_rows(shape, mesh) for shape in ((rows, width), (rows,), (rows,))]
-    first_sample = shapes.everywhere((), np.int32, mesh)
-    weights = (model.config, draw, mesh, model.params, lora, shapes.random_key(mesh))
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    on_one = together._replace(prompts=rows // parts)
-    cache = batch_sizing.cache_bytes(model.config, on_one, new, width, bodies)
-    drawn = rows * together.samples
-    return Program(
-        sampling.generate_jit,
-        (*weights, *prompt_arrays, first_sample, number, number),
-        {"parameters": bytes_per_device(model.params), "adapters": bytes_per_device(lora)},
-        drawn,
-        drawn * new,
-        cache // mesh.shape["tensor"],
-        # The first token is drawn before the loop; within it the nucleus takes another loop.
-        (new - 1.0, 1.0),
-    )
+    return Program(completion_kl_jit, arguments, kinds, rows * count, rows * tokens)
 
 
 def _pair_training(
@@ -283,18 +236,23 @@ def _train_step(steps: Steps, trainable: Tree, frozen: Tree, batch: Any, mesh: M
     return Program(steps.train(Layout.of(state)), (state, frozen, batch), kinds, rows, rows * tokens)
 
 
-def _logps(
-    model: Model, lora: Adapters | None, lengths: np.ndarray, batching: Batching, slots: int
-) -> Program:
-    bucket, rows = batching.buckets(lengths)[-1], batching.batch_size(len(lengths))
-    batch = shapes.token_rows(rows, bucket, batching.mesh)
-    kinds = {"parameters": bytes_per_device(model.params), "adapters": bytes_per_device(lora)}
-    arguments = model.config, model.params, lora, batch, slots
-    return Program(slot_logps_jit, arguments, kinds, rows, rows * bucket.tokens)
+def _response_rows(
+    decoder: DecoderConfig, responses: Sequence[TokenizedResponse], batching: Batching
+) -> tuple[ResponseBatch, int]:
+    """The largest batch of a data set of responses, and how many of them share a row."""
+    found = batching.response_shapes(decoder, responses)
+    parts = row_parts(batching.mesh)
+    rows = rows_per_batch(responses, found, batch_size=batching.rows, parts=parts)
+    batch = shapes.response_batch(rows, found.buckets[-1], batching.mesh, count=found.number)
+    return batch, found.number
+
+
+def _kinds(model: Model, lora: Adapters | None) -> dict[str, int]:
+    return {"parameters": bytes_per_device(model.params), "adapters": bytes_per_device(lora)}
 
 
 def _scores(function: Any, model: ScoreModel, lora: Lora | None, batch: Any) -> Program:
     model = model.replace(tokenizer=None)  # not part of the compiled program
     kinds = {"parameters": bytes_per_device(model), "adapters": bytes_per_device(lora)}
     rows, tokens = batch.rows.tokens.shape
-    return Program(function, (model, lora, batch), kinds, rows, rows * tokens)
+    return Program(function, (model, lora, batch), kinds, batch.weights.shape[0], rows * tokens)

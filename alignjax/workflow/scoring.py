@@ -12,11 +12,11 @@ from alignjax.alignment.training import LabelledPairs
 from alignjax.aot.shapes import decoder_params, score_model_on
 from alignjax.aot.shapes import score_model as abstract_score_model
 from alignjax.config import SamplingSettings, ScoreSettings, determining
-from alignjax.data import preferences, responses
+from alignjax.data import responses
 from alignjax.data.preferences import Labelled
-from alignjax.data.records import PreferencePair, Prompt
+from alignjax.data.records import Prompt
 from alignjax.data.responses import Responses
-from alignjax.data.tokenize import TokenizedResponse
+from alignjax.data.tokenize import TokenizedPair
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, load_score_model
 from alignjax.policy import drawing
@@ -33,7 +33,7 @@ from alignjax.scores.scorers import (
     TableScorer,
     function_scorer,
     require_tables,
-    score_pairs,
+    score_pair_sets,
     score_responses,
     table_digests,
     true_scorer,
@@ -41,13 +41,12 @@ from alignjax.scores.scorers import (
 from alignjax.scores.table import ScoreTable
 from alignjax.stages import Run, Stage, Stored, Work
 from alignjax.workflow import calibrate as calibrating
-from alignjax.workflow import programs, uses
+from alignjax.workflow import own_samples, programs, stand_ins, uses
 from alignjax.workflow.calibrate import Calibrated
 from alignjax.workflow.given_samples import given_samples
 from alignjax.workflow.groundwork import Data, with_kernel
 from alignjax.workflow.setup import Setup, content, part, trainer_of
 
-_NO_TEXT = PreferencePair("", "", "", {}, "")
 Scorers = Mapping[str, Scorer]
 """By dimension, the reward first."""
 
@@ -211,7 +210,10 @@ def samples(setup: Setup, policy: Policy, data: Data) -> Stage[Responses]:
     settings = setup.config.sampling
     prompts = data.pairs.train_prompts[: settings.num_prompts]
     drawn = responses_stage(setup, policy, data, prompts, "samples", "samples.jsonl", "sampling")
-    return drawn if settings.responses is None else given_samples(drawn, setup, policy, data, prompts)
+    if settings.responses is None:
+        return drawn
+    given = given_samples(drawn, setup, policy, data, prompts)
+    return dataclasses.replace(given, abstract=lambda: drawn.abstract()._replace(logps=None))
 
 
 def responses_stage(
@@ -231,17 +233,21 @@ def responses_stage(
     config, batching = setup.config, setup.batching
     settings = config.sampling if field == "sampling" else config.evaluation_sampling
     key = setup.seeds.key(f"sample {policy.name}")
+    # Only scores that are log-ratios read log-probabilities, and only the reference's are not at hand anyway.
+    known = config.method == "pecan" and policy.stage == "reference"
+    planned = own_samples.planned_logps(config.model.dtype, settings, len(prompts)) if known else None
 
     @functools.cache
     def ids() -> list[np.ndarray]:
         limit = config.model.max_prompt_length
         if setup.shape is not None:
-            return [np.zeros(limit, np.int32)] * len(prompts)
+            return stand_ins.prompts(config.model, setup.shape.lengths, len(prompts))
         return drawing.prompt_ids(policy, data.template, prompts, limit)
 
     def compute(work: Work) -> Responses:
         part = work.file("drawn.jsonl")
-        return drawing.draw(key, policy, prompts, ids(), settings, batching, part=part)
+        drawn = drawing.draw(key, policy, prompts, ids(), settings, batching, part=part)
+        return drawn if known else drawn._replace(logps=None)
 
     extra = {} if name == "samples" else {"policy": policy.name}
     return Stage(
@@ -254,16 +260,15 @@ def responses_stage(
         load=lambda folder, work: responses.read_responses(folder / file, prompts, ids())._replace(
             policy=policy.name
         ),
-        abstract=lambda: abstract_responses(setup, prompts, settings),
-        programs=lambda: [uses.draws(policy, ids(), settings, batching)],
+        abstract=lambda: abstract_responses(setup, prompts, settings)._replace(logps=planned),
+        programs=lambda: uses.draws(policy, ids(), settings, batching),
     )
 
 
 def abstract_responses(setup: Setup, prompts: Sequence[Prompt], settings: SamplingSettings) -> Responses:
     """The responses of a plan, each as long as it may be."""
-    row = programs.longest_response(setup.config.model.max_prompt_length, settings.max_new_tokens)
-    tokens: list[list[TokenizedResponse]] = [[row] * settings.num_samples] * len(prompts)
-    return Responses([*prompts], [[""] * settings.num_samples] * len(prompts), tokens)
+    assert setup.shape is not None, "only a plan asks for shapes"
+    return stand_ins.responses(setup.config.model, setup.shape.lengths, prompts, settings)
 
 
 def require_scores(setup: Setup, data: Data, drawn: Responses, by: Scorers) -> None:
@@ -289,16 +294,21 @@ def raw_scores(setup: Setup, drawn: Responses, by: Scorers, trained: Sequence[st
     folders = {name: content(setup, source.path) for name, source in config.scores.items()}
     settings = part(setup, *(("scores",) if config.scores else ())) | {"folders": folders}
     shape = (len(drawn.tokens), len(drawn.tokens[0]), len(by))
+
+    def compute(work: Work) -> np.ndarray:
+        own_samples.use_drawing(setup.logps, by.values(), drawn, setup.log.say)
+        return score_responses(by, drawn)
+
     return Stage(
         name="scores",
         settings=settings | {"tables": table_digests(by, lambda table: table.responses(drawn))},
         inputs=("samples", *trained),
         outputs=("scores_raw.npz",),
-        compute=lambda work: score_responses(by, drawn),
+        compute=compute,
         save=lambda folder, scores: write_npz(folder / "scores_raw.npz", scores=scores),
         load=lambda folder, work: read_npz(folder / "scores_raw.npz")["scores"],
         abstract=lambda: np.zeros(shape),
-        programs=lambda: uses.scoring_responses(by.values(), drawn, setup.batching),
+        programs=lambda: own_samples.programs_of(by.values(), drawn, setup.batching),
     )
 
 
@@ -312,7 +322,7 @@ def calibrated(setup: Setup, data: Data, by: Scorers, raw: np.ndarray) -> Stage[
         return calibrating.calibrate(
             raw,
             held,
-            lambda pairs: score_pairs(by, pairs.tokens, pairs.texts),
+            score_pair_sets(by, held),
             config.dimensions,
             kind=config.calibration if config.calibrate else "none",
             clustered=not setup.population,
@@ -333,11 +343,7 @@ def calibrated(setup: Setup, data: Data, by: Scorers, raw: np.ndarray) -> Stage[
         save=calibrating.save,
         load=lambda folder, work: calibrating.load(folder),
         abstract=abstract,
-        programs=lambda: [
-            use
-            for pairs in held.values()
-            for use in uses.scoring_pairs(by.values(), pairs.tokens, setup.batching)
-        ],
+        programs=lambda: uses.scoring_pairs(by.values(), _together(held), setup.batching),
     )
 
 
@@ -352,40 +358,11 @@ def require_informative(setup: Setup, calibration: Calibrated) -> None:
         raise InputError(f"{stops[0]} (config.accept_uninformative=True continues anyway).")
 
 
-def with_pairs(setup: Setup, data: Data, drawn: Responses) -> Data:
-    """MoCAN: the pairs to align on: those of the data, or pairs of the reference's own samples."""
-    settings, pairs = setup.config.relabel, data.pairs
-    if settings.pairs == "samples" and setup.shape is not None:
-        count = len(drawn.tokens) * settings.pairs_per_prompt
-        row = programs.longest_pair(setup.config.model.max_length)
-        pairs = dataclasses.replace(pairs, align=[row] * count, align_pairs=[_NO_TEXT] * count)
-    elif settings.pairs == "samples":
-        rng = np.random.default_rng(setup.seeds.seed("pairs of samples"))
-        pairs = preferences.pairs_of_samples(pairs, drawn, settings.pairs_per_prompt, rng)
-    pairs = preferences.at_most(pairs, settings.max_pairs, setup.seeds.seed("pairs to align on"))
-    return data._replace(pairs=pairs)
-
-
-def pair_scores(setup: Setup, data: Data, by: Scorers, calibration: Calibrated) -> Stage[np.ndarray]:
-    """Calibrated scores of both responses of the pairs to align on, [n, 2, 1+m] float64: pair_scores.npz."""
-    pairs = data.pairs
-    tables = table_digests(by, lambda table: table.pairs(pairs.align, pairs.align_pairs))
-
-    def compute(work: Work) -> np.ndarray:
-        return calib.calibrated(calibration.fit, score_pairs(by, pairs.align, pairs.align_pairs))
-
-    return Stage(
-        name="pair_scores",
-        settings=part(setup, "relabel") | {"tables": tables},
-        inputs=("calibration",),
-        outputs=("pair_scores.npz",),
-        compute=compute,
-        save=lambda folder, scores: write_npz(folder / "pair_scores.npz", scores=scores),
-        load=lambda folder, work: read_npz(folder / "pair_scores.npz")["scores"],
-        abstract=lambda: np.zeros((len(pairs.align), 2, len(by))),
-        programs=lambda: uses.scoring_pairs(by.values(), pairs.align, setup.batching),
-    )
-
-
 def _of_labelled(pairs: Labelled) -> Callable[[TableScorer], np.ndarray]:
     return lambda table: table.pairs(pairs.tokens, pairs.texts)
+
+
+def _together(held: Mapping[str, Labelled]) -> list[TokenizedPair]:
+    """The pairs of all dimensions; of those that dimensions share, as in a plan, the list itself."""
+    lists = list({id(pairs.tokens): pairs.tokens for pairs in held.values()}.values())
+    return lists[0] if len(lists) == 1 else [pair for tokens in lists for pair in tokens]

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
+from alignjax.alignment.remat import Training, least_remat
 from alignjax.alignment.training import Trainer
 from alignjax.config import Config, check_batches, determining
 from alignjax.data import worlds
 from alignjax.data.folders import files_of
 from alignjax.data.worlds import World
-from alignjax.models import DecoderConfig
+from alignjax.models import DecoderConfig, config_from_hf
 from alignjax.models.model_cache import ModelCache
+from alignjax.models.shape_alone import read_shape
+from alignjax.policy.batch_sizing import memory_of
 from alignjax.policy.batching import Batching
 from alignjax.policy.known_logps import LogpsCache
 from alignjax.runtime.log import Log
@@ -20,6 +25,7 @@ from alignjax.runtime.mesh import make_mesh, row_parts
 from alignjax.runtime.profiling import Profile
 from alignjax.runtime.seeds import Seeds
 from alignjax.stages.fingerprints import file_digest
+from alignjax.workflow.stand_ins import Lengths
 
 
 class Shape(NamedTuple):
@@ -30,12 +36,14 @@ class Shape(NamedTuple):
       name: of the reference, for messages.
       pairs: labelled pairs of each dimension.
       scored_by: decoders of score models from folders, by dimension; others are planned as the reference's.
+      lengths: of prompts and responses on average; None: all rows are as long as they may be.
     """
 
     decoder: DecoderConfig
     name: str
     pairs: int
     scored_by: dict[str, DecoderConfig]
+    lengths: Lengths | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +116,58 @@ def make_setup(
     sizes = {name: getattr(config.mesh, name) for name in ("data", "fsdp", "tensor")}
     mesh = make_mesh(**sizes, devices=devices)
     check_batches(config, row_parts(mesh))
+    log = Log() if log is None else log
+    if config.model.remat == "auto":
+        remat = _least_remat(config, None if shape is None else shape.decoder, mesh, memory)
+        log.say(f"  model.remat: {remat}, by the memory of the device")
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
+        shape = None if shape is None else _with_remat(shape, remat)
     batching = Batching(mesh, config.ref_batch_size, config.data.num_buckets, memory)
     return Setup(
         config,
         batching,
-        Log() if log is None else log,
+        log,
         LogpsCache(batching, cache),
         ModelCache(one=config.resident_models == "one"),
         unscored,
         shape,
         traces,
     )
+
+
+def _least_remat(config: Config, decoder: DecoderConfig | None, mesh: Mesh, memory: int | None) -> str:
+    """What every training of a run computes again: the least that fits the memory with its longest rows."""
+    if decoder is None:
+        decoder = _decoder_of(config)
+    run = config.prealign if config.method == "pecan" else config.score_training
+    tensor, rows = mesh.shape["tensor"], max(config.align.batch_size, run.batch_size) // row_parts(mesh)
+    training = Training(
+        rows=max(1, rows),
+        tokens=-(-2 * config.model.max_length // 16) * 16,  # both responses of a pair
+        rank=config.lora.rank,
+        targets=config.lora.targets,
+        shares=mesh.shape["fsdp"] * tensor,
+        tensor=tensor,
+    )
+    return least_remat(decoder, training, memory_of(mesh) if memory is None else memory)
+
+
+def _decoder_of(config: Config) -> DecoderConfig:
+    """The reference's shape as the run computes with it."""
+    settings, world = config.model, config.data.world
+    if world is None:
+        found = read_shape(settings.path or "")
+    else:
+        found = config_from_hf(dict(worlds.world_for(world).decoder_fields))
+    return dataclasses.replace(
+        found, dtype=settings.dtype, weights=settings.weights, attention=settings.attention
+    )
+
+
+def _with_remat(shape: Shape, remat: str) -> Shape:
+    """A plan's decoders with what was chosen."""
+    scored_by = {name: dataclasses.replace(body, remat=remat) for name, body in shape.scored_by.items()}
+    return shape._replace(decoder=dataclasses.replace(shape.decoder, remat=remat), scored_by=scored_by)
 
 
 def part(setup: Setup, *fields: str) -> dict[str, Any]:

@@ -79,7 +79,6 @@ def _of_data(config: Config) -> DataSize:
         pairs={**{name: len(pairs) for name, pairs in train.items()}, "align": len(everyone)},
         prompt=_quantile(prompt, 0.99),
         together=_quantile(together, 0.99),
-        median=_quantile(together, 0.5),
         response=_quantile(np.concatenate([first, second]), 0.95),
     )
 

@@ -15,7 +15,7 @@ from alignjax.policy.values import Policy
 from alignjax.records.answer import DualAnswer
 from alignjax.records.product import Product
 from alignjax.scores.strength import strength_for
-from alignjax.workflow import uses
+from alignjax.workflow import stand_ins, uses
 from alignjax.workflow.dialling import product_policy
 from alignjax.workflow.dualizing import sample_prompts
 from alignjax.workflow.prepared import Prepared
@@ -68,10 +68,11 @@ def programs_of(ready: Prepared, product: Policy, *, most: int = PROMPTS) -> lis
     """What `tempered` runs on devices, for a plan; `product` has shapes."""
     prompts, settings = _drawn_on(ready, most)
     setup = ready.setup
-    ids = [np.zeros(setup.config.model.max_prompt_length, np.int32)] * len(prompts)
+    assert setup.shape is not None, "only a plan asks for programs"
+    ids = stand_ins.prompts(setup.config.model, setup.shape.lengths, len(prompts))
     drawn = abstract_responses(setup, prompts, settings)
     return [
-        uses.draws(product, ids, settings, setup.batching),
+        *uses.draws(product, ids, settings, setup.batching),
         uses.divergence(product, ready.reference, drawn, setup.batching),
     ]
 

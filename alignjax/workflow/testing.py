@@ -17,7 +17,6 @@ from alignjax.evaluation.bounds import Measured
 from alignjax.evaluation.human_labels import read_labels
 from alignjax.evaluation.means import Basis, Scored, on_these_prompts, utilities_of
 from alignjax.evaluation.verdict import look_share, power
-from alignjax.policy.known_logps import kl_of_responses
 from alignjax.policy.values import Policy
 from alignjax.records.codec import read_record
 from alignjax.records.evaluation import Round
@@ -290,7 +289,8 @@ def _round(
     setup, answer, file = question.setup, question.answer, f"rounds/{number}.json"
 
     def compute(work: Work) -> Round:
-        kl = kl_of_responses(policy, question.reference, drawn, setup.batching).mean(axis=1)
+        # First: the log-ratios of scores are made of what the same pass gives.
+        kl = setup.logps.kl_of_responses(policy, question.reference, drawn).mean(axis=1)
         result = _corrected(question, score_responses(question.by, drawn), kl, lam, number, before)
         for name, value in result.lam.items():
             met = f"margin {result.achieved[name]:.3f}, aims at {result.aim[name]:.3f}"
@@ -313,7 +313,12 @@ def _round(
         abstract=abstract,
         programs=lambda: [
             uses.divergence(policy, question.reference, drawn, setup.batching),
-            *uses.scoring_responses(question.by.values(), drawn, setup.batching),
+            *uses.scoring_responses(
+                question.by.values(),
+                drawn,
+                setup.batching,
+                known=(policy.name, question.reference.name),
+            ),
         ],
     )
 

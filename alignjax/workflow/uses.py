@@ -1,7 +1,7 @@
 """What stages run on devices: the programs of forward passes and trainings, with how often they run."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from alignjax.alignment.compiled import loss_of
 from alignjax.alignment.training import LabelledPairs, Trainer
 from alignjax.aot.program import Use
-from alignjax.aot.shapes import bytes_per_device, copies, score_model_on
+from alignjax.aot.shapes import copies, score_model_on
 from alignjax.config import (
     PreferenceTrainingSettings,
     SamplingSettings,
@@ -24,7 +24,7 @@ from alignjax.models.score_model import Kind
 from alignjax.policy.batching import Batching
 from alignjax.policy.values import Policy
 from alignjax.scores.scorers import ImplicitScorer, LearnedScorer, Scorer
-from alignjax.workflow import programs
+from alignjax.workflow import programs, sampling_programs
 
 _NOTHING: Mapping[str, int] = {}
 LoadScore = Callable[[], tuple[ScoreModel, Lora | None]]
@@ -90,24 +90,40 @@ def scoring_pairs(by: Iterable[Scorer], tokens: Sequence[TokenizedPair], batchin
             yield pair_scores(scorer.name, scorer.load, tokens, batching)
 
 
-def scoring_responses(by: Iterable[Scorer], drawn: Responses, batching: Batching) -> Iterable[Use]:
-    """Scoring sampled responses by every scorer; tables and functions run no compiled program."""
+def scoring_responses(
+    by: Iterable[Scorer], drawn: Responses, batching: Batching, *, known: Collection[str] = ()
+) -> Iterable[Use]:
+    """Scoring sampled responses by every scorer; tables and functions run no compiled program.
+
+    Args:
+      by: scorers.
+      drawn: the responses.
+      batching: shapes of batches.
+      known: names of policies whose log-probabilities of these responses the run has already.
+    """
     for scorer in by:
         if isinstance(scorer, ImplicitScorer):
             for policy in (scorer.reference, scorer.policy):
-                yield response_logps(policy, drawn, batching)
+                if policy.name not in known:
+                    yield response_logps(policy, drawn, batching)
         elif isinstance(scorer, LearnedScorer):
             yield response_scores(scorer.name, scorer.load, drawn, batching)
 
 
-def draws(policy: Policy, ids: Sequence[np.ndarray], settings: SamplingSettings, batching: Batching) -> Use:
-    """Sampling a policy on the prompts with these tokens."""
-    return Use(
-        "sampler",
-        lambda: programs.sampler(policy.model, policy.lora, ids, settings, batching),
-        len(ids) * settings.num_samples,
-        _NOTHING,
-    )
+def draws(
+    policy: Policy, ids: Sequence[np.ndarray], settings: SamplingSettings, batching: Batching
+) -> list[Use]:
+    """Sampling a policy on the prompts with these tokens: drawing, and reading the prompts."""
+    arguments = policy.model, policy.lora, ids, settings, batching
+    return [
+        Use(
+            "sampler",
+            lambda: sampling_programs.sampler(*arguments),
+            len(ids) * settings.num_samples,
+            _NOTHING,
+        ),
+        Use("sampler's prompts", lambda: sampling_programs.prompt_reader(*arguments), len(ids), _NOTHING),
+    ]
 
 
 def divergence(policy: Policy, reference: Policy, drawn: Responses, batching: Batching) -> Use:
@@ -152,7 +168,13 @@ def dpo(
     step = programs.dpo_step(
         model, lora, settings, train.tokens, batching, beta=beta, loss=loss_of(settings.loss)
     )
-    yield pair_logps(reference, train.tokens, batching, held=held(judged=False))
+    # The reference reads all pairs in one call; what it says of either list is known from then on.
+    lists = [train.tokens] if held_out is None else [train.tokens, held_out.tokens]
+    both = pair_logps(
+        reference, [pair for tokens in lists for pair in tokens], batching, held=held(judged=False)
+    )
+    for tokens in lists:
+        yield both._replace(examples=len(tokens), key=("pairs", reference.name, id(tokens)))
     yield Use(
         "train step",
         lambda: step,
@@ -162,9 +184,6 @@ def dpo(
     if held_out is None:
         return
     optimizer = {"optimizer": step.kinds["optimizer"]}
-    # The reference's are computed by the first evaluation, when the training has begun.
-    begun = held(judged=True) | optimizer | {"trained weights": bytes_per_device(trained)}
-    yield pair_logps(reference, held_out.tokens, batching, held=begun)
     copy = model.replace(params=copies(model.params)) if lora is None else model
     policy = Policy(name, lambda: copy, None if lora is None else lora.replace(dropout=0.0), name, "")
     # Adapters that have not moved are not evaluated: before the first step they are the reference.

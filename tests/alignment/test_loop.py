@@ -94,6 +94,41 @@ def test_logs_means_of_windows_and_counts():
     np.testing.assert_array_equal(result.trainable["w"], state.trainable["w"])
 
 
+class Later:
+    """A number of a step that is known only once somebody waits for it."""
+
+    def __init__(self, value, waited):
+        self.value, self.waited = value, waited
+
+    def __array__(self, dtype=None, copy=None):
+        self.waited()
+        return np.asarray(self.value, dtype)
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_the_next_batch_is_placed_before_anything_waits_for_a_step(log_every):
+    events = []
+
+    def step(state, frozen, number):
+        metrics = {
+            name: Later(1.0, lambda: events.append(f"wait {number}")) for name in ("loss", "num_tokens")
+        }
+        events.append(f"step {number}")
+        return state, metrics
+
+    def place(number):
+        events.append(f"place {number}")
+        return number
+
+    fit(_state(), step, ONE, lambda start: iter(range(6)), FitSettings("policy", 6, log_every), place=place)
+    when = {event: index for index, event in reversed(list(enumerate(events)))}
+    for number in range(5):
+        assert when[f"step {number + 1}"] < when[f"wait {number}"]  # its batch was made and placed before
+    # One line is due after every `log_every` steps; between them nothing waits.
+    waits = [index for index, event in enumerate(events) if event.startswith("wait")]
+    assert sum(events[i - 1].startswith("step") for i in waits) == -(-5 // log_every)
+
+
 def test_keeps_the_best_and_stops_early():
     """w goes from 0 past 0.4, the held-out optimum, towards about 2."""
     settings = FitSettings("policy", 60, log_every=60, eval_every=2, patience=3)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import alignjax
 from alignjax import cli
-from alignjax.config import Config, ConstraintSettings, GroupSettings, TailSettings, from_mapping
+from alignjax.config import Config, ConstraintSettings, GroupSettings, TailSettings, from_mapping, to_mapping
 from alignjax.config.command_line import make_room, refuse_unknown
 from alignjax.errors import InputError
 
@@ -140,6 +140,20 @@ def _forget() -> None:
 def test_what_the_command_line_asks_replaces_what_the_file_asks(read, overrides, expected):
     config = read("pecan", *(f"constraints.safety.{override}" for override in overrides))
     assert config.constraints == {"safety": expected}
+
+
+def test_a_switch_with_names_takes_both(read, tiny):
+    kinds = {"True": "layers", "0": "none", "products": "products", "auto": "auto"}
+    for text, name in kinds.items():
+        config = read("pecan", f"model.remat={text}")
+        assert config.model.remat == name and from_mapping(to_mapping(config)) == config
+    with pytest.raises(
+        InputError, match="config.model.remat: is 'yes', must be none, products, layers or auto"
+    ):
+        read("pecan", "model.remat=yes")
+    for given, name in ((True, "layers"), (False, "none"), ("products", "products")):
+        tiny.model.remat = given  # a file, which may be of an earlier version
+        assert from_mapping(tiny.to_dict()).model.remat == name
 
 
 FILES = ("model.path=m", "data.sources.reward.path=a", "data.sources.safety.path=b")

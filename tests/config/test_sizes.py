@@ -15,8 +15,8 @@ from alignjax.config.sizes import (
 )
 from alignjax.errors import InputError
 
-SMALL = DataSize(400, 240, {"reward": 300, "safety": 200, "align": 500}, 30, 90, 50, 41)
-LARGE = DataSize(40_000, 32_000, {"reward": 30_000, "safety": 30_000, "align": 30_000}, 700, 3000, 200, 500)
+SMALL = DataSize(400, 240, {"reward": 300, "safety": 200, "align": 500}, 30, 90, 41)
+LARGE = DataSize(40_000, 32_000, {"reward": 30_000, "safety": 30_000, "align": 30_000}, 700, 3000, 500)
 # Llama 3 8B on a card of 80 GiB, and a tiny model on a CPU.
 BIG = ModelSize(8_000_000_000, 32, 4096, 14336, 32, 128_256, 2048)
 TINY = ModelSize(100_000, 2, 64, 128, 4, 258, 256)
@@ -41,7 +41,6 @@ def test_little_data_by_hand(load):
     # 30 tokens in steps of 16; 90 likewise; responses of 41 have room: 96 - 32 is 64, more than 48.
     assert (sizes["model.max_prompt_length"], sizes["model.max_length"]) == (32, 96)
     assert sizes["sampling.max_new_tokens"] == sizes["evaluation.max_new_tokens"] == 48
-    assert sizes["data.num_buckets"] == 2  # 96 is one doubling of 50
     # 8,000 // 240 is 33, in steps of 8 it is 32; 80 test prompts are few.
     assert (sizes["sampling.num_prompts"], sizes["sampling.num_samples"]) == (240, 32)
     assert (sizes["evaluation.num_prompts"], sizes["evaluation.num_samples"]) == (400, 8)
@@ -59,7 +58,6 @@ def test_much_data_and_a_large_model_by_hand(load):
     # Prompts of 700 tokens; of the context of 2,048 both have what they need but no more than is there.
     assert (sizes["model.max_prompt_length"], sizes["model.max_length"]) == (704, 2048)
     assert sizes["sampling.max_new_tokens"] == 512
-    assert sizes["data.num_buckets"] == 4  # 2,048 is more than three doublings of 200
     assert (sizes["sampling.num_prompts"], sizes["sampling.num_samples"]) == (1000, 32)
     assert (sizes["evaluation.num_prompts"], sizes["evaluation.num_samples"]) == (40_000, 4)
     assert sizes["model.dtype"] == "bfloat16"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignjax.data.buckets import Bucket, choose_buckets, permutation, plan_batches
+from alignjax.data.buckets import Bucket, RowCost, choose_buckets, permutation, plan_batches
 from alignjax.errors import InputError
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 90), st.integers(1, 60)), min_size=1, max_size=60).map(
@@ -45,6 +45,32 @@ def test_a_bucket_that_saves_little_is_not_worth_a_compilation():
     lengths = np.array([(100, 10)] * 1000 + [(90, 10)])
     assert choose_buckets(lengths) == (Bucket(112, 16),)
     assert len(choose_buckets(np.array([(100, 10), (20, 5)] * 50))) == 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(lengths=LENGTHS, square=st.sampled_from([0.0, 0.01]), compilation=st.integers(0, 400))
+def test_as_many_buckets_as_save_a_compilation_each(lengths, square, compilation):
+    def total(buckets):
+        first = [next(b.tokens for b in buckets if (row <= np.array(b)).all()) for row in lengths]
+        return sum(t + square * t * t for t in first) + compilation * len(buckets)
+
+    found = choose_buckets(lengths, 4, cost=RowCost(square, compilation))
+    sizes = np.unique(-(-lengths[:, 0] // 16) * 16)
+    for count in range(min(4, len(sizes))):
+        for ends in itertools.combinations(sizes[:-1], count):
+            targets = [-(-lengths[lengths[:, 0] <= t, 1].max() // 8) * 8 for t in (*ends, sizes[-1])]
+            assert (
+                total(found)
+                <= total([Bucket(*b) for b in zip((*ends, sizes[-1]), targets, strict=True)]) + 1e-6
+            )
+
+
+def test_many_lengths_are_cut_into_candidates_that_hold_all_rows():
+    lengths = np.array([(16 * n, 8) for n in range(1, 1301)])
+    buckets = choose_buckets(lengths, 8, cost=RowCost(0.0, 0.0))
+    assert len(buckets) == 8 and buckets[-1].tokens == 16 * 1300
+    # Equal steps are best where every length is as frequent: 8 of 2,600 tokens.
+    np.testing.assert_allclose(np.diff([0, *(b.tokens for b in buckets)]), 2600, atol=48)
 
 
 @settings(deadline=None)

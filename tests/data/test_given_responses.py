@@ -52,7 +52,10 @@ def test_prompts_with_too_few_are_listed(read, tmp_path):
     with pytest.raises(InputError, match=message):
         read(LINES[1:3] + LINES[4:])
     listed = (tmp_path / "unsampled.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in listed] == [{"prompt": "a b", "num_samples": 1}]
+    how = {"max_new_tokens": 3, "temperature": 1.0, "top_p": 1.0}
+    assert [json.loads(line) for line in listed] == [
+        {"prompt": "a b", "prompt_ids": [1, 2], "num_samples": 1, "num_given": 1, **how}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,14 @@ def test_pairs_of_samples_are_of_different_responses_to_one_prompt():
         assert pair.chosen != pair.rejected
         assert ids.prompt_ids.tolist() == [100 + i]
         assert (texts[ids.chosen_ids[0]], texts[ids.rejected_ids[0]]) == (pair.chosen, pair.rejected)
+    # Where they are among the samples: prompt, chosen, rejected.
+    assert found.sampled is not None and aligned(3).sampled is None
+    for (i, k, j), pair in zip(found.sampled.tolist(), found.align_pairs, strict=True):
+        assert (f"p{i}", given.texts[i][k], given.texts[i][j]) == (pair.prompt, pair.chosen, pair.rejected)
+    some = at_most(found, 2, seed=1)
+    assert some.sampled is not None and [f"p{i}" for i in some.sampled[:, 0]] == [
+        pair.prompt for pair in some.align_pairs
+    ]
     # No response is in two pairs of its prompt.
     used = [text for pair in found.align_pairs[:2] for text in (pair.chosen, pair.rejected)]
     assert len(set(used)) == 4

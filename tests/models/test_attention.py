@@ -3,8 +3,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from alignjax.models.attention import attend, attend_cached, attend_fused, attention_mask
+from alignjax.models.caches import stored
 
 
 def test_mask_is_the_stated_rule():
@@ -53,6 +55,17 @@ def test_the_fused_one_is_called_with_the_same_meaning():
     np.testing.assert_allclose(found, attend(q, k, v, mask), atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [300, 1100])  # blocks of 128, and at most four of them
+def test_blocks_of_queries_have_what_the_whole_row_has(length):
+    keys = jax.random.split(jax.random.key(1), 4)
+    q, k, v = (jax.random.normal(key, (1, length, 1, 4)) for key in keys[:3])
+    mask = jax.random.bernoulli(keys[3], 0.5, (1, length, length)) | jnp.eye(length, dtype=bool)[None]
+    mask &= jnp.tril(jnp.ones((1, length, length), bool))
+    with jax.numpy_rank_promotion("allow"):  # of jax's own code
+        whole = attend_fused(q, k, v, mask, "xla")
+    np.testing.assert_allclose(attend(q, k, v, mask), whole, atol=1e-6)
+
+
 def test_attend_by_hand():
     # One head of width 4, q.k = 2 log 3 and 0, divided by sqrt 4: scores log 3 and 0, weights 3/4, 1/4.
     q = jnp.array([2 * math.log(3), 0, 0, 0]).reshape(1, 1, 1, 4)
@@ -74,7 +87,13 @@ def test_a_query_that_sees_nothing_gives_no_nan_and_no_gradient_to_others():
     assert bool(jnp.isfinite(gradient).all()) and not gradient[:, 2].any()
 
 
-def test_attend_cached_equals_attend_on_the_concatenation():
+def _numbers(x):
+    """What rounded keys or values stand for."""
+    return x.values.astype(jnp.float32) * x.scale[..., None].repeat(x.values.shape[-1], axis=-1)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_attend_cached_equals_attend_on_the_concatenation(int8):
     num, samples, prompt, slots, kv, heads, width = 2, 3, 4, 5, 2, 6, 4
     keys = iter(jax.random.split(jax.random.key(3), 9))
 
@@ -87,7 +106,10 @@ def test_attend_cached_equals_attend_on_the_concatenation():
     cache_k, cache_v = draw(num, samples, kv, slots, width), draw(num, samples, kv, slots, width)
     prompt_mask = jnp.array([[True] * 4, [False, True, True, True]])[:, None].repeat(samples, axis=1)
     slot_mask = jnp.broadcast_to(jnp.arange(slots) < 2, (num, samples, slots))
-    out = attend_cached(q, k, v, prompt_k, prompt_v, cache_k, cache_v, prompt_mask, slot_mask)
+    kept = [stored(x, int8=int8) for x in (prompt_k, prompt_v, cache_k, cache_v)]
+    out = attend_cached(q, k, v, kept[0], kept[1], kept[2], kept[3], prompt_mask, slot_mask)
+    if int8:
+        prompt_k, prompt_v, cache_k, cache_v = (_numbers(x) for x in kept)
     for n, s in np.ndindex(num, samples):
         all_k = jnp.concatenate([prompt_k[n], cache_k[n, s], k[n, s][:, None]], axis=1).swapaxes(0, 1)[None]
         all_v = jnp.concatenate([prompt_v[n], cache_v[n, s], v[n, s][:, None]], axis=1).swapaxes(0, 1)[None]

@@ -10,7 +10,7 @@ import pytest
 from alignjax.errors import InputError
 from alignjax.models import (
     DecoderConfig,
-    decode,
+    caches,
     empty_cache,
     hidden_states,
     init_lora,
@@ -90,18 +90,18 @@ def test_other_weights_compile_nothing(two):
 def test_steps_equal_whole_rows(two, scanned, monkeypatch):
     # Two continuations of each prompt, token by token, against rows of prompt and continuation.
     if scanned:
-        monkeypatch.setattr(decode, "_UNSCANNED_WEIGHTS", 0)
+        monkeypatch.setattr(caches, "_UNSCANNED_WEIGHTS", 0)
     mixture = mixture_of(two, WEIGHTS)
     lengths = np.array([6, 4], np.int32)
     more = np.random.default_rng(0).integers(0, 31, (2, 2, 3)).astype(np.int32)  # [N, K, S]
     hidden, prompts = prefill(CONFIG, PARAMS, *ROWS, lora=mixture)
     np.testing.assert_allclose(hidden[0], hidden_states(CONFIG, PARAMS, *ROWS, lora=mixture)[0], atol=1e-5)
-    assert prompts.k.shape == (3, 2, 2, 6, 2, 8)
-    cache = empty_cache(CONFIG, 2, 2, 3, lora=mixture)
-    step = jax.jit(step_function(CONFIG, PARAMS, prompts, jnp.asarray(lengths), 3, lora=mixture))
+    cache = empty_cache(CONFIG, 2, 2, 3, num_bodies=3)
+    step = jax.jit(step_function(CONFIG, PARAMS, prompts, lora=mixture))
     read = jax.jit(lambda *rows: hidden_states(CONFIG, PARAMS, *rows, lora=mixture))
     for t in range(3):
-        found, cache = step(jnp.asarray(more[:, :, t]), cache, jnp.int32(t))
+        at = jnp.broadcast_to(jnp.asarray(lengths)[:, None] + t, (2, 2))
+        found, cache = step(jnp.asarray(more[:, :, t]), at, jnp.full_like(at, t), cache, jnp.int32(t))
         for i, length in enumerate(lengths):
             ids = [np.concatenate([TOKENS[i, :length], row[: t + 1]]) for row in more[i]]
             tokens = jnp.asarray(np.stack(ids), jnp.int32)

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from alignjax.data.tokenize import TokenizedResponse
-from alignjax.models import load_pretrained
+from alignjax.models import init_lora, load_pretrained
+from alignjax.policy import sample as draw_samples
+from alignjax.policy import sampled_responses
+from alignjax.policy.kept_logps import agreement
 from alignjax.policy.logps import response_logps
 from alignjax.sample import sample
 
@@ -70,3 +73,32 @@ def test_greedy_answer_to_the_capital_of_france(path, tmp_path):
     answer = json.loads((tmp_path / "out.jsonl").read_text())["response"]
     print(answer)
     assert "Paris" in answer
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-9), ("bfloat16", 1e-2)])
+def test_log_probabilities_of_drawing_are_those_of_a_forward_pass(path, dtype, most):
+    """Samples of 48 tokens: their difference a token, and its shares of the log-ratio to a moved policy."""
+    model = load_pretrained(path, dtype=dtype)
+    assert model.tokenizer is not None
+    words = PARAGRAPH.split()
+    prompts = [
+        np.array(model.tokenizer(" ".join(words[i : i + 8]), add_special_tokens=False)["input_ids"], np.int32)
+        for i in range(0, 40, 5)
+    ]
+    found = draw_samples(0, model, prompts, num_samples=4, max_new_tokens=48)
+    responses = sampled_responses(prompts, found)
+    forward = response_logps(model, responses, batch_size=16).astype(np.float64).reshape(8, 4)
+    error = found.logps - forward
+    a_token = float(np.mean(error**2 / found.lengths))
+    print(f"{dtype}: variance {a_token:.1e} a token, mean {error.mean():.1e} a response", end="")
+    for scale in (0.01, 0.03):
+        lora = init_lora(jax.random.key(1), model.config, rank=8, alpha=16.0)
+        moved = lora.replace(
+            params=jax.tree.map(
+                lambda x, s=scale: x + s * jax.random.normal(jax.random.key(2), x.shape), lora.params
+            )
+        )
+        own = response_logps(model, responses, lora=moved, batch_size=16).astype(np.float64).reshape(8, 4)
+        print(f"; at KL {np.mean(forward - own):.2f}: {agreement(found.logps, forward, [own])}", end="")
+    print()
+    assert a_token < most

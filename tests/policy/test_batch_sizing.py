@@ -1,68 +1,91 @@
-"""How many continuations are drawn together, by sums on paper; draws do not depend on it."""
+"""Columns and rows of the sampler, by sums on paper; draws do not depend on them (see test_refill)."""
 
-import jax
-import numpy as np
+import dataclasses
+
 import pytest
 
-from alignjax.models import DecoderConfig, Model, init_params
-from alignjax.policy import batch_sizing, sample
+from alignjax.models import DecoderConfig
+from alignjax.policy import batch_sizing
+from alignjax.policy.batch_sizing import Asked, Grid, busy_share
 from alignjax.runtime.mesh import make_mesh
 
 GIB = 2**30
 LLAMA_7B = DecoderConfig("llama", 32000, 4096, 11008, 32, 32, 32, 128, dtype="bfloat16")
-SMALL = DecoderConfig("llama", 11, 16, 32, 2, 4, 2, 8, eos_ids=(2,))
-PROMPTS = [np.array(ids, np.int32) for ids in ([1, 3, 4], [5] * 7, [1])]
+PUBLISHED = Asked(num_prompts=1000, num_samples=128, max_new_tokens=256, width=256)
 
 
-@pytest.mark.parametrize(("samples", "prompts"), [(1, 128), (16, 8), (100, 1), (128, 1), (4096, 1)])
-def test_without_a_limit_about_128_rows(samples, prompts):
-    assert batch_sizing.drawn_together(SMALL, samples, 20, 16, None, None) == (prompts, samples)
+def grid_of(config, asked, mesh=None, memory=None, *, bodies=1, int8=False):
+    return batch_sizing.grid_of(config, asked, mesh, memory, bodies=bodies, int8=int8)
 
 
 def test_published_setting_on_a_chip_of_16_gib():
     # Weights: 32 (4 x 4096^2 + 3 x 4096 x 11008) + 2 x 32000 x 4096 = 6.738e9 of 2 bytes are 12.551 GiB; of
     # 15.75 GiB less a sixteenth 2.215 are left. A token's keys and values take 2 x 32 x 32 x 128 x 2 bytes =
-    # 0.5 MiB, a row of 255 slots 127.5 MiB, a prompt of 256 tokens 128 MiB: 16 rows take 2.117 GiB with their
-    # prompt, 32 rows 4.1.
+    # 0.5 MiB, a row of 256 slots and a prompt of 256 tokens 128 MiB each: one column of 16 rows takes 2.125
+    # GiB with its prompt; two columns of 12 rows would take 3.2.
     assert batch_sizing.num_weights(LLAMA_7B) == 6_738_149_376
-    one = batch_sizing.drawn_together(LLAMA_7B, 128, 256, 256, None, int(15.75 * GIB))
-    assert (
-        batch_sizing.cache_bytes(LLAMA_7B, batch_sizing.Together(1, 16), 256, 256)
-        == 16 * 255 * 2**19 + 256 * 2**19
-    )
-    assert one == (1, 16)
-    # Shorter responses leave room for more of them, and so does a larger chip.
-    assert batch_sizing.drawn_together(LLAMA_7B, 128, 128, 256, None, int(15.75 * GIB)) == (1, 32)
-    assert batch_sizing.drawn_together(LLAMA_7B, 128, 256, 256, None, int(72 * GIB)) == (1, 128)
-    assert batch_sizing.drawn_together(LLAMA_7B, 128, 256, 256, None, GIB) == (1, 1)
+    assert batch_sizing.cache_bytes(LLAMA_7B, Grid(1, 2, 16, 1), 256, 256) == 2 * (16 * 256 + 256) * 2**19
+    assert grid_of(LLAMA_7B, PUBLISHED, memory=int(15.75 * GIB)) == (1, 1, 16, 1)
+    # Weights of half the bytes leave room for more rows, and so does a larger chip: up to 256.
+    small = dataclasses.replace(LLAMA_7B, weights="int8")
+    eight = grid_of(small, PUBLISHED, memory=int(15.75 * GIB))
+    assert eight.columns * eight.rows == 60
+    both = grid_of(small, PUBLISHED, memory=int(15.75 * GIB), int8=True)
+    assert both.columns * both.rows == 112
+    large = grid_of(LLAMA_7B, PUBLISHED, memory=72 * GIB)
+    assert large.columns * large.rows == 256 and large.rows < 16
+    assert grid_of(LLAMA_7B, PUBLISHED, memory=GIB) == (1, 1, 1, 1)
+
+
+def test_int8_takes_a_scale_for_each_token_and_head():
+    # Per token 2 x 32 x 32 heads of 128 bytes and 4 for the scale.
+    assert batch_sizing.cache_bytes(LLAMA_7B, Grid(1, 1, 2, 1), 11, 5, 3, int8=True) == 3 * 37 * 2048 * 132
+
+
+@pytest.mark.parametrize("asked", [Asked(3, 2, 20, 16), Asked(1000, 1, 20, 16), Asked(1, 4000, 2, 16)])
+def test_without_a_limit_at_most_128_rows_and_no_more_than_are_asked_for(asked):
+    grid = grid_of(LLAMA_7B, asked)
+    rows = grid.columns * grid.rows
+    assert rows <= min(128, asked.num_prompts * asked.num_samples)
+    assert grid.columns <= asked.num_prompts and grid.rows <= asked.num_samples
+    assert grid.columns % grid.group == 0 and rows >= 6
 
 
 def test_on_a_mesh_parts_have_rows_of_their_own_and_share_the_weights():
-    # fsdp 4 and tensor 2: an eighth of the weights and half of the cache a device.
+    # fsdp 4 and tensor 2: an eighth of the weights and half of the cache a device. In 15.75 GiB a part has
+    # room for 256 rows beside its prompts: (256 + columns) x 64 MiB are at most 13.2 GiB.
     mesh = make_mesh(1, 4, 2)
-    assert batch_sizing.drawn_together(LLAMA_7B, 128, 256, 256, mesh, int(15.75 * GIB)) == (4, 128)
-    assert batch_sizing.drawn_together(LLAMA_7B, 128, 256, 256, mesh, 3 * GIB) == (4, 16)
+    grid = grid_of(LLAMA_7B, PUBLISHED, mesh, int(15.75 * GIB))
+    needed = batch_sizing.cache_bytes(LLAMA_7B, grid, 256, 256) / 2
+    assert grid.parts == 4 and 100 < grid.columns * grid.rows <= 256
+    assert needed + 2 * 6_738_149_376 / 8 <= 15.75 * GIB * 15 / 16
+    tight = grid_of(LLAMA_7B, PUBLISHED, mesh, 3 * GIB)
+    assert tight.columns * tight.rows < 20
 
 
-def test_samples_are_divided_evenly():
-    # Room for 4 rows: 6 samples are drawn by threes.
-    memory = 0
-    while batch_sizing.drawn_together(SMALL, 6, 9, 16, None, memory).samples < 3:
-        memory += 1024
-    assert batch_sizing.drawn_together(SMALL, 6, 9, 16, None, memory) == (1, 3)
+def test_busy_share_by_hand():
+    # Six samples of equal length by rows of one column: two rows take three rounds, four rows two, of which
+    # the second is half empty.
+    assert busy_share(Grid(1, 3, 2, 1), 6, 10, 10) == 1.0
+    assert busy_share(Grid(1, 3, 4, 1), 6, 10, 10) == pytest.approx(6 / 8)
+    # One sample in each column and no limit that matters: lengths are geometric. A row of its own never
+    # waits. Of two columns in a group the longer one counts: its mean is 2 m - 1 / (2 p - p^2), p = 1 / m.
+    m = 50.0
+    longer = 2 * m - 1 / (2 / m - 1 / m**2)
+    assert busy_share(Grid(1, 2, 1, 1), 1, 5000, m) == 1.0
+    assert busy_share(Grid(1, 2, 1, 2), 1, 5000, m) == pytest.approx(m / longer, rel=0.05)
 
 
-@pytest.mark.parametrize("limit", ["one row", "four rows"])
-def test_draws_do_not_depend_on_the_room(monkeypatch, limit):
-    model = Model(init_params(jax.random.key(0), SMALL), SMALL)
-    options = {"num_samples": 7, "max_new_tokens": 5, "top_p": 0.9}
-    whole = sample(jax.random.key(1), model, PROMPTS, **options)
-    together = batch_sizing.Together(1, 1) if limit == "one row" else batch_sizing.Together(2, 4)
-    monkeypatch.setattr(batch_sizing, "drawn_together", lambda *_: together)
-    found = sample(jax.random.key(1), model, PROMPTS, **options)
-    np.testing.assert_array_equal(found.tokens, whole.tokens)
-    np.testing.assert_array_equal(found.lengths, whole.lengths)
-    np.testing.assert_allclose(found.logps, whole.logps, atol=1e-5)
+def test_steps_of_a_group():
+    # Two groups of one column with two rows draw six samples of 10 tokens in 30 steps each, in turn.
+    assert batch_sizing.steps_of_group(Grid(1, 2, 2, 1), 6, 10, 10) == 15.0
+    assert batch_sizing.steps_of_group(Grid(1, 2, 2, 2), 6, 10, 10) == 30.0
+
+
+@pytest.mark.parametrize("mean", [1.0, 3.0, 19.5, 20.0])
+def test_lengths_have_the_mean_that_is_asked_for(mean):
+    ends = batch_sizing._ending(mean, 20)
+    assert sum((1 - ends) ** t for t in range(20)) == pytest.approx(mean, rel=1e-6)
 
 
 def test_limits_are_whole_quarters():

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from alignjax.data.batches import Bucket, ResponseBatch, make_response_rows
+from alignjax.data.shared_rows import RowShapes
 from alignjax.data.tokenize import TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import DecoderConfig, Model, init_lora, init_params
 from alignjax.policy import completion_kl, response_kl, response_logps, sample
+from alignjax.policy.divergence import response_divergences
 
 CONFIG = DecoderConfig("llama", 5, 16, 32, 1, 2, 1, 8, tie_embeddings=True, eos_ids=(0,))
 PROMPT, MOST = np.array([1, 2], np.int32), 4
@@ -65,6 +67,23 @@ def test_it_is_the_sum_over_whole_logits(model, lora):
     assert (found > 0).all()
 
 
+def test_responses_that_share_rows_have_what_they_have_alone(model, lora):
+    """Two prompts, whose responses are scattered in the list; one of them is empty."""
+    lists = [[3, 4, 0], [0], [1, 1, 2, 3], [], [2, 2, 0], [4, 0], [1, 3, 3, 0]]
+    responses = responses_of(lists)
+    for i in (1, 2, 5):
+        responses[i] = responses[i]._replace(prompt_ids=np.array([3, 3, 1], np.int32))
+    alone, shared = RowShapes(1, (Bucket(16, 8),)), RowShapes(4, (Bucket(8 + 4 * 5, 4 * 5),))
+    wanted, found = (
+        response_divergences(model, model, responses, lora=lora, batch_size=8, shapes=shapes)
+        for shapes in (alone, shared)
+    )
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    logps = response_logps(model, responses, lora=lora, batch_size=4, shapes=shared)
+    np.testing.assert_allclose(logps, wanted.logps, atol=1e-5)
+
+
 def test_padding_adds_nothing_and_the_reference_is_at_no_distance(model, lora):
     rows = make_response_rows(responses_of([[3, 0]]), Bucket(16, 8), 2)
     batch = ResponseBatch(rows, np.array([1, 0], np.float32), np.arange(2, dtype=np.int32))
@@ -79,7 +98,9 @@ def test_its_mean_over_all_responses_is_the_divergence_and_its_variance_the_smal
     listed = every_response()
     own = response_logps(model, listed, lora=lora, batch_size=128).astype(np.float64)
     ref = response_logps(model, listed, batch_size=128).astype(np.float64)
-    kl = response_kl(model, model, listed, lora=lora, batch_size=128)
+    kl, same, same_ref = response_divergences(model, model, listed, lora=lora, batch_size=128)
+    for found, expected in ((same, own), (same_ref, ref)):  # the pass gives both log-probabilities as well
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     weights, ratio = np.exp(own), own - ref
     assert weights.sum() == pytest.approx(1, abs=1e-5)
     exact = float(weights @ ratio)

@@ -198,7 +198,7 @@ def test_preference_logps_are_those_of_each_response(model):
 def test_the_second_call_compiles_nothing(model):
     responses = [TokenizedResponse(*_ids(p, c)) for p, c, _ in PAIRS]
     response_logps(model, responses, batch_size=2)
-    compiled: Any = module.slot_logps_jit  # jax's type does not declare _cache_size
+    compiled: Any = module.shared_logps_jit  # jax's type does not declare _cache_size
     before = compiled._cache_size()
     response_logps(model, responses[::-1], batch_size=2)
     assert compiled._cache_size() == before

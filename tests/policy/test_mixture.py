@@ -16,7 +16,7 @@ from alignjax.errors import InputError
 from alignjax.models import (
     DecoderConfig,
     Model,
-    decode,
+    caches,
     decoder_shardings,
     init_lora,
     init_params,
@@ -133,7 +133,7 @@ def test_one_adapter_of_weight_one_draws_as_the_adapter_does(model, adapters):
 @pytest.mark.parametrize("scanned", [False, True])
 def test_on_a_mesh(model, adapters, scanned, monkeypatch):
     if scanned:  # caches of all layers in one array
-        monkeypatch.setattr(decode, "_UNSCANNED_WEIGHTS", 0)
+        monkeypatch.setattr(caches, "_UNSCANNED_WEIGHTS", 0)
         jax.clear_caches()
     mesh = make_mesh(2, 2, 2)
     placed = jax.device_put(model.params, decoder_shardings(CONFIG, mesh, where="model"))

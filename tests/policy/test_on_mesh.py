@@ -1,5 +1,7 @@
 """Sampling, log-probabilities and divergence on eight devices against one."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -8,13 +10,13 @@ from alignjax.data.tokenize import TokenizedResponse
 from alignjax.models import (
     DecoderConfig,
     Model,
-    decode,
+    caches,
     decoder_shardings,
     init_lora,
     init_params,
     place_lora,
 )
-from alignjax.policy import response_kl, response_logps, sample
+from alignjax.policy import batch_sizing, response_kl, response_logps, sample
 from alignjax.policy.sampling import greedy
 from alignjax.runtime.mesh import make_mesh
 
@@ -53,26 +55,30 @@ def _equal(a, b):
 @pytest.mark.parametrize("scanned", [False, True])
 def test_greedy(one, many, mesh, scanned, monkeypatch):
     if scanned:  # caches of all layers in one array
-        monkeypatch.setattr(decode, "_UNSCANNED_WEIGHTS", 0)
+        monkeypatch.setattr(caches, "_UNSCANNED_WEIGHTS", 0)
         jax.clear_caches()
     found = greedy(many[0], PROMPTS, lora=many[1], mesh=mesh, max_new_tokens=6)
     _equal(greedy(one[0], PROMPTS, lora=one[1], max_new_tokens=6), found)
 
 
-def test_draws_do_not_depend_on_the_mesh(one, many, mesh):
-    options = {"num_samples": 3, "max_new_tokens": 5, "top_p": 0.8, "prompt_batch_size": 2}
+def test_draws_do_not_depend_on_the_mesh(one, many, mesh, monkeypatch):
+    options: dict[str, Any] = {"num_samples": 3, "max_new_tokens": 5, "top_p": 0.8}
     key = jax.random.key(2)
-    _equal(sample(key, one[0], PROMPTS, **options), sample(key, many[0], PROMPTS, mesh=mesh, **options))
+    alone = sample(key, one[0], PROMPTS, prompt_batch_size=2, **options)
+    # One column of two rows on each of the four parts: rows take third samples, a column the fifth prompt.
+    monkeypatch.setattr(batch_sizing, "grid_of", lambda *_, **__: batch_sizing.Grid(4, 1, 2, 1))
+    _equal(alone, sample(key, many[0], PROMPTS, mesh=mesh, **options))
 
 
 def test_log_probabilities_and_divergence(one, many, mesh):
     rng = np.random.default_rng(0)
     responses = [
         TokenizedResponse(prompt, rng.integers(0, 11, n).astype(np.int32))
-        for prompt, n in zip(PROMPTS, (3, 1, 6, 2, 4), strict=True)
+        for sizes in ((3, 1, 6, 2, 4), (5, 2, 1, 7, 3))
+        for prompt, n in zip(PROMPTS, sizes, strict=True)
     ]
     alone = response_logps(one[0], responses, lora=one[1], batch_size=4)
-    found = response_logps(many[0], responses, lora=many[1], batch_size=4, mesh=mesh)
+    found = response_logps(many[0], responses, lora=many[1], batch_size=8, mesh=mesh)  # two share a row
     np.testing.assert_allclose(found, alone, atol=1e-4)
     alone = response_kl(one[0], one[0], responses, lora=one[1], batch_size=8)
     found = response_kl(many[0], many[0], responses, lora=many[1], batch_size=8, mesh=mesh)

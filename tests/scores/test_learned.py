@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alignjax.data.batches import Bucket, ResponseBatch, make_response_rows
+from alignjax.data.shared_rows import RowShapes
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import (
@@ -25,6 +26,7 @@ from alignjax.scores.learned import expected_calibration_error, learned_pair_sco
 
 CONFIG = DecoderConfig("llama", 11, 16, 32, 2, 2, 1, 8)
 WIDE = [Bucket(32, 16)]
+ONE = RowShapes(1, (Bucket(32, 16),))  # one response per row
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,32 @@ def alone(model, responses):
 
 def test_scores_in_the_order_given(model, responses, alone):
     done = []
-    scores = learned_scores(model, responses, batch_size=4, buckets=WIDE, progress=done.append)
+    scores = learned_scores(model, responses, batch_size=4, shapes=ONE, progress=done.append)
     assert done == [4, 4, 4, 1] and scores.dtype == np.float32 and scores.shape == (13,)
     np.testing.assert_allclose(scores, alone, atol=1e-5)
     assert np.ptp(alone) > 0.5  # an order by mistake would be seen
     np.testing.assert_allclose(learned_scores(model, responses, batch_size=99), alone, atol=1e-5)
+
+
+def test_responses_that_share_rows_have_the_scores_that_they_have_alone(model, responses):
+    """Three prompts, whose responses are scattered in the list; one of them is empty."""
+    prompts = [responses[i].prompt_ids for i in (0, 1, 2)]
+    several = [TokenizedResponse(prompts[i % 3], r.response_ids) for i, r in enumerate(responses)]
+    several[4] = several[4]._replace(response_ids=np.zeros(0, np.int32))
+    wanted = learned_scores(model, several, batch_size=13, shapes=ONE)
+    done = []
+    shapes = RowShapes(4, (Bucket(12 + 4 * 12, 4 * 12),))
+    found = learned_scores(model, several, batch_size=8, shapes=shapes, progress=done.append)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    # The prompts have 5, 4 and 4 responses: four rows, two a batch.
+    assert sum(done) == 13 and len(done) == 2
+    mesh = make_mesh(4, 2, 1)
+    placed = model.replace(
+        params=jax.device_put(model.params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    )
+    np.testing.assert_allclose(
+        learned_scores(placed, several, batch_size=16, shapes=shapes, mesh=mesh), wanted, atol=1e-5
+    )
 
 
 def test_four_devices_agree_with_one(model, responses, alone):
@@ -65,7 +88,7 @@ def test_four_devices_agree_with_one(model, responses, alone):
     shardings = decoder_shardings(CONFIG, mesh, where="model")
     decoder = jax.device_put(model.params["decoder"], {k: v for k, v in shardings.items() if k != "head"})
     placed = model.replace(params={"decoder": decoder, "head": place_head(model.params["head"], mesh)})
-    scores = learned_scores(placed, responses, batch_size=4, buckets=WIDE, mesh=mesh)
+    scores = learned_scores(placed, responses, batch_size=4, shapes=ONE, mesh=mesh)
     np.testing.assert_allclose(scores, alone, atol=1e-4)
     pairs = [TokenizedPair(r.prompt_ids, r.response_ids, r.response_ids[::-1]) for r in responses]
     scores = learned_pair_scores(placed, pairs, batch_size=16, buckets=[Bucket(48, 32)], mesh=mesh)
@@ -79,7 +102,7 @@ def test_pairs_have_the_scores_of_their_responses(model, responses, alone):
     assert sum(done) == 13 and scores.dtype == np.float32 and scores.shape == (13, 2)
     np.testing.assert_allclose(scores[:, 0], alone, atol=1e-5)
     turned = [TokenizedResponse(p.prompt_ids, p.rejected_ids) for p in pairs]
-    separate = learned_scores(model, turned, batch_size=4, buckets=WIDE)
+    separate = learned_scores(model, turned, batch_size=4, shapes=ONE)
     np.testing.assert_allclose(scores[:, 1], separate, atol=1e-5)
     np.testing.assert_allclose(learned_pair_scores(model, pairs, batch_size=13), scores, atol=1e-5)
 
@@ -87,15 +110,15 @@ def test_pairs_have_the_scores_of_their_responses(model, responses, alone):
 def test_adapters_are_applied(model, responses, alone):
     lora = init_lora(jax.random.key(2), model.config, rank=2, alpha=4.0)
     moved = lora.replace(params=jax.tree.map(lambda x: x + 0.1, lora.params))
-    scores = learned_scores(model, responses, lora=moved, batch_size=4, buckets=WIDE)
+    scores = learned_scores(model, responses, lora=moved, batch_size=4, shapes=ONE)
     assert np.abs(scores - alone).max() > 1e-2
 
 
 def test_the_second_call_compiles_nothing(model, responses):
     compiled: Any = module.response_scores_jit  # jax's type does not declare _cache_size
-    learned_scores(model, responses, batch_size=4, buckets=WIDE)
+    learned_scores(model, responses, batch_size=4, shapes=ONE)
     before = compiled._cache_size()
-    learned_scores(model.replace(tokenizer=None), responses[::-1], batch_size=4, buckets=WIDE)
+    learned_scores(model.replace(tokenizer=None), responses[::-1], batch_size=4, shapes=ONE)
     assert compiled._cache_size() == before
 
 
@@ -116,7 +139,7 @@ def test_errors(model, responses):
     clean, bad = np.array([1, 2], np.int32), np.array([7, 2], np.int32)
     some = [TokenizedResponse(clean, clean)] * 5 + [TokenizedResponse(clean, bad)]
     with pytest.raises(InputError, match="learned_scores: response 5 scores nan; check the weights"):
-        learned_scores(spoilt, some, batch_size=4, buckets=WIDE)
+        learned_scores(spoilt, some, batch_size=4, shapes=ONE)
     pairs = [TokenizedPair(clean, clean, clean), TokenizedPair(clean, clean, bad)]
     with pytest.raises(InputError, match="learned_pair_scores: pair 1 scores nan, nan; check"):
         learned_pair_scores(spoilt, pairs, batch_size=5, buckets=[Bucket(48, 32)])

@@ -33,7 +33,8 @@ def held_out(scale, *, count=400, seed=0, groups=None):
 
 
 def fitted(labelled, score, *, kind="joint", clustered=True, say=lambda line: None, raw=RAW):
-    return calibrate(raw, labelled, score, NAMES, kind=kind, clustered=clustered, say=say)
+    scores = {name: score(one) for name, one in labelled.items()}
+    return calibrate(raw, labelled, scores, NAMES, kind=kind, clustered=clustered, say=say)
 
 
 def test_a_joint_fit_is_the_maximum_of_likelihood_and_is_applied_to_the_table():

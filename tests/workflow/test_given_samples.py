@@ -17,6 +17,7 @@ from alignjax.errors import InputError
 from alignjax.runtime.log import Log
 from alignjax.stages import Work
 from alignjax.workflow import scoring
+from alignjax.workflow.given_samples import require_given
 from alignjax.workflow.groundwork import Data
 from alignjax.workflow.setup import make_setup
 
@@ -77,3 +78,18 @@ def test_a_file_with_too_few_lists_what_is_missing(asked, reference, tmp_path):
         stage.compute(Work("", None))
     listed = [json.loads(line) for line in (tmp_path / "unsampled.jsonl").read_text().splitlines()]
     assert [line["num_samples"] for line in listed] == [1, 2]
+    # The stage `data`, which comes before any training, refuses the same file with the same list.
+    (tmp_path / "unsampled.jsonl").unlink()
+    config = with_file(asked, path)
+    setup = make_setup(config, devices=jax.devices()[:1], unscored=tmp_path / "unscored.jsonl")
+    with pytest.raises(InputError, match="fewer than 2 responses to 2 of 2 prompts"):
+        require_given(setup, reference, Template("plain", "{prompt}"), PROMPTS)
+    assert [json.loads(x) for x in (tmp_path / "unsampled.jsonl").read_text().splitlines()] == listed
+    path.write_text(path.read_text() * 2 + '{"prompt": "b c", "response": "c"}\n' * 2)
+    require_given(setup, reference, Template("plain", "{prompt}"), PROMPTS)
+    path.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(InputError, match="does not exist, and so has fewer than 2 responses to 2 of 2"):
+        require_given(setup, reference, Template("plain", "{prompt}"), PROMPTS)
+    (tmp_path / "elsewhere.jsonl").rename(path)
+    require_given(setup, reference, Template("plain", "{prompt}"), PROMPTS)
+    assert not (tmp_path / "unsampled.jsonl").exists()

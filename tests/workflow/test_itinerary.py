@@ -34,11 +34,14 @@ def test_amounts_by_hand():
     # 7 prompts of the 10 that are asked for, 4 responses of 8 tokens; 20 of the 30 test prompts.
     assert found["samples"] == (SAMPLING, 7 * 4 * 8)
     assert found["evaluation samples/safety"] == (SAMPLING, 20 * 2 * 16)
-    # Prompts of 32 tokens before the response, read by the reference and two policies.
-    assert found["scores"] == (SCORING, 7 * 4 * (32 + 8) * 3)
+    # Prompts of 32 tokens before the response, read by two policies; the reference's values are those of
+    # drawing.
+    assert found["scores"] == (SCORING, 7 * 4 * (32 + 8) * 2)
     assert found["pair_scores"] == (SCORING, 60 * 2 * 64 * 3)
-    # Three policies, and two passes more for the divergence.
-    assert found["evaluation scores/baselines"] == (SCORING, 3 * 20 * 2 * (32 + 16) * 5)
+    # The reference's by two policies; each of theirs by itself, the reference and the other; and the aligned
+    # policy's by itself, the reference and two others.
+    assert found["evaluation scores/baselines"] == (SCORING, 20 * 2 * (32 + 16) * (2 + 3 + 3))
+    assert found["evaluation scores/aligned"] == (SCORING, 20 * 2 * (32 + 16) * 4)
 
 
 def test_an_audit_adds_a_stage_for_every_attack():
@@ -73,7 +76,10 @@ def test_mocan_trains_the_scores_that_are_not_given_and_its_baselines():
 
 def test_pairs_of_samples_and_a_limit():
     of = lambda **relabel: {s.name: s.amount for s in itinerary(config("mocan", relabel=relabel), COUNTS)}  # noqa: E731
-    assert of(pairs="samples", pairs_per_prompt=5)["policy"] == 3 * 7 * 2  # 4 responses are two pairs
+    samples = of(pairs="samples", pairs_per_prompt=5)
+    assert samples["policy"] == 3 * 7 * 2  # 4 responses are two pairs
+    assert samples["pair_scores"] == 1.0  # nothing is read: the samples have been scored
+    assert of()["pair_scores"] == 60 * 2 * 64 * 2
     assert of(max_pairs=11)["policy"] == 3 * 11
 
 

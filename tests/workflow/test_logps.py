@@ -4,14 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax.data.batches import response_lengths
 from alignjax.data.responses import Responses
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import init_lora, merge_lora
 from alignjax.policy import divergence
 from alignjax.policy import known_logps as module
-from alignjax.policy.known_logps import LogpsCache, kl_of_responses, logps_of_pairs, logps_of_responses
+from alignjax.policy.known_logps import (
+    LogpsCache,
+    distinct,
+    kl_of_responses,
+    logps_of_pairs,
+    logps_of_responses,
+)
 
 
 @pytest.fixture
@@ -146,10 +151,45 @@ def test_a_damaged_file_is_refused_with_a_remedy(reference, pairs, batching, tmp
 def test_responses_are_known_by_the_draw(reference, other, batching, drawn, computed):
     cache = LogpsCache(batching)
     first = cache.of_responses(reference, drawn)
-    assert cache.of_responses(reference, drawn) is first
+    assert cache.of_responses(reference, Responses(*drawn)) is first  # another object of the same tokens
     cache.of_responses(other, drawn)
-    cache.of_responses(reference, Responses(*drawn))  # another object
-    assert computed == [("reference", 6), ("other", 6), ("reference", 6)]
+    cache.of_responses(reference, Responses(drawn.prompts[:2], drawn.texts[:2], drawn.tokens[:2]))
+    assert computed == [("reference", 6), ("other", 6), ("reference", 4)]
+    # The same responses to other prompts are others.
+    moved = [[one._replace(prompt_ids=one.prompt_ids[:1]) for one in row] for row in drawn.tokens]
+    cache.of_responses(reference, drawn._replace(tokens=moved))
+    assert computed[-1] == ("reference", 6)
+    cache.remember_responses(other, drawn, first)
+    np.testing.assert_array_equal(cache.of_responses(other, drawn), first)
+    assert len(computed) == 4
+
+
+def test_equal_responses_to_one_prompt_are_computed_once(reference, other, batching, drawn):
+    rows = drawn.tokens
+    repeated = drawn._replace(tokens=[[*row, row[0], row[1], row[0]] for row in rows])
+    flat, places = distinct(repeated.flat)
+    assert places.tolist() == [0, 1, 0, 1, 0, 2, 3, 2, 3, 2, 4, 5, 4, 5, 4]
+    assert all(a is b for a, b in zip(flat, drawn.flat, strict=True))
+    found = logps_of_responses(reference, repeated, batching)
+    once = logps_of_responses(reference, drawn, batching)
+    np.testing.assert_array_equal(found, once[:, [0, 1, 0, 1, 0]])
+    kl = kl_of_responses(other, reference, repeated, batching)
+    np.testing.assert_array_equal(kl, kl_of_responses(other, reference, drawn, batching)[:, [0, 1, 0, 1, 0]])
+
+
+def test_a_pass_for_the_divergence_gives_both_log_probabilities(
+    reference, other, batching, drawn, computed, monkeypatch
+):
+    cache = LogpsCache(batching)
+    found = cache.kl_of_responses(other, reference, drawn)
+    np.testing.assert_array_equal(found, kl_of_responses(other, reference, drawn, batching))
+    kept = [cache.of_responses(policy, drawn) for policy in (other, reference)]
+    assert computed == []
+    for policy, values in zip((other, reference), kept, strict=True):
+        np.testing.assert_allclose(values, logps_of_responses(policy, drawn, batching), atol=1e-5)
+    # The reference is at no distance from itself, and nothing is computed for it.
+    monkeypatch.setattr(module, "divergences_of_responses", None)
+    np.testing.assert_array_equal(cache.kl_of_responses(reference, reference, drawn), np.zeros((3, 2)))
 
 
 def test_the_divergence_from_the_reference(reference, other, batching, drawn):
@@ -159,7 +199,7 @@ def test_the_divergence_from_the_reference(reference, other, batching, drawn):
         reference.model,
         drawn.flat,
         batch_size=4,
-        buckets=batching.buckets(response_lengths(drawn.flat)),
+        shapes=batching.response_shapes(other.model.config, drawn.flat),
         mesh=batching.mesh,
     )
     assert found.shape == (3, 2) and found.dtype == np.float64 and (found > 0).all()

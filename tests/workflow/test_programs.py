@@ -28,7 +28,7 @@ from alignjax.models import (
 from alignjax.policy.batching import Batching
 from alignjax.policy.divergence import completion_kl_jit
 from alignjax.runtime.mesh import make_mesh, shard_batch
-from alignjax.workflow import programs
+from alignjax.workflow import programs, sampling_programs
 
 DECODER = DecoderConfig("llama", 96, 32, 64, 2, 4, 2, 8, max_positions=256, eos_ids=(2,), remat=True)
 LORA = LoraSettings(rank=4, dropout=0.1)
@@ -235,16 +235,25 @@ def test_weights_that_policy_and_reference_share_are_given_once():
 
 
 def test_a_sampler_draws_what_memory_has_room_for():
-    # A token takes 2 x 2 layers x 2 heads x 8 numbers of 4 bytes: 256 bytes. 128 continuations of 8 tokens
-    # with 7 slots each, and 8 prompts of 16 tokens, take 256 (128 x 7 + 8 x 16) bytes.
+    # A token takes 2 x 2 layers x 2 heads x 8 numbers of 4 bytes: 256 bytes; a row has 8 slots, a prompt 16
+    # tokens. A call draws one group of prompts.
     model, _, _ = _abstract(_batching())
     prompts = [np.zeros(16, np.int32)] * 100
     asked = SamplingSettings(num_samples=16, max_new_tokens=8)
-    roomy = programs.sampler(model, None, prompts, asked, _batching(memory=2**30))
-    assert roomy.rows == 128 and roomy.tokens == 128 * 8
-    assert roomy.cache == 256 * (128 * 7 + 8 * 16) and roomy.loops == (7.0, 1.0)
     weights = shapes.bytes_per_device(model.params)
-    tight = programs.sampler(
-        model, None, prompts, asked, _batching(memory=int((weights + 150_000) * 16 / 15))
-    )
-    assert tight.rows == 64  # half of the cache: 131,072 bytes, of 150,000
+    for memory in (2**30, int((weights + 150_000) * 16 / 15)):
+        batching = _batching(memory=memory)
+        found = sampling_programs.sampler(model, None, prompts, asked, batching)
+        grid = found.arguments[2]
+        assert (found.rows, found.tokens) == (16 * grid.group, 128 * grid.group)
+        assert found.cache == 256 * grid.columns * (8 * grid.rows + 16)
+        # All of full length: steps of a column, each group of columns in turn.
+        assert found.loops == (8 * -(-16 // grid.rows) / grid.groups, 1.0)
+        assert found.cache <= (2**28 if memory == 2**30 else 150_000)
+        read = sampling_programs.prompt_reader(model, None, prompts, asked, batching)
+        assert (read.rows, read.tokens, read.cache) == (grid.group, 16 * grid.group, found.cache)
+    assert 256 * (grid.columns + 1) * (8 * grid.rows + 16) > 150_000  # there is no room for another column
+    half = dataclasses.replace(asked, cache="int8")
+    rounded = sampling_programs.sampler(model, None, prompts, half, _batching(memory=2**30))
+    grid = rounded.arguments[2]
+    assert rounded.cache == 8 * (8 + 4) * grid.columns * (8 * grid.rows + 16)

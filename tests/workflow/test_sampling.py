@@ -1,5 +1,6 @@
 """Responses that are drawn, kept prompt by prompt, and read back."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,8 @@ from alignjax.data.tokenize import Template, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.policy import drawing as sampling
 from alignjax.policy.drawing import draw, prompt_ids
+from alignjax.policy.known_logps import logps_of_responses
+from alignjax.runtime.line_log import LineLog
 
 PROMPTS = ["a b", "b c", "c d", "d e", "e f", "f a", "a d", "b e"]
 SETTINGS = SamplingSettings(num_prompts=99, num_samples=3, max_new_tokens=4)
@@ -53,9 +56,19 @@ def test_draws_end_at_the_end_or_the_limit_and_are_decoded(whole, ids, reference
     assert len({tuple(tokens) for tokens in flat(whole)}) > 5
 
 
+def test_the_log_probabilities_are_those_of_a_forward_pass_at_temperature_1(whole, reference, ids, batching):
+    assert whole.logps.shape == (8, 3) and whole.logps.dtype == np.float32
+    np.testing.assert_allclose(whole.logps, logps_of_responses(reference, whole, batching), atol=1e-5)
+    settings = dataclasses.replace(SETTINGS, temperature=0.7, top_p=0.8)
+    cold = draw(KEY, reference, PROMPTS[:2], ids[:2], settings, batching)
+    assert cold.logps is not None
+    np.testing.assert_allclose(cold.logps, logps_of_responses(reference, cold, batching), atol=1e-5)
+
+
 def test_a_draw_is_a_function_of_key_and_place(whole, reference, ids, batching):
     again = draw(KEY, reference, PROMPTS, ids, SETTINGS, batching)
     assert flat(again) == flat(whole) and again.texts == whole.texts
+    np.testing.assert_array_equal(again.logps, whole.logps)
     assert flat(draw(jax.random.key(4), reference, PROMPTS, ids, SETTINGS, batching)) != flat(whole)
 
 
@@ -84,10 +97,22 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_draws(
     monkeypatch.setattr(sampling, "sample", real)
     found = draw(KEY, reference, PROMPTS, ids, SETTINGS, batching, part=part)
     assert flat(found) == flat(whole) and found.texts == whole.texts
+    assert found.logps is not None
+    np.testing.assert_allclose(found.logps, whole.logps, atol=1e-5)
     # All are kept now: nothing is sampled.
     monkeypatch.setattr(sampling, "sample", stopped)
-    assert flat(draw(KEY, reference, PROMPTS, ids, SETTINGS, batching, part=part)) == flat(whole)
+    kept = draw(KEY, reference, PROMPTS, ids, SETTINGS, batching, part=part)
+    assert flat(kept) == flat(whole)
+    np.testing.assert_array_equal(kept.logps, found.logps)
     assert len(asked) == 2
+
+
+def test_draws_without_log_probabilities_leave_all_unknown(whole, reference, ids, batching, tmp_path):
+    part = tmp_path / "part.jsonl"
+    rows = [response.response_ids.tolist() for response in whole.tokens[0]]
+    LineLog(part).append({"prompt_id": 0, "responses": rows})  # as older versions kept them
+    found = draw(KEY, reference, PROMPTS, ids, SETTINGS, batching, part=part)
+    assert flat(found) == flat(whole) and found.logps is None
 
 
 def test_a_line_that_was_cut_off_is_drawn_again(whole, reference, ids, batching, tmp_path):
@@ -105,8 +130,14 @@ def test_responses_come_back_from_their_file(whole, ids, tmp_path):
     found = read_responses(path, PROMPTS, ids)
     assert found.prompts == PROMPTS and found.texts == whole.texts and flat(found) == flat(whole)
     assert found.tokens[1][0].prompt_ids.tolist() == [2, 3]
+    np.testing.assert_array_equal(found.logps, whole.logps)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 24 and rows[4]["prompt_id"] == 1 and rows[4]["sample"] == 1
+    # A line without them, as older files have it, leaves those of all unknown.
+    del rows[4]["logps"]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    older = read_responses(path, PROMPTS, ids)
+    assert flat(older) == flat(whole) and older.logps is None
     assert rows[4]["prompt"] == "b c" and rows[4]["policy"] == "reference"
 
 

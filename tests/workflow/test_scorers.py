@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from alignjax.data.preferences import Labelled
 from alignjax.data.records import Message, PreferencePair
 from alignjax.data.responses import Responses
 from alignjax.data.tokenize import TokenizedResponse
@@ -13,6 +14,7 @@ from alignjax.data.worlds import world_for
 from alignjax.errors import InputError
 from alignjax.models import init_score_model
 from alignjax.policy.known_logps import LogpsCache, logps_of_pairs, logps_of_responses
+from alignjax.scores import scorers as module
 from alignjax.scores.lookup import read_lookup
 from alignjax.scores.scorers import (
     FunctionScorer,
@@ -21,6 +23,7 @@ from alignjax.scores.scorers import (
     TableScorer,
     function_scorer,
     require_tables,
+    score_pair_sets,
     score_pairs,
     score_responses,
     table_digests,
@@ -226,3 +229,36 @@ def test_a_cost_is_turned_over(model, pairs, batching, kind, sign):
            for p in pairs]  # fmt: skip
     drawn = Responses(["a"] * 6, [["", ""]] * 6, row)
     np.testing.assert_allclose(scorer.responses(drawn), scorer.pairs(pairs, []), atol=1e-5)
+
+
+def test_what_a_score_model_reads_twice_in_one_call_it_reads_once(model, pairs, batching, monkeypatch):
+    import jax
+
+    score_model = init_score_model(jax.random.key(1), model, kind="reward")
+    scorer = LearnedScorer("safety", lambda: (score_model, None), batching)
+    alone = scorer.pairs(pairs[:5], [])
+    # Two dimensions whose held-out pairs are partly the same; the sixth pair is the first again.
+    sets = {
+        name: Labelled(tokens, np.ones(len(tokens)), np.arange(len(tokens)), texts_of(tokens))
+        for name, tokens in {"reward": pairs[:4], "safety": pairs[2:]}.items()
+    }
+    read = []
+    for name in ("learned_pair_scores", "learned_scores"):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda m, rows, real=real, **k: read.append(len(rows)) or real(m, rows, **k)
+        )
+    found = score_pair_sets({"safety": scorer}, sets)
+    assert read == [5]
+    np.testing.assert_allclose(found["reward"][..., 0], alone[:4], atol=1e-5)
+    np.testing.assert_allclose(found["safety"][..., 0], alone[[2, 3, 4, 0]], atol=1e-5)
+    row = [[TokenizedResponse(p.prompt_ids, p.chosen_ids)] * 2 for p in pairs]
+    scores = scorer.responses(Responses(["a"] * 6, [["", ""]] * 6, row))
+    assert read == [5, 5]
+    np.testing.assert_allclose(scores, np.repeat(alone[[0, 1, 2, 3, 4, 0], :1], 2, axis=1), atol=1e-5)
+
+
+def texts_of(tokens):
+    """Texts of pairs, equal where the tokens are."""
+    shown = [[" ".join(map(str, ids)) for ids in pair] for pair in tokens]
+    return [PreferencePair(prompt, chosen, rejected, {}, "") for prompt, chosen, rejected in shown]

@@ -74,6 +74,19 @@ def test_what_is_shared_is_of_the_configuration(config, tmp_path):
     assert trainer.logps is setup.logps and trainer.lora == config.lora and trainer.log is QUIET
 
 
+def test_what_is_computed_again_is_chosen_once_and_said(config):
+    automatic = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="auto"))
+    for memory, remat in ((None, "none"), (2**20, "layers")):  # of a CPU; of a device that is far too small
+        said = []
+        setup = make_setup(automatic, devices=jax.devices()[:1], log=Log(said.append), memory=memory)
+        assert setup.config.model.remat == remat and any(remat in line for line in said)
+    decoder = config_from_hf(dict(world_for("assistant").decoder_fields))
+    shape = Shape(decoder, "model", 10, {"safety": decoder})
+    setup = make_setup(automatic, devices=jax.devices()[:1], log=QUIET, shape=shape, memory=2**33)
+    assert setup.shape is not None and setup.config.model.remat == "none"
+    assert setup.shape.decoder.remat == setup.shape.scored_by["safety"].remat == "none"
+
+
 def test_a_world_that_lists_its_prompts_is_a_population():
     values = presets.shared("pecan")
     presets.enumerable(values)

@@ -10,6 +10,7 @@ import pytest
 from alignjax.alignment import training
 from alignjax.alignment.training import LabelledPairs, Trainer
 from alignjax.config import LoraSettings, PreferenceTrainingSettings
+from alignjax.data.buckets import RowCost
 from alignjax.errors import InputError
 from alignjax.policy import known_logps as logps_module
 from alignjax.policy.batching import Batching
@@ -127,7 +128,7 @@ def test_an_epoch_has_every_pair_once_in_an_order_of_its_own(batching, pairs):
     columns = {"labels": np.arange(5, dtype=np.float32) / 10}
 
     def order(name, epoch):
-        epochs = training.pair_epochs(trainer, name, pairs[:5], 2, columns)
+        epochs = training.pair_epochs(trainer, name, pairs[:5], 2, columns, RowCost(0.0, 1e9))
         return [
             float(label)
             for batch in epochs(epoch)
