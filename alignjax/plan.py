@@ -23,7 +23,7 @@ from alignjax.config.sizes import left_open, with_defaults
 from alignjax.data.worlds import world_for
 from alignjax.errors import InputError
 from alignjax.models import config_from_hf
-from alignjax.planning import architectures, show, suggest, targets
+from alignjax.planning import architectures, mean_rows, show, suggest, targets
 from alignjax.planning.run import make_plan, setup_of
 from alignjax.planning.unnamed_files import with_placeholder_paths
 from alignjax.workflow.sizing import sized
@@ -35,18 +35,17 @@ _PAIRS = 30_000
 
 def _define_flags() -> None:
     cli.define_config()
-    flags.DEFINE_string("topology", "", "v5e:4x4, v5p:2x2x1, ...; h100:8; gpu:80GiB:8.")
+    flags.DEFINE_string("topology", "", "v5e:4x4, v5p:2x2x1, ...; kaggle, colab-v5e; h100:8; gpu:80GiB:8.")
     flags.DEFINE_string(
         "model", "", "A known shape or a folder with config.json; default: the configuration's."
     )
     flags.DEFINE_integer(
         "pairs", _PAIRS, "Labelled pairs a dimension, of files; for the hours.", lower_bound=2
     )
-    flags.DEFINE_integer(
+    flags.DEFINE_string(
         "mean_length",
-        None,
-        "Mean tokens of prompt and response, for the hours; default: the longest.",
-        lower_bound=1,
+        "",
+        "PROMPT+RESPONSE, mean tokens of each, such as 16+75, for the hours; default: the longest.",
     )
     flags.DEFINE_list("only", [], "Stages to plan, as a run names them; default: all.")
     flags.DEFINE_boolean("suggest", False, "Try meshes, remat and batch sizes and name the best that fits.")
@@ -77,7 +76,8 @@ def _main(unset: list[str]) -> None:
         name = f"the reference of {config.data.world}"
         world = config_from_hf(dict(world_for(config.data.world).decoder_fields))
         decoder = architectures.run_as(world, config.model)
-    options = {"mean_length": given.mean_length, "only": given.only, "say": say}
+    lengths = mean_rows.parse(given.mean_length, config.model)
+    options = {"lengths": lengths, "only": given.only, "say": say}
     if given.suggest:
         plan = suggest.best(config, decoder, name, target, devices, pairs=given.pairs, **options)
     else:

@@ -66,7 +66,8 @@ def decoder_of(settings: ModelSettings, name: str, preset: str) -> tuple[Decoder
 def run_as(decoder: DecoderConfig, settings: ModelSettings) -> DecoderConfig:
     """The decoder as the configuration runs it, but a GPU's kernel as the compiler's own attention."""
     kernel = "splash" if settings.attention == "splash" else "xla"
-    run_as = {"dtype": settings.dtype, "remat": settings.remat, "weights": settings.weights}
+    remat = "layers" if settings.remat == "auto" else settings.remat  # `make_setup` chooses in its place
+    run_as = {"dtype": settings.dtype, "remat": remat, "weights": settings.weights}
     return dataclasses.replace(decoder, **run_as, attention=kernel)
 
 

@@ -1,7 +1,7 @@
 """Walks the stages of a run, as `stages.Run` does, and notes their programs in place of computing values."""
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -51,11 +51,11 @@ class Planner:
 
     Attributes:
       models: the run's models that are read from folders.
-      steps: what was noted, in the order of the run.
+      uses: what was noted, in the order of the run; `together` makes one step of those of a program.
     """
 
     models: ModelCache
-    steps: list[Step] = dataclasses.field(init=False, default_factory=list)
+    uses: list[Step] = dataclasses.field(init=False, default_factory=list)
     # Keys of the uses whose result the run keeps.
     _results: set[Hashable] = dataclasses.field(init=False, default_factory=set)
     _kept: list[_Kept] = dataclasses.field(init=False, default_factory=list)
@@ -64,19 +64,20 @@ class Planner:
 
     def do(self, stage: Stage[T]) -> T:
         """The stage's value with shapes in place of arrays, once its programs are noted."""
-        found = dict[tuple[str, Hashable], Step]()
         for use in stage.programs():
             if use.key is not None and use.key in self._results:
                 continue
             self._results |= set() if use.key is None else {use.key}
-            step = self._step(stage.name, use)
-            same = (use.what, identity(step.program))
-            found[same] = _together(found[same], step) if same in found else step
-        self.steps += found.values()
+            self.uses.append(self._step(stage.name, use))
         value = stage.abstract()
         self._kept += _arrays(value)
         self._note_cached()
         return value
+
+    @property
+    def steps(self) -> list[Step]:
+        """What was noted, uses of one program in one stage together."""
+        return [step for step, _ in together([(step, step) for step in self.uses])]
 
     def _step(self, stage: str, use: Use) -> Step:
         program = use.make()
@@ -106,13 +107,29 @@ class Planner:
 
 
 def identity(program: Program) -> Hashable:
-    """Equal for programs that compile to the same."""
+    """Equal for programs that compile to the same and whose loops take as many turns."""
     leaves, structure = jax.tree.flatten(program.arguments)
     arrays = tuple(
         (leaf.shape, str(leaf.dtype), leaf.sharding) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
         for leaf in leaves
     )
-    return program.function, structure, arrays
+    return program.function, structure, arrays, program.loops
+
+
+def together(uses: Sequence[tuple[Step, Step]]) -> list[tuple[Step, Step]]:
+    """Makes one step of all uses of one program in one stage.
+
+    Args:
+      uses: each at two lengths of rows; those that are one program at both are put together.
+    """
+    found = dict[Hashable, tuple[Step, Step]]()
+    for one, other in uses:
+        same = (one.stage, one.what, identity(one.program), identity(other.program))
+        if same in found:
+            found[same] = (_together(found[same][0], one), _together(found[same][1], other))
+        else:
+            found[same] = (one, other)
+    return list(found.values())
 
 
 def _together(first: Step, second: Step) -> Step:

@@ -11,12 +11,14 @@ from alignjax.errors import InputError
 from alignjax.mocan import mocan
 from alignjax.models import DecoderConfig, check_divides
 from alignjax.pecan import pecan
+from alignjax.planning import mean_rows
 from alignjax.planning.architectures import score_decoders
 from alignjax.planning.planner import Planner, Step, identity
 from alignjax.policy.batch_sizing import rounded
 from alignjax.runtime.log import Log
 from alignjax.workflow.outcome import Outcome
 from alignjax.workflow.setup import Setup, Shape, make_setup
+from alignjax.workflow.stand_ins import Lengths
 
 
 class Counts(NamedTuple):
@@ -33,34 +35,70 @@ class Counts(NamedTuple):
     align: int
 
 
-class Line(NamedTuple):
-    """One program of one stage, measured.
+class Suggested(NamedTuple):
+    """How the configuration of a plan differs from the one that was given.
+
+    Attributes:
+      overrides: as the command line takes them.
+      changing: those of them that change results a little.
+      equal: of the fastest that fits with none of these; empty: none is known.
+      equal_hours: of that one; None: not known.
+    """
+
+    overrides: tuple[str, ...]
+    changing: tuple[str, ...]
+    equal: tuple[str, ...] = ()
+    equal_hours: float | None = None
+
+
+class Timed(NamedTuple):
+    """One program of one stage at the rows that the hours are counted for.
 
     Attributes:
       step: what it is.
       measured: what compiling says.
       estimate: seconds a call; None where it is not known.
-      calls: in the whole stage, at the mean length of rows.
-      needed: bytes a chip: of the program, and held beside it.
-      fits: they are no more than the chip has.
     """
 
     step: Step
     measured: Measured
     estimate: Estimate | None
-    calls: float
-    needed: int
-    fits: bool
 
     @property
     def hours(self) -> float | None:
         """Of all calls."""
-        return None if self.estimate is None else self.calls * self.estimate.longest / 3600
+        return None if self.estimate is None else self.step.calls * self.estimate.longest / 3600
 
     @property
     def tokens_per_second(self) -> float | None:
         """Read, or drawn by a sampler, on all chips together."""
         return None if self.estimate is None else self.step.program.tokens / self.estimate.longest
+
+
+class Line(NamedTuple):
+    """One program of one stage, measured.
+
+    Attributes:
+      longest: the program at the longest rows, which say how much memory it needs.
+      timed: the same at rows of mean length, where these are given, which say how long it takes.
+      needed: bytes a chip: of the program, and held beside it.
+      fits: they are no more than the chip has.
+    """
+
+    longest: Timed
+    timed: Timed
+    needed: int
+    fits: bool
+
+    @property
+    def step(self) -> Step:
+        """What it is, at the longest rows."""
+        return self.longest.step
+
+    @property
+    def measured(self) -> Measured:
+        """What compiling says of the longest rows."""
+        return self.longest.measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +112,10 @@ class Plan:
       devices: how many.
       counts: of the data.
       unseen: dimensions whose score models are taken to have the reference's shape.
-      share: of the largest length that rows are taken to have on average, for the hours.
+      lengths: mean tokens that the hours are for; None: rows as long as they may be.
       lines: in the order of the run.
-      overrides: of the configuration, where they were searched for, as the command line takes them.
+      partial: only some stages were asked for.
+      suggested: how its configuration differs from the one that was given; None: it is that one.
     """
 
     setup: Setup
@@ -85,9 +124,10 @@ class Plan:
     devices: int
     counts: Counts
     unseen: tuple[str, ...]
-    share: float
+    lengths: Lengths | None
     lines: tuple[Line, ...]
-    overrides: tuple[str, ...] = ()
+    partial: bool = False
+    suggested: Suggested | None = None
 
     @property
     def fits(self) -> bool:
@@ -101,9 +141,18 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """Of the whole run."""
-        known = [line.hours for line in self.lines]
-        return None if any(one is None for one in known) else sum(one for one in known if one is not None)
+        """Of all lines, at rows of mean length where these were given."""
+        return _total([line.timed.hours for line in self.lines])
+
+    @property
+    def longest_hours(self) -> float | None:
+        """Of all lines, if all rows were as long as they may be."""
+        return _total([line.longest.hours for line in self.lines])
+
+
+def _total(hours: Sequence[float | None]) -> float | None:
+    known = [one for one in hours if one is not None]
+    return sum(known) if len(known) == len(hours) else None
 
 
 def setup_of(
@@ -150,16 +199,30 @@ def setup_of(
 
 def steps_of(setup: Setup) -> tuple[list[Step], Outcome]:
     """Every program of the configured method, in the order of the run, and what the run would hand back."""
-    planner = Planner(setup.models)
-    outcome = (pecan if setup.config.method == "pecan" else mocan)(planner, setup)
+    planner, outcome = _walked(setup)
     return planner.steps, outcome
+
+
+def steps_at_mean(setup: Setup, lengths: Lengths) -> list[tuple[Step, Step]]:
+    """Every program at the longest rows and at rows of these lengths."""
+    return _with_mean(_walked(setup)[0].uses, setup, lengths)
+
+
+def _with_mean(uses: Sequence[Step], setup: Setup, lengths: Lengths) -> list[tuple[Step, Step]]:
+    mean = _walked(mean_rows.at_mean(setup, lengths))[0].uses
+    return mean_rows.paired(uses, [mean_rows.drawing(step, lengths) for step in mean])
+
+
+def _walked(setup: Setup) -> tuple[Planner, Outcome]:
+    planner = Planner(setup.models)
+    return planner, (pecan if setup.config.method == "pecan" else mocan)(planner, setup)
 
 
 def make_plan(
     setup: Setup,
     chip: Chip,
     *,
-    mean_length: int | None,
+    lengths: Lengths | None = None,
     only: Sequence[str] = (),
     known: dict[Hashable, Measured] | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -169,7 +232,8 @@ def make_plan(
     Args:
       setup: of `setup_of`.
       chip: the chip.
-      mean_length: tokens of prompt and response on average, for the hours; None: `max_length`.
+      lengths: mean tokens of prompts and responses, for the hours: programs are compiled a second time at
+        such rows, see `mean_rows`. None: all rows are as long as they may be.
       only: stages to plan, such as `policy`, or `baselines` for all stages under that name; empty: all.
       known: programs measured before; those that are measured here are added.
       say: told of each program before it is compiled.
@@ -178,42 +242,57 @@ def make_plan(
       InputError: a stage that the run does not have, or that compiles nothing.
     """
     assert setup.shape is not None, "of `setup_of`"
-    steps, outcome = steps_of(setup)
+    planner, outcome = _walked(setup)
+    steps = planner.steps
     for name in only:
-        if not any(_is_of(step, name) for step in steps):
+        if not any(is_of(step, [name]) for step in steps):
             names = ", ".join(dict.fromkeys(step.stage for step in steps))
             raise InputError(f"--only={name}: no such stage compiles a program; this run has {names}.")
-    chosen = [step for step in steps if not only or any(_is_of(step, name) for name in only)]
-    devices, config = setup.batching.mesh.size, setup.config
-    share = 1.0 if mean_length is None else mean_length / config.model.max_length
-    lines = tuple(_lines(chosen, chip, devices, share, {} if known is None else known, say))
+    config, devices = setup.config, setup.batching.mesh.size
+    every = [(step, step) for step in steps]
+    if lengths is not None:
+        every = _with_mean(planner.uses, setup, lengths)
+    chosen = [(step, mean) for step, mean in every if is_of(step, only)]
+    lines = tuple(_lines(chosen, chip, devices, {} if known is None else known, say))
     pairs = outcome.data.pairs
     learned = next(iter(pairs.dimensions.values()))
     counts = Counts(len(learned.train.tokens), len(learned.held_out.tokens), len(pairs.align))
     sources = config.scores.items() if config.method == "mocan" else ()
     unseen = (name for name, source in sources if source.path and name not in setup.shape.scored_by)
-    return Plan(setup, setup.shape.name, chip, devices, counts, tuple(unseen), share, lines)
+    return Plan(setup, setup.shape.name, chip, devices, counts, tuple(unseen), lengths, lines, bool(only))
 
 
-def _is_of(step: Step, name: str) -> bool:
-    """Whether a step is of the stage of this name, or of one under it."""
-    return step.stage == name or step.stage.startswith(f"{name}/")
+def is_of(step: Step, names: Sequence[str]) -> bool:
+    """Whether a step is of a stage of one of these names, or of one under it; without names, always."""
+    return not names or any(step.stage == name or step.stage.startswith(f"{name}/") for name in names)
 
 
 def _lines(
-    steps: Sequence[Step],
+    steps: Sequence[tuple[Step, Step]],
     chip: Chip,
     devices: int,
-    share: float,
     known: dict[Hashable, Measured],
     say: Callable[[str], None],
 ) -> Iterator[Line]:
-    for step in steps:
+    """Lines of steps at the longest and at mean rows."""
+
+    def timed(step: Step, rows: str) -> Timed:
         key = identity(step.program)
         if key not in known:
-            say(f"compiling {step.stage}: {step.what}")
+            say(f"compiling {step.stage}: {step.what}{rows}")
             known[key] = measure(step.program, devices)
-        found = known[key]
-        needed = found.needed + sum(step.held.values())
-        fits = not found.refused and needed <= chip.usable
-        yield Line(step, found, estimate(found, chip), step.calls * share, needed, fits)
+        return Timed(step, known[key], estimate(known[key], chip))
+
+    longest = [timed(step, "") for step, _ in steps]
+    whole = _total([one.hours for one in longest])
+    for one, (step, mean) in zip(longest, steps, strict=True):
+        needed = one.measured.needed + sum(step.held.values())
+        fits = not one.measured.refused and needed <= chip.usable
+        if mean is step:
+            short = one
+        elif whole is not None and one.hours is not None and one.hours < mean_rows.SMALL * whole:
+            found = mean_rows.scaled(one.measured, step.program, mean.program)
+            short = Timed(mean, found, estimate(found, chip))
+        else:
+            short = timed(mean, ", mean rows")
+        yield Line(one, short, needed, fits)

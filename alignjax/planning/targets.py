@@ -2,10 +2,11 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -26,6 +27,26 @@ COMPILER_ALONE = {
 }
 
 
+class Lender(NamedTuple):
+    """Who lends a slice for a session at a time.
+
+    Attributes:
+      slice: the TPU slice.
+      hours: of one session, at most; a run that is stopped is resumed by the same command.
+    """
+
+    slice: str
+    hours: float
+
+
+# Notebooks that lend a TPU. A session of Kaggle's ends after 9 hours, one of Colab's after at most 12.
+LENDERS = {
+    "kaggle": Lender("v5e:2x4", 9.0),
+    "colab-v5e": Lender("v5e:1x1", 12.0),
+    "colab-v6e": Lender("v6e:1x1", 12.0),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """What a topology's name means.
@@ -35,12 +56,20 @@ class Target:
       chip: figures of one chip.
       count: chips.
       simulated: the compiler is that of the CPU: a GPU's own needs an attached one.
+      slice: of a TPU, as its compiler calls it.
+      session_hours: the longest session of one who lends it; None: it is not lent by the session.
     """
 
     name: str
     chip: Chip
     count: int
     simulated: bool
+    slice: str = ""
+    session_hours: float | None = None
+
+    def sessions(self, hours: float) -> int | None:
+        """Sessions that a run of so many hours takes; None where there are none."""
+        return None if self.session_hours is None else math.ceil(hours / self.session_hours)
 
 
 def compile_only() -> None:
@@ -52,18 +81,21 @@ def compile_only() -> None:
 
 
 def parse(name: str) -> Target:
-    """Reads a topology's name: `v5e:4x4`, `h100:8`, `gpu:80GiB:8`.
+    """Reads a topology's name: `v5e:4x4`, `kaggle`, `h100:8`, `gpu:80GiB:8`.
 
     Raises:
       InputError: an unknown name; the message lists those that are known.
     """
+    if name in LENDERS:
+        lender = LENDERS[name]
+        return dataclasses.replace(parse(lender.slice), name=name, session_hours=lender.hours)
     kind, _, size = name.partition(":")
     if kind in TPUS and size in SLICES[kind]:
         sides = [int(side) for side in size.split("x")]
         count = 1
         for side in sides:
             count *= side
-        return Target(name, TPUS[kind], count, simulated=False)
+        return Target(name, TPUS[kind], count, simulated=False, slice=name)
     if kind in TPUS:
         raise InputError(
             f"--topology={name}: {kind} has no slice {size or 'of no size'!r}; use "
@@ -78,8 +110,8 @@ def parse(name: str) -> Target:
             return Target(name, GPUS[match["name"]], count, simulated=True)
     slices = "; ".join(f"{kind}:{', '.join(sizes)}" for kind, sizes in SLICES.items())
     raise InputError(
-        f"--topology={name}: no such topology; known are TPU slices {slices}; GPUs {', '.join(GPUS)}, or any "
-        "by its memory as gpu:80GiB, with :COUNT for several."
+        f"--topology={name}: no such topology; known are TPU slices {slices}; {', '.join(LENDERS)}; GPUs "
+        f"{', '.join(GPUS)}, or any by its memory as gpu:80GiB, with :COUNT for several."
     )
 
 
@@ -108,6 +140,6 @@ def devices(target: Target) -> Sequence[Any]:
     if target.count == 1:  # the default is a host with four chips
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=target.name, **options).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=target.slice, **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise InputError(f"--topology={target.name}: libtpu refuses it: {error}") from None

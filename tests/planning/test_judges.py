@@ -4,19 +4,20 @@ from alignjax.planning.run import steps_of
 
 
 def test_judges_are_planned_as_models_of_the_references_size(make_setup, make_config):
-    """Questions fit one batch: 96 responses of 3 policies, and 48 comparisons of 3 pairs in both orders."""
+    """Judged are 96 responses of 3 policies, and 48 comparisons of 3 pairs in both orders."""
     judges = {
         "safety": {"preset": "wildguard", "path": "guard", "prompts": "own.jsonl"},
         "reward": {"preset": "general", "path": "chat"},
     }
     config = make_config("mocan", judges=judges, baselines={"single": False, "lams": (0.5,)})
     setup = make_setup(config)
-    found = {(step.stage, step.what): step.calls for step in steps_of(setup)[0] if "judge" in step.stage}
-    assert found == {
-        ("evaluation by the judge of safety", "sampler"): 1,
-        ("evaluation by the judge of reward", "sampler"): 1,
-    }
-    drawn = [step.stage for step in steps_of(setup)[0] if step.stage.startswith("evaluation samples for")]
+    found = {(step.stage, step.what): step for step in steps_of(setup)[0] if "judge" in step.stage}
+    questions = {"evaluation by the judge of safety": 96, "evaluation by the judge of reward": 48}
+    assert set(found) == {(stage, what) for stage in questions for what in ("sampler", "sampler's prompts")}
+    for (stage, _), step in found.items():
+        assert step.calls == -(-questions[stage] // step.program.rows)
+    steps = [step for step in steps_of(setup)[0] if step.what == "sampler"]
+    drawn = [step.stage for step in steps if step.stage.startswith("evaluation samples for")]
     assert drawn == [
         f"evaluation samples for safety/{name}" for name in ("reference", "lambda=0.5", "aligned")
     ]

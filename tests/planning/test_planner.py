@@ -9,7 +9,7 @@ from alignjax.aot import shapes
 from alignjax.aot.program import Program, Use
 from alignjax.models import Lora, Model
 from alignjax.models.model_cache import ModelCache
-from alignjax.planning.planner import Planner, identity
+from alignjax.planning.planner import Planner, identity, together
 from alignjax.policy.values import Policy
 from alignjax.runtime.mesh import make_mesh, replicated
 from alignjax.stages import Stage
@@ -122,6 +122,17 @@ def test_one_program_of_one_stage_is_one_step(array):
         (1, {}),
         (1, {}),
     ]
+
+
+def test_uses_are_one_step_where_they_are_one_program_at_both_lengths(array):
+    planner = Planner(ModelCache(one=False))
+    planner.do(stage("one", use(array(1)), use(array(1)), use(array(1))))
+    first, second, third = planner.uses
+    shorter = [step._replace(program=Program(FIRST, (array(n),), {}, 1, 8)) for step, n in
+               ((first, 2), (second, 2), (third, 3))]  # fmt: skip
+    found = together(list(zip(planner.uses, shorter, strict=True)))
+    assert [(step.calls, mean.calls) for step, mean in found] == [(8, 8), (4, 4)]
+    assert [step.calls for step in planner.steps] == [12]
 
 
 def test_what_compiles_to_the_same(array, mesh):

@@ -45,14 +45,15 @@ def test_every_stage_of_a_run(method, steps):
 
 
 def test_what_is_measured(make_setup, make_config, chip):
-    plan = make_plan(make_setup(make_config()), chip, mean_length=32, only=["samples", "scores"])
-    assert plan.fits and plan.share == 0.5 and plan.hours is None  # of such a GPU nothing but memory is known
+    plan = make_plan(make_setup(make_config()), chip, only=["samples", "scores"])
+    assert plan.fits and plan.partial and plan.hours is None  # of such a GPU nothing but memory is known
     assert {line.step.stage for line in plan.lines} == {"samples", "scores"}
     first, second = plan.lines[-2:]
     assert first.step.what != second.step.what and first.measured is second.measured  # compiled once
     for line in plan.lines:
         assert line.needed == line.measured.needed + sum(line.step.held.values())
-        assert line.measured.flops > 0 and line.measured.traffic is not None and line.calls > 0
+        assert line.measured.flops > 0 and line.measured.traffic is not None and line.step.calls > 0
+        assert line.timed.step is line.step and line.timed.measured is line.measured
 
 
 def test_an_audit_is_planned_and_disalignment_reads_two_bodies(make_setup, make_config, chip, steps):
@@ -63,7 +64,7 @@ def test_an_audit_is_planned_and_disalignment_reads_two_bodies(make_setup, make_
         assert what[0] == "sampler" and "log-probabilities of responses by safety" in what
     assert not [stage for stage, _ in steps()[0] if stage.startswith("audit")]
     setup = make_setup(make_config(audit=audit))
-    plan = make_plan(setup, chip, mean_length=None, only=["audit/temperature", "audit/disalign"])
+    plan = make_plan(setup, chip, only=["audit/temperature", "audit/disalign"])
     one, two = (line.measured.flops for line in plan.lines if line.step.what == "sampler")
     assert plan.fits and 1.5 * one < two < 2.5 * one
 
@@ -78,13 +79,17 @@ def test_counts_of_calls(steps, make_setup, make_config, chip):
     assert calls["reward", "log-probabilities of pairs by reference"] == 113 + 13
     assert not any("by reference" in what for stage, what in calls if stage in ("safety", "policy"))
     assert calls["pair_scores", "log-probabilities of pairs by safety"] == 113
-    # 32 responses of each of four policies, under the reference and both that score; the last one's alone.
-    for name in ("reference", "reward", "safety"):
-        assert calls["evaluation scores/baselines", f"log-probabilities of responses by {name}"] == 3 * 4
+    # 32 responses of each of four policies, four batches: under both that score, but not under the one that
+    # drew them. The pass that computes KL gives its own and the reference's; the reference's samples are
+    # compared with what drawing gave.
+    assert calls["evaluation scores/baselines", "KL"] == 2 * 4
+    assert calls["evaluation scores/baselines", "log-probabilities of responses by reference"] == 4
+    assert calls["evaluation scores/aligned", "KL"] == 4
+    assert ("evaluation scores/aligned", "log-probabilities of responses by reference") not in calls
+    for name in ("reward", "safety"):
+        assert calls["evaluation scores/baselines", f"log-probabilities of responses by {name}"] == 2 * 4
         assert calls["evaluation scores/aligned", f"log-probabilities of responses by {name}"] == 4
-    plan = make_plan(
-        make_setup(make_config(data={"held_out_fraction": 0.1})), chip, mean_length=None, only=["samples"]
-    )
+    plan = make_plan(make_setup(make_config(data={"held_out_fraction": 0.1})), chip, only=["samples"])
     assert plan.counts == (900, 100, 900)
 
 
@@ -105,8 +110,9 @@ def test_what_is_held_beside_adapters(steps):
     # The final alignment keeps its last weights: no best ones are held.
     assert held["policy", "train step"] == {"trained policies": 2 * one, "first weights": one}
     assert held["evaluation samples/aligned", "sampler"] == {"trained policies": 2 * one}
-    for scored in ("evaluation scores/baselines", "evaluation scores/aligned"):
-        assert held[scored, "log-probabilities of responses by reference"] == {"trained policies": 3 * one}
+    by_reference = held["evaluation scores/baselines", "log-probabilities of responses by reference"]
+    assert by_reference == {"trained policies": 3 * one}
+    assert held["evaluation scores/aligned", "KL"] == {"trained policies": 2 * one}
 
 
 def test_full_fine_tuning_holds_the_reference_beside_what_it_trains(steps):
@@ -161,7 +167,7 @@ def test_a_folders_model_has_its_own_shape(tmp_path, make_setup, make_config, ch
     )
     assert (reward.config.hidden_size, reward.config.num_layers, reward.kind) == (32, 2, "reward")
     assert (safety.config.hidden_size, safety.config.num_layers, safety.kind) == (64, 3, "cost")
-    plan = make_plan(setup, chip, mean_length=None, only=["scores"])
+    plan = make_plan(setup, chip, only=["scores"])
     text = show.text_of(plan, targets.parse("gpu:16GiB"))
     assert "taken to have the reference's shape: reward (not-here)." in text
 
@@ -225,12 +231,12 @@ def test_a_stage_that_is_not_there(make_setup, make_config, chip):
     with pytest.raises(
         InputError, match="--only=polcy: no such stage .*; this run has reward, safety, samples"
     ):
-        make_plan(make_setup(make_config()), chip, mean_length=None, only=["polcy"])
+        make_plan(make_setup(make_config()), chip, only=["polcy"])
 
 
 def test_a_name_stands_for_the_stages_under_it(make_setup, make_config, chip):
-    plan = make_plan(make_setup(make_config()), chip, mean_length=None, only=["evaluation samples"])
-    assert [line.step.stage.partition("/")[2] for line in plan.lines] == [
+    plan = make_plan(make_setup(make_config()), chip, only=["evaluation samples"])
+    assert [line.step.stage.partition("/")[2] for line in plan.lines if line.step.what == "sampler"] == [
         "reference", "reward", "safety", "aligned",
     ]  # fmt: skip
 
@@ -238,5 +244,5 @@ def test_a_name_stands_for_the_stages_under_it(make_setup, make_config, chip):
 def test_what_does_not_fit(make_setup, make_config, chip, decoder):
     small = chip._replace(usable=200_000.0)
     setup = make_setup(make_config(), dataclasses.replace(decoder, vocab_size=2048))
-    plan = make_plan(setup, small, mean_length=None, only=["pair_scores"])
+    plan = make_plan(setup, small, only=["pair_scores"])
     assert not plan.fits and plan.worst.needed > 200_000

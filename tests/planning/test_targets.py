@@ -21,10 +21,22 @@ def test_names(name, count, usable):
     assert target.simulated == (not name.startswith("v"))
 
 
+# Sessions of 9 hours at Kaggle, of 12 at Colab: 18 hours are two of the first, 18.1 are three.
+@pytest.mark.parametrize(
+    ("name", "slice", "count", "hours", "sessions"),
+    [("kaggle", "v5e:2x4", 8, 18.0, 2), ("kaggle", "v5e:2x4", 8, 18.1, 3),
+     ("colab-v5e", "v5e:1x1", 1, 12.0, 1), ("colab-v6e", "v6e:1x1", 1, 13.0, 2),
+     ("v5e:2x4", "v5e:2x4", 8, 18.0, None), ("h100:8", "", 8, 1.0, None)],
+)  # fmt: skip
+def test_what_is_lent_by_the_session(name, slice, count, hours, sessions):
+    target = targets.parse(name)
+    assert (target.name, target.slice, target.count, target.sessions(hours)) == (name, slice, count, sessions)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("v9:1x1", r"no such topology; known are TPU slices v4:2x2x1.*v5e:1x1.*GPUs a100-40"),
+        ("v9:1x1", r"no such topology; known are TPU slices v4:2x2x1.*v5e:1x1.*kaggle.*; GPUs a100-40"),
         ("v5e:3x5", r"v5e has no slice '3x5'; use v5e:1x1, v5e:2x2"),
         ("v5e", r"v5e has no slice 'of no size'; use v5e:1x1"),
         ("gpu:0GiB", "no such topology"),
@@ -72,7 +84,7 @@ def test_shapes_have_the_published_size(name, millions):
 def test_which_shape(tmp_path):
     settings = ModelSettings(path="not-there", dtype="bfloat16", remat=True)
     found, name = architectures.decoder_of(settings, "", "alpaca-7b")
-    assert (found.vocab_size, found.dtype, found.remat, name) == (32001, "bfloat16", True, "alpaca-7b")
+    assert (found.vocab_size, found.dtype, found.remat, name) == (32001, "bfloat16", "layers", "alpaca-7b")
     assert architectures.decoder_of(settings, "llama3-8b", "alpaca-7b")[0].vocab_size == 128256
     (tmp_path / "config.json").write_text(
         '{"architectures": ["LlamaForCausalLM"], "vocab_size": 7, "hidden_size": 8, "num_attention_heads": 2,'

@@ -93,7 +93,8 @@ def test_the_tpus_own_attention_holds_no_scores(on, decoder):
         model, mesh = {"attention": kernel, "max_length": 512}, {"data": 2, "tensor": 2}
         found = measure(dpo_step(on("v5e:2x2", long, model=model, mesh=mesh, align={"batch_size": 8})), 4)
         needed[kernel], flops[kernel] = found.temporaries, found.flops
-    assert needed["splash"] < 0.5 * needed["xla"]
+    scores = 4 * 4 * 1023**2 * 4  # on one chip, all at once
+    assert needed["splash"] < needed["xla"] < 0.6 * scores  # the compiler's own holds a part at a time
     assert flops["splash"] > 0.9 * flops["xla"]
 
 
