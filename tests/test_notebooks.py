@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+
+from alignjax.config import from_mapping
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "run_notebooks.py"
@@ -78,14 +81,22 @@ def by_id(notebook):
     return {cell.id: cell for cell in notebook.cells}
 
 
+@pytest.fixture(scope="module")
+def pecan_run(tmp_path_factory):
+    """The folder of a run that two notebooks make: the second finds every stage done."""
+    return tmp_path_factory.mktemp("pecan") / "run"
+
+
 # mocan_tpu has the cells of pecan_tpu and one figure more, and its run takes a minute.
 SLOW = [pytest.param(p, marks=pytest.mark.slow if p.stem == "mocan_tpu" else ()) for p in NOTEBOOKS]
 
 
 @pytest.mark.parametrize("path", SLOW, ids=lambda path: path.stem)
-def test_runs_whole(path, tmp_path):
-    changes = {**SHORT, **OF_METHOD[path.stem]} if path.stem in RUNS else {}
-    parameters = {"WORKDIR": str(tmp_path / "run"), "CHANGES": changes} if changes else {}
+def test_runs_whole(path, tmp_path, pecan_run):
+    workdir = pecan_run if path.stem in ("pecan_tpu", "pecan_kaggle") else tmp_path / "run"
+    of_method = OF_METHOD.get(path.stem.replace("kaggle", "tpu"))
+    changes = {**SHORT, **of_method} if of_method else {}
+    parameters = {"WORKDIR": str(workdir), "CHANGES": changes} if changes else {}
     done = run_tool(path, tmp_path / "out.ipynb", **parameters)
     assert done.returncode == 0, done.stderr[-3000:]
     stored, ran = (nbformat.read(p, as_version=4) for p in (path, tmp_path / "out.ipynb"))
@@ -94,7 +105,10 @@ def test_runs_whole(path, tmp_path):
     code = [cell for cell in ran.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     if path.stem in RUNS:
-        check_run(by_id(ran), tmp_path / "run", changes)
+        check_run(by_id(ran), workdir, changes)
+    if path.stem == "pecan_kaggle":
+        headline = json.loads((workdir / "evaluation.json").read_text())["headline"]
+        assert headline["sentence"] in "".join(texts(by_id(ran)["report"]))
 
 
 def check_run(cells, workdir, changes):
@@ -214,6 +228,51 @@ def test_cells_that_need_paths_run_what_they_say(name, monkeypatch, capsys):
     command, environment = plans[0]
     assert command[1:3] == ["-m", "alignjax.plan"] and environment["JAX_PLATFORMS"] == "cpu"
     assert command[3:] == [f"--config=configs/{method}.py:alpaca-7b", "--topology=v5e:1x1"]
+
+
+def test_the_session_of_kaggle_plans_runs_and_says_how_to_resume(monkeypatch, tmp_path, capsys):
+    """With paths filled in; processes are replaced by a recorder."""
+    cells = by_id(nbformat.read(ROOT / "notebooks" / "pecan_kaggle.ipynb", as_version=4))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "run.json").touch()
+    started, statuses, stopped = [], [0, 75, 4], []
+
+    def start(command, *, env, **options):
+        started.append((command, env))
+        status = statuses.pop(0)
+        return SimpleNamespace(
+            stdout=["what it says\n"], wait=lambda: status, terminate=lambda: stopped.append(1)
+        )
+
+    known = {
+        "os": os,
+        "sys": sys,
+        "Path": Path,
+        "subprocess": SimpleNamespace(PIPE=-1, STDOUT=-2, Popen=start),
+    }
+    parameters = re.sub(r'(_PATH|PREVIOUS) = ""', r'\1 = "before"', cells["parameters"].source)
+    for source in (parameters, cells["command"].source, cells["plan"].source, cells["run"].source):
+        exec(source, known)
+    said = capsys.readouterr().out
+    assert said.count("what it says") == 2 and "set PREVIOUS to its copy of runs/pecan-kaggle" in said
+    assert (tmp_path / "runs/pecan-kaggle/run.json").exists()  # what an earlier session left
+    (plan, planned), (train, _) = started
+    assert planned["JAX_PLATFORMS"] == "cpu" and not stopped
+    settings = train[4:-1]
+    assert plan == [*train[:3], "plan", *settings, "--topology=kaggle", "--mean_length=16+75"]
+    assert (train[3], settings[0], train[-1]) == ("train", "pecan:alpaca-7b", "--workdir=runs/pecan-kaggle")
+    exec(cells["plan"].source, known)
+    exec(cells["run"].source, known)
+    assert "Nothing was run: the plan does not fit." in capsys.readouterr().out and len(started) == 3
+    assert settings[1:] == [f"--config.{field}={value}" for field, value in known["fields"].items()]
+    values = runpy.run_path(str(ROOT / "configs" / "pecan.py"))["get_config"]("alpaca-7b")
+    values.update_from_flattened_dict(known["fields"])
+    config = from_mapping(values.to_dict())
+    assert (config.model.weights, config.mesh.data, config.mesh.fsdp) == ("int8", 8, 1)
+    assert {source.path for source in config.data.sources.values()} == {config.model.path} == {"before"}
+    for training in (config.prealign, config.align):
+        assert (training.batch_size, training.accumulate, training.checkpoint_every) == (8, 2, 50)
 
 
 @pytest.mark.parametrize(
