@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import measuring
 from matplotlib.figure import Figure
 from shared import load_preset, read_data
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--workdir", type=Path, default=None)
     parser.add_argument("--plot", type=Path, default=None)
-    given = parser.parse_args()
+    given = measuring.with_json(parser).parse_args()
     found: dict[str, list[Way]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = given.workdir or Path(folder)
@@ -67,11 +68,9 @@ def main() -> None:
             ways = [go(root, world, "one shot", None, 3)]
             ways += [go(root, world, f"ascent, eta {eta:g}", eta, given.rounds) for eta in STEPS]
             found[world] = ways
-    print("| world | way | trainings | GFLOP | seconds | lambda there | margin there | round margins |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for world, ways in found.items():
-        for way in ways:
-            print(line(world, way))
+    columns = ["world", "way", "trainings", "GFLOP", "seconds", "lambda there", "margin there"]
+    rows = [line(world, way) for world, ways in found.items() for way in ways]
+    measuring.finish(given, [measuring.Table("ascent", [*columns, "margin by training"], rows)])
     if given.plot is not None:
         given.plot.write_bytes(to_png(draw(found)))
 
@@ -124,7 +123,7 @@ def round_flops(config: Config, workdir: Path) -> float:
     return parameters * (6.0 * tokens * config.align.epochs + (2.0 + 2 * 2.0) * drawn)
 
 
-def line(world: str, way: Way) -> str:
+def line(world: str, way: Way) -> list[str]:
     """A row of the table."""
     count = way.arrived()
     shown = " ".join(f"{margin:.2f}" for margin in way.margins)
@@ -134,7 +133,7 @@ def line(world: str, way: Way) -> str:
     else:
         cost = str(count), f"{sum(way.flops[:count]) / 1e9:.0f}", f"{sum(way.seconds[:count]):.0f}"
         there = f"{way.lams[count - 1]:.3f}", f"{way.margins[count - 1]:.3f}"
-    return "| " + " | ".join((world, way.name, *cost, *there, shown)) + " |"
+    return [world, way.name, *cost, *there, shown]
 
 
 def draw(found: dict[str, list[Way]]) -> Figure:

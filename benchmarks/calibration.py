@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import measuring
 import numpy as np
 from shared import load_preset
 
@@ -46,8 +47,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=[20000, 4000])
     parser.add_argument("--kinds", nargs="+", default=["joint", "slope", "raw"])
     parser.add_argument("--workdir", type=Path, default=None)
-    given = parser.parse_args()
-    lines = []
+    given = measuring.with_json(parser).parse_args()
+    lines: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = given.workdir or Path(folder)
         for labels, pairs in itertools.product(given.labels, given.pairs):
@@ -60,12 +61,10 @@ def main() -> None:
                     _line(f"{pairs:,} {labels}", seed, kind, r)
                     for seed, r in zip(seeds, results, strict=True)
                 ]
-                lines.append(_summary(results))
-    print(
-        f"\n{'labels':<14}{'seed':>5}{'scores':>12}{'lambda':>9}{'kept':>8}"
-        f"{'covers: predicted':>19}{'achieved':>10}{'KL(opt||pi)':>13}{'true reward':>13}{'seconds':>9}"
-    )
-    print("\n".join(lines))
+                lines.append(_summary(f"{pairs:,} {labels}", kind, results))
+    columns = ["labels", "seed", "scores", "lambda", "kept", "predicted covers", "achieved covers"]
+    columns += ["KL of the optimum", "true reward", "seconds"]
+    measuring.finish(given, [measuring.Table("calibration", columns, lines)])
 
 
 def one(root: Path, seed: int, labels: str, pairs: int, kind: str) -> Result:
@@ -96,16 +95,16 @@ def one(root: Path, seed: int, labels: str, pairs: int, kind: str) -> Result:
     )
 
 
-def _line(labels: str, seed: int, kind: str, r: Result) -> str:
-    covers = f"{r.predicted_covers!s:>19}{r.achieved_covers!s:>10}"
-    rest = f"{r.kl_from_optimum:>13.4f}{r.true_reward:>13.3f}{r.seconds:>9.0f}"
-    return f"{labels:<14}{seed:>5}{kind:>12}{r.lam:>9.4f}{r.kept:>8.3f}{covers}{rest}"
+def _line(labels: str, seed: int, kind: str, r: Result) -> list[str]:
+    covers = ("yes" if r.predicted_covers else "no", "yes" if r.achieved_covers else "no")
+    rest = f"{r.kl_from_optimum:.4f}", f"{r.true_reward:.3f}", f"{r.seconds:.0f}"
+    return [labels, str(seed), kind, f"{r.lam:.4f}", f"{r.kept:.3f}", *covers, *rest]
 
 
-def _summary(results: list[Result]) -> str:
-    kept = np.mean([r.kept for r in results])
-    shares = [f"{sum(column)}/{len(results)}" for column in zip(*(r[2:4] for r in results), strict=True)]
-    return f"{'':<14}{'mean':>5}{'':>21}{kept:>8.3f}{shares[0]:>19}{shares[1]:>10}"
+def _summary(labels: str, kind: str, results: list[Result]) -> list[str]:
+    kept, reward = (np.mean([getattr(r, name) for r in results]) for name in ("kept", "true_reward"))
+    covers = (f"{sum(column)} of {len(results)}" for column in zip(*(r[2:4] for r in results), strict=True))
+    return [labels, "mean", kind, "", f"{kept:.3f}", *covers, "", f"{reward:.3f}", ""]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What saving costs the training loop at the shape of SmolLM2-135M.
 
-    python benchmarks/checkpoints.py [--full] [--steps=10] [--every=4] [--rounds=3]
+    python benchmarks/checkpoints.py [--full] [--steps=10] [--every=4] [--rounds=3] [--json]
 
 DPO steps with checkpoints and without, in turns. LoRA r 8 on all seven projections, remat, batches of 4 pairs
 (prompt 128, responses 128 each); --full trains all weights, whose state is 1.6 GB. Weights are random: time
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import measuring
 import numpy as np
 from memory import BATCH, CONFIG, PAIR_BUCKET
 
@@ -34,20 +35,21 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     for name, default in (("steps", 10), ("every", 4), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+    given = measuring.with_json(parser).parse_args()
     train = training(full=given.full)
     train(1, None)  # compiles
-    print(
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}; {'all weights' if given.full else 'LoRA'}"
-    )
-    print(f"\n{'round':<8}{'without, s a step':>20}{f'every {given.every} steps, s':>20}{'ratio':>8}")
-    ratios = []
+    ratios, lines = [], []
     for number in range(given.rounds):
         order = (None, given.every) if number % 2 == 0 else (given.every, None)
         seconds = {every: train(given.steps, every) for every in order}
         ratios.append(seconds[given.every] / seconds[None])
-        print(f"{number + 1:<8}{seconds[None]:>20.3f}{seconds[given.every]:>20.3f}{ratios[-1]:>8.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f}")
+        each = f"{seconds[None]:.3f}", f"{seconds[given.every]:.3f}", f"{ratios[-1]:.3f}"
+        lines.append([str(number + 1), *each])
+        measuring.progress(" ".join(lines[-1]))
+    lines.append(["median", "", "", f"{statistics.median(ratios):.3f}"])
+    name = "checkpoints_full" if given.full else "checkpoints"
+    columns = ["round", "without, s a step", f"every {given.every} steps, s a step", "ratio"]
+    measuring.finish(given, [measuring.Table(name, columns, lines)])
 
 
 def training(*, full: bool) -> Any:

@@ -1,6 +1,6 @@
 """How often the intervals hold the truth, and how often the guarded margin is missed, where both are known.
 
-    python benchmarks/coverage.py [--repetitions 400] [--prompts 300] [--responses 128] [--workers 2]
+    python benchmarks/coverage.py [--repetitions 400] [--prompts 300] [--responses 128 256] [--workers 2]
 
 The world `enumerable`: every response of its prompts is listed, so that lambda* and the margin of any tilt
 are exact sums. Each repetition draws prompts and responses anew, solves the dual on them, and asks: does the
@@ -14,6 +14,7 @@ import multiprocessing
 from typing import Any, NamedTuple
 
 import jax
+import measuring
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -112,33 +113,41 @@ def _several(job: tuple[range, int, int, int]) -> list[Outcome]:
 
 
 def main() -> None:
-    """Runs all repetitions and prints the shares."""
+    """Runs all repetitions and prints the shares, a column for each number of responses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--responses", type=int, default=128)
+    parser.add_argument("--responses", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--resamples", type=int, default=500)
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    size = given.prompts, given.responses, given.resamples
-    jobs = [(range(w, given.repetitions, given.workers), *size) for w in range(given.workers)]
+    given = measuring.with_json(parser).parse_args()
+    columns = []
     # Spawned, not forked: a forked process cannot use jax.
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        found = [outcome for part in pool.map(_several, jobs) for outcome in part]
-    print(
-        f"{given.repetitions} repetitions, {given.prompts} prompts x {given.responses} responses, beta {BETA}"
-    )
-    for name, words in {
-        "lam_covers": "lambda*: 95% interval covers",
-        "lam_covers_corrected": "   with the bias of finite K taken off",
-        "margin_covers": "margin of the tilt: 95% interval covers",
-        "margin_covers_corrected": "   with the bias of finite K taken off",
-        "plain_missed": "asked margin missed in truth, plain",
-    }.items():
-        print(f"{words:<46}{np.mean([getattr(outcome, name) for outcome in found]):>7.1%}")
+        for responses in given.responses:
+            size = given.prompts, responses, given.resamples
+            jobs = [(range(w, given.repetitions, given.workers), *size) for w in range(given.workers)]
+            columns.append(shares([one for part in pool.map(_several, jobs) for one in part]))
+            measuring.progress(f"{responses} responses: {columns[-1]}")
+    rows = [[words, *(f"{column[words]:.1%}" for column in columns)] for words in columns[0]]
+    first = f"{given.repetitions} repetitions, {given.prompts} prompts, beta {BETA}"
+    headings = [first, *(f"{responses} responses" for responses in given.responses)]
+    measuring.finish(given, [measuring.Table("coverage", headings, rows)])
+
+
+def shares(found: list[Outcome]) -> dict[str, float]:
+    """How often something held, by what it is."""
+    held = {
+        "lambda*: 95% interval covers, plain": [one.lam_covers for one in found],
+        "lambda*: the bias of finite K taken off": [one.lam_covers_corrected for one in found],
+        "margin of the tilt, plain": [one.margin_covers for one in found],
+        "margin of the tilt, the bias taken off": [one.margin_covers_corrected for one in found],
+        "asked margin missed, plain": [one.plain_missed for one in found],
+    }
     for confidence in CONFIDENCES:
-        missed = np.mean([outcome.guarded_missed[confidence] for outcome in found])
-        print(f"{f'asked margin missed, conservative at {confidence:g}':<46}{missed:>7.1%}")
+        missed = [one.guarded_missed[confidence] for one in found]
+        held[f"asked margin missed, conservative at {confidence:g}"] = missed
+    return {words: float(np.mean(values)) for words, values in held.items()}
 
 
 if __name__ == "__main__":

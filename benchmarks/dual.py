@@ -1,6 +1,7 @@
 """The dual solver against numpy gradient descent and SciPy, on random problems, and on a table that is large.
 
 python benchmarks/dual.py speed [--repeats 5]     ours, gradient descent as published, L-BFGS-B: in turns
+python benchmarks/dual.py solve [--json]          `alignjax solve` as a whole process, cold and warm
 python benchmarks/dual.py problems [--count 2000] random problems against float64 references: worst cases
 python benchmarks/dual.py large                   1,000,000 x 64 scores, float32: time and memory
 python benchmarks/dual.py published               the multipliers and margins of the published 7B run
@@ -8,18 +9,23 @@ python benchmarks/dual.py published               the multipliers and margins of
 
 import argparse
 import resource
+import shlex
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 import scipy.optimize
 from scipy.special import logsumexp, softmax
 from tables import published_like
 
 from alignjax import dual
+from alignjax.scores.table import ScoreTable, write_table
 
 BETA = 0.1
 SIZES = ((1000, 128), (10_000, 256))
@@ -31,12 +37,14 @@ PUBLISHED = ((0.1, -3.026), (0.3511, -1.519), (0.5, -0.405), (0.7547, 1.217), (0
 def main() -> None:
     """Runs the part that is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=("speed", "problems", "large", "published"))
+    parser.add_argument("part", choices=("speed", "solve", "problems", "large", "published"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--count", type=int, default=2000)
-    given = parser.parse_args()
+    given = measuring.with_json(parser).parse_args()
     if given.part == "speed":
-        speed(given.repeats)
+        speed(given)
+    elif given.part == "solve":
+        whole_command(given)
     elif given.part == "problems":
         problems(given.count)
     elif given.part == "large":
@@ -77,12 +85,29 @@ def gradient_descent(
     return lam
 
 
+def dual_at_once(
+    lam: np.ndarray, rewards: np.ndarray, utilities: np.ndarray, levels: np.ndarray, beta: float
+) -> tuple[float, np.ndarray]:
+    """As `dual_by_numpy`, with the exponentials taken once and in place; utilities are [m, N, K] here."""
+    logits = rewards + lam[0] * utilities[0]
+    for one, column in zip(lam[1:], utilities[1:], strict=True):
+        logits += one * column
+    logits /= beta
+    top = logits.max(axis=1)
+    logits -= top[:, None]
+    weights = np.exp(logits, out=logits)
+    total = weights.sum(axis=1)
+    value = beta * np.mean(top + np.log(total) - np.log(weights.shape[1]))
+    mean = [np.mean(np.einsum("nk,nk->n", weights, column) / total) for column in utilities]
+    return float(value - lam @ levels), np.array(mean) - levels
+
+
 def by_scipy(rewards: np.ndarray, utilities: np.ndarray, levels: np.ndarray, beta: float) -> np.ndarray:
     """L-BFGS-B from 0 with the gradient."""
     return scipy.optimize.minimize(
-        dual_by_numpy,
+        dual_at_once,
         np.zeros(len(levels)),
-        args=(rewards, utilities, levels, beta),
+        args=(rewards, np.ascontiguousarray(np.moveaxis(utilities, 2, 0)), levels, beta),
         jac=True,
         method="L-BFGS-B",
         bounds=[(0, None)] * len(levels),
@@ -90,10 +115,9 @@ def by_scipy(rewards: np.ndarray, utilities: np.ndarray, levels: np.ndarray, bet
     ).x
 
 
-def speed(repeats: int) -> None:
+def speed(given: argparse.Namespace) -> None:
     """Times in turns, medians; errors against the solution of tightest tolerance."""
-    print(f"{'work':<28}{'ours':>10}{'descent':>11}{'ratio':>8}{'L-BFGS-B':>11}{'ratio':>8}"
-          f"{'error: ours':>13}{'descent':>10}{'L-BFGS-B':>10}")  # fmt: skip
+    repeats, rows = given.repeats, []
     for (n, k), m in ((size, m) for size in SIZES for m in (1, 2, 4)):
         rewards, utilities = published_like(0, n, k, m)
         means = utilities.mean(axis=(0, 1))
@@ -108,8 +132,9 @@ def speed(repeats: int) -> None:
             "scipy": lambda p=problem: by_scipy(*p),
         }
         seconds, found = _alternate(rivals, repeats if n < 5000 else 1)
-        _row(f"{n:,} x {k}, m = {m}", seconds, found, np.asarray(exact))
-        print(f"{'':<28}first call {first:.1f} s")
+        row = _row(f"{n:,} x {k}, m = {m}", seconds, found, np.asarray(exact))
+        rows.append([*row, f"{first:.1f} s"])
+        measuring.progress(" ".join(rows[-1]))
     rewards, utilities = published_like(0)
     line = np.linspace(-1.0, 5.5, 100)[:, None]
     means = utilities.mean(axis=(0, 1))
@@ -119,7 +144,37 @@ def speed(repeats: int) -> None:
         "scipy": lambda: np.array([by_scipy(rewards, utilities, means + b, BETA) for b in line]),
     }
     seconds, found = _alternate(sweeps, max(1, repeats // 2))
-    _row("sweep of 100 margins", seconds, found, np.asarray(exact))
+    rows.append([*_row("sweep of 100 margins, 1,000 x 128", seconds, found, np.asarray(exact)), ""])
+    columns = ["work", "ours", "descent", "ours is", "L-BFGS-B", "ours is"]
+    columns += ["error: ours", "descent", "L-BFGS-B", "first call"]
+    measuring.finish(given, [measuring.Table("dual", columns, rows)])
+
+
+def whole_command(given: argparse.Namespace) -> None:
+    """`alignjax solve` on 1,000 x 128 scores as a process: programs kept or not, resamples or none."""
+    rewards, utilities = published_like(0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(f"{folder}/table.npz", ScoreTable(rewards, utilities, ("safety",)))
+        sides = []
+        for cache in ("cold", "warm"):
+            for resamples in (1000, 0):
+                kept = f"{folder}/{cache}{resamples}"
+                options = ["--beta=0.1", "--margin=safety=1", f"--resamples={resamples}"]
+                options += [f"--scores={folder}/table.npz", f"--compile_cache={kept}"]
+                line = shlex.join([sys.executable, "-m", "alignjax.solve", *options])
+                before = f"rm -rf {shlex.quote(kept)}; " if cache == "cold" else ""
+                command = ("sh", "-c", f"{before}exec {line}")
+                sides.append(measuring.Side(f"{cache}, {resamples:,} resamples", command))
+        warm = [side for side in sides if side.name.startswith("warm")]
+        measuring.whole_processes(warm, 1)  # fills the folders of programs
+        measured = measuring.whole_processes(sides, given.repeats)
+    rows = []
+    for name, found in measured.items():
+        each = ", ".join(f"{turn.seconds:.3g}" for turn in found.turns)
+        seconds, used = found.median(), found.median("processor")
+        rows.append([name, f"{seconds:.2f}", f"{used:.2f}", f"{found.median('peak_mib'):,.0f}", each])
+    columns = ["programs", "seconds", "processor s", "peak MiB", "turns, s"]
+    measuring.finish(given, [measuring.Table("solve", columns, rows)], runs=measuring.as_json(measured))
 
 
 def _alternate(
@@ -136,7 +191,7 @@ def _alternate(
     return {name: float(np.median(times)) for name, times in seconds.items()}, found
 
 
-def _row(work: str, seconds: dict[str, float], found: dict[str, np.ndarray], exact: np.ndarray) -> None:
+def _row(work: str, seconds: dict[str, float], found: dict[str, np.ndarray], exact: np.ndarray) -> list[str]:
     def error(name: str) -> str:
         return f"{np.max(np.abs(found[name] - exact) / (1 + np.abs(exact))):.0e}" if name in found else "-"
 
@@ -144,10 +199,8 @@ def _row(work: str, seconds: dict[str, float], found: dict[str, np.ndarray], exa
     for name in ("descent", "scipy"):
         known = name in seconds
         cells += [f"{1e3 * seconds[name]:.0f} ms" if known else "-"]
-        cells += [f"{seconds[name] / seconds['ours']:.0f}" if known else "-"]
-    widths = (10, 11, 8, 11, 8)
-    print(f"{work:<28}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)), end="")
-    print(f"{error('ours'):>13}{error('descent'):>10}{error('scipy'):>10}", flush=True)
+        cells += [f"{seconds[name] / seconds['ours']:.1f}" if known else "-"]
+    return [work, *cells, error("ours"), error("descent"), error("scipy")]
 
 
 def problems(count: int) -> None:

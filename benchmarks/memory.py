@@ -1,6 +1,6 @@
 """Temporary memory of compiled functions at the shape of SmolLM2-135M; no weights, no timing.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py [--json]
 
 1. Log-probabilities, batch 4 of 512 tokens, half of them the response, value alone and with the gradient of
 LoRA
@@ -9,11 +9,13 @@ LoRA
 each).
 """
 
+import argparse
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 
 from alignjax.alignment.optimizer import OptimizerSettings, make_optimizer
@@ -31,16 +33,24 @@ PAIR_BUCKET = Bucket(128 + 2 * 128, 2 * 128)
 
 def main() -> None:
     """Prints a table of MiB."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    given = measuring.with_json(parser).parse_args()
     params = jax.eval_shape(functools.partial(init_params, config=CONFIG), jax.random.key(0))
     lora = jax.eval_shape(lambda key: init_lora(key, CONFIG, rank=8, alpha=16.0), jax.random.key(0))
     rows = abstract_rows(BATCH, TOKENS, TARGETS)
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; MiB of temporaries\n")
-    print(f"{'log-probabilities, 4 x 512':<40}{'ours':>8}{'whole logits':>14}{'ratio':>8}")
-    for name, wrap in (("value", lambda f: f), ("value and gradient of the adapters", with_gradient)):
+    work = f"log-probabilities, {BATCH} x {TOKENS} tokens, {TARGETS} of them response"
+    with_adapters = "the same with the gradient of LoRA adapters on all projections, remat"
+    lines = []
+    for name, wrap in ((work, lambda f: f), (with_adapters, with_gradient)):
         ours, whole = (temporaries(wrap(f), lora, params, rows) for f in (chunked, whole_logits))
-        print(f"{name:<40}{ours:>8.0f}{whole:>14.0f}{ours / whole:>8.2f}")
-    step = dpo_step(params, lora)
-    print(f"\nDPO step, LoRA r 8, remat, 4 pairs of {PAIR_BUCKET.tokens} tokens: {step:.0f} MiB")
+        lines.append([name, f"{ours:.0f}", f"{whole:,.0f}", f"{ours / whole:.2f}"])
+    step = f"whole DPO step, LoRA r 8, remat, {BATCH} pairs, {PAIR_BUCKET.tokens} tokens a row"
+    lines.append([step, f"{dpo_step(params, lora):.0f}", "", ""])
+    measuring.finish(
+        given, [measuring.Table("memory", ["work, MiB", "ours", "whole logits", "ratio"], lines)]
+    )
 
 
 def abstract_rows(batch: int, tokens: int, targets: int) -> Rows:

@@ -1,7 +1,8 @@
 """Time of decoding with mixtures of two and three adapters against one adapter, at equal batch.
 
-python benchmarks/mixture.py [--rows 1,4,8,32] [--repeats 5]    one prompt of 64 tokens, 32 new tokens a row
+python benchmarks/mixture.py [--rows 1,4,8,32] [--repeats 5] [--json]
 
+One prompt of 64 tokens, 32 new tokens a row.
 A model of 25 million random weights (384 hidden, 8 layers, 32,000 words), float32, adapters of rank 8 on all
 seven projections, temperature 1, no end of text; rows are continuations of the prompt. A mixture computes the
 reference and every adapter, so two adapters are three bodies. The kinds take turns in one process; a ratio is
@@ -13,6 +14,7 @@ import argparse
 import time
 
 import jax
+import measuring
 import numpy as np
 
 from alignjax.models import Adapters, DecoderConfig, Lora, Model, init_lora, init_params, mixture_of
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rows", default="1,4,8,32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--new_tokens", type=int, default=32)
-    given = parser.parse_args()
+    given = measuring.with_json(parser).parse_args()
     model = Model(init_params(jax.random.key(0), SHAPE), SHAPE)
     loras = [_adapter(seed) for seed in (1, 2, 3)]
     kinds: dict[str, Adapters] = {
@@ -37,7 +39,7 @@ def main() -> None:
         "mixture of 2": mixture_of(loras[:2], [0.7, 0.5]),
         "mixture of 3": mixture_of(loras, [0.7, 0.5, 0.3]),
     }
-    print(f"{'rows':>5}  {'':<14}{'seconds':>9}{'ratio':>7}{'processor s':>13}{'ratio':>7}   turns, s")
+    lines = []
     for rows in map(int, given.rows.split(",")):
         turns: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
         for _ in range(given.repeats + 1):
@@ -48,8 +50,11 @@ def main() -> None:
             (wall, processor), ratios = np.median(times, axis=0), times / measured["one adapter"]
             by_wall, by_processor = np.median(ratios, axis=0)
             each = " ".join(f"{x:.2f}" for x in times[:, 0])
-            line = f"{rows:>5}  {name:<14}{wall:>9.3f}{by_wall:>7.2f}{processor:>13.3f}{by_processor:>7.2f}"
-            print(f"{line}   {each}", flush=True)
+            found = (f"{wall:.3f}", f"{by_wall:.2f}", f"{processor:.3f}", f"{by_processor:.2f}")
+            lines.append([str(rows), name, *found, each])
+            measuring.progress(" ".join(lines[-1]))
+    columns = ["rows", "adapters", "seconds", "ratio", "processor s", "ratio", "turns, s"]
+    measuring.finish(given, [measuring.Table("mixture", columns, lines)])
 
 
 def _adapter(seed: int) -> Lora:

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import measuring
 import numpy as np
 from promise_worlds import Drawn, World, categories, chosen, gauss, heavy, mix, rare, scales
 
@@ -164,10 +165,10 @@ def mean(values: Iterable[float]) -> str:
     return f"{np.mean(there):.3f}" if there else "-"
 
 
-def forecasts(outcomes: list[Outcome]) -> None:
-    """Prints the table of the gate and the guard."""
-    print("| world | beta | runs | open | missed | worst | unguarded | all unguarded | margin | reward |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+def forecasts(outcomes: list[Outcome]) -> measuring.Table:
+    """The gate and the guard: forecasts of the tilt."""
+    columns = ["world", "beta", "runs", "open", "missed", "worst", "unguarded", "all unguarded"]
+    rows = []
     for (world, beta), group in _grouped(outcomes, lambda one: (one.world, one.beta)):
         speak = [one for one in group if one.open]
         settings = _grouped(speak, lambda one: (one.responses, one.prompts, one.sign))
@@ -184,27 +185,27 @@ def forecasts(outcomes: list[Outcome]) -> None:
             mean(one.margin for one in speak),
             mean(one.reward for one in speak),
         ]
-        print(f"| {world} | {beta:g} | {len(group)} | {' | '.join(cells)} |")
+        rows.append([world, f"{beta:g}", str(len(group)), *cells])
+    return measuring.Table("promise_forecasts", [*columns, "margin", "reward"], rows)
 
 
-def openings(outcomes: list[Outcome]) -> None:
-    """Prints how often the gate is open, and how often an open one is wrong, by beta and K."""
+def openings(outcomes: list[Outcome]) -> measuring.Table:
+    """How often the gate is open, and how often an open one is wrong, by beta and K."""
     ks = sorted({one.responses for one in outcomes})
-    print("| world | beta | " + " | ".join(f"K {k}: open, missed" for k in ks) + " |")
-    print("| --- | --- | " + " | ".join("---" for _ in ks) + " |")
+    rows = []
     for (world, beta), group in _grouped(outcomes, lambda one: (one.world, one.beta)):
         cells = []
         for k in ks:
             own = [one for one in group if one.responses == k]
             cells.append(f"{percent(one.open for one in own)}, {percent(one.missed for one in own)}")
-        print(f"| {world} | {beta:g} | {' | '.join(cells)} |")
+        rows.append([world, f"{beta:g}", *cells])
+    return measuring.Table("promise_gate", ["world", "beta", *(f"K {k}: open, missed" for k in ks)], rows)
 
 
-def coverage(outcomes: list[Outcome]) -> None:
-    """Prints how often the intervals of draw-K hold the truth, by the number of prompts."""
+def coverage(outcomes: list[Outcome]) -> measuring.Table:
+    """How often the intervals of draw-K hold the truth, by the number of prompts."""
     sizes = sorted({one.prompts for one in outcomes})
-    print("| world | " + " | ".join(f"N {n}: margins, reward, least" for n in sizes) + " |")
-    print("| --- | " + " | ".join("---" for _ in sizes) + " |")
+    rows = []
     for world, group in _grouped(outcomes, lambda one: one.world):
         cells = []
         for n in sizes:
@@ -213,7 +214,9 @@ def coverage(outcomes: list[Outcome]) -> None:
             least = min((np.mean(held) for some in settings if (held := _all_held(some))), default=np.nan)
             margins = percent(float(held) for one in own for held in one.margins_held)
             cells.append(f"{margins}, {percent(one.reward_held for one in own)}, {percent([float(least)])}")
-        print(f"| {world} | {' | '.join(cells)} |")
+        rows.append([world, *cells])
+    headings = ["world", *(f"N {n}: margins, reward, least" for n in sizes)]
+    return measuring.Table("promise_draw_k", headings, rows)
 
 
 def _all_held(group: list[Outcome]) -> list[float]:
@@ -235,7 +238,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, help="of each setting; 12, with --quick 4")
     parser.add_argument("--worlds", default=",".join(WORLDS))
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
+    given = measuring.with_json(parser).parse_args()
     runs = given.runs or (4 if given.quick else 12)
     jobs = []
     for name in given.worlds.split(","):
@@ -246,13 +249,9 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
         found = [outcome for part in pool.imap(_runs, jobs) for outcome in part]
     print(f"{len(found)} answers in {(time.monotonic() - began) / 60:.1f} minutes, {runs} of each setting")
-    for title, table in {
-        "Guarded forecasts of the tilt": forecasts,
-        "By the number of responses": openings,
-        "Intervals of draw-K": coverage,
-    }.items():
-        print(f"\n{title}\n")
-        table(found)
+    by_responses = openings(found)
+    print(f"\n{by_responses.markdown()}")
+    measuring.finish(given, [forecasts(found), coverage(found)], gate=by_responses._asdict())
 
 
 if __name__ == "__main__":
