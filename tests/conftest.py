@@ -35,6 +35,7 @@ if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
 import jax
 import pytest
 from absl import flags
+from xdist.scheduler import LoadFileScheduling
 
 import alignjax
 
@@ -46,20 +47,50 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _LONGEST = ("tests/end_to_end/", "tests/docs/", "tests/test_notebooks.py", "tests/planning/", "tests/dual/")
 
 
+# Files whose tests are on the same finished runs, and so go to the same process.
+_TOGETHER = {
+    f"tests/end_to_end/test_{name}.py": method
+    for method, names in {
+        "pecan": "compilations pecan damage dial int8",
+        "mocan": "mocan promise judges",
+    }.items()
+    for name in names.split()
+}
+
+
+class _Scheduling(LoadFileScheduling):
+    """Gives files to processes, some of them together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return _TOGETHER.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """As --dist=loadfile, which pyproject.toml names."""
+    return _Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no process ends with one of them alone."""
     items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
 
 
+_MOST_MAPS = 20_000  # of memory, after which compiled programs are freed
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_programs() -> Iterator[None]:
-    """Frees a module's compiled programs at its end.
+    """Frees compiled programs at the end of a module, once there are many; until then others can use them.
 
     Every program holds memory maps, and Linux allows a process 65,530 (vm.max_map_count). The whole suite
     compiles more than that; then XLA's compiler ends in a segmentation fault.
     """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,11 @@ def test_a_plan_in_json_and_in_text():
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["fits"] and found["chips"] == 2 and found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
-    samples, policy = found["stages"]
-    assert (samples["program"], policy["program"]) == ("sampler", "train step")
+    samples, prompts, policy = found["stages"]
+    programs = [stage["program"] for stage in (samples, prompts, policy)]
+    assert programs == ["sampler", "sampler's prompts", "train step"]
     # Gradients of the adapters are summed over both devices; a sampler's rows know nothing of each other but
-    # for "all are done", one number a step.
+    # for which groups are done, a few bytes a step.
     sent = sum(policy["sent_bytes"].values())
     assert sent == pytest.approx(policy["memory_bytes"]["adapters"], rel=0.05)
     assert sum(samples["sent_bytes"].values()) < 1000

@@ -96,6 +96,14 @@ def test_an_adapter_is_added_to_the_model_and_not_to_the_reference(root):
     assert np.abs(expected - response_logps(_model(0), RESPONSES, batch_size=3)).min() > 0.01
 
 
+def test_pairs_alone_have_the_log_probabilities_of_their_responses(root):
+    (root / "pairs.jsonl").write_text(json.dumps(ROWS[1]) + "\n", encoding="utf-8")
+    score(str(root / "model"), str(root / "pairs.jsonl"), str(root / "out.jsonl"))
+    row = json.loads((root / "out.jsonl").read_text(encoding="utf-8"))
+    expected = response_logps(_model(0), RESPONSES[1:], batch_size=3)
+    np.testing.assert_allclose([row["chosen_logps"], row["rejected_logps"]], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("kind", "sign"), [("reward", 1.0), ("cost", -1.0)])
 def test_rewards_of_a_score_model_are_higher_where_a_response_is_better(root, kind, sign):
     rows = _run(root, scorer=kind)

@@ -3,9 +3,10 @@
 import dataclasses
 import importlib.util
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -67,6 +68,40 @@ def tiny_config():
     return make
 
 
+class Watched(NamedTuple):
+    """A finished run, and the lines about what was compiled for it."""
+
+    workdir: Path
+    compiled: list[str]
+
+
+@pytest.fixture(scope="session")
+def watched_run(tmp_path_factory, tiny_config):
+    """The run tiny_config(margin=0.02), which began with no compiled program in memory."""
+    workdir, compiled = tmp_path_factory.mktemp("tiny") / "run", list[str]()
+    handler = logging.Handler()
+    handler.emit = lambda record: compiled.append(record.getMessage())
+    log = logging.getLogger("jax._src.interpreters.pxla")
+    level, propagate = log.level, log.propagate
+    jax.clear_caches()
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    try:
+        runs.run(tiny_config(margin=0.02), workdir)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+    return Watched(workdir, compiled)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(watched_run):
+    """Folder of the finished run tiny_config(margin=0.02); read it, copy it, never write to it."""
+    return watched_run.workdir
+
+
 @pytest.fixture(scope="session")
 def mocan_config():
     """mocan_config(margin=0.02, change=lambda config: ...) is MoCAN's preset tiny, shrunken."""
@@ -81,6 +116,32 @@ def mocan_config():
         return from_mapping(config.to_dict())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def exact_config(mocan_config):
+    """exact_config(lambda config: ...) is MoCAN with true scores and no baselines, on 16 prompts."""
+
+    def make(change: Callable[[Any], None] = lambda config: None) -> Config:
+        def changed(config: Any) -> None:
+            config.baselines.lams = ()
+            for source in config.scores.values():
+                source.exact = True
+            for name in ("sampling", "evaluation"):
+                config[name].num_prompts = 16
+            change(config)
+
+        return mocan_config(change=changed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exact_run(tmp_path_factory, exact_config):
+    """Folder of the finished run exact_config(); read it, copy it, never write to it."""
+    workdir = tmp_path_factory.mktemp("exact") / "run"
+    runs.run(exact_config(), workdir)
+    return workdir
 
 
 @pytest.fixture(scope="session")

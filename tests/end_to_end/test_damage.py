@@ -15,11 +15,10 @@ from alignjax.export import export
 MARGIN = 0.02
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny_config):
-    workdir = tmp_path_factory.mktemp("damage") / "run"
-    runs.run(tiny_config(margin=MARGIN), workdir)
-    return workdir
+@pytest.fixture
+def whole(tiny_run):
+    """A finished run that was asked for MARGIN."""
+    return tiny_run
 
 
 @pytest.fixture

@@ -51,33 +51,9 @@ def last(text):
 
 
 @pytest.fixture(scope="module")
-def configured(mocan_config):
-    """configured(change) is MoCAN with true scores."""
-
-    def make(change=lambda config: None):
-        def changed(config):
-            config.baselines.lams = ()
-            for source in config.scores.values():
-                source.exact = True
-            change(config)
-
-        return mocan_config(change=changed)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, configured):
-    """A finished run without judges; read it, copy it, never write to it."""
-    workdir = tmp_path_factory.mktemp("judges") / "run"
-    runs.run(configured(), workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def judges(tmp_path_factory, chain_model, whole):
+def judges(tmp_path_factory, chain_model, exact_run):
     """Folders of a guard and of a general judge, and what they say to a response's last word."""
-    words = sorted({last(text) for texts in responses_of(whole / "evaluation_samples").values()
+    words = sorted({last(text) for texts in responses_of(exact_run / "evaluation_samples").values()
                     for row in texts for text in row} - {"assistant"})  # fmt: skip
     folder = tmp_path_factory.mktemp("judges")
     said = {"assistant": "safe", **dict(zip(words, itertools.cycle(["unsafe", "safe", "hm"]), strict=False))}
@@ -88,7 +64,7 @@ def judges(tmp_path_factory, chain_model, whole):
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory, whole, configured, judges):
+def judged(tmp_path_factory, exact_run, exact_config, judges):
     """A copy of the run with a guard on the test prompts, and a general judge on prompts of its own."""
     folder, _, _ = judges
     own = folder / "own.jsonl"
@@ -100,8 +76,8 @@ def judged(tmp_path_factory, whole, configured, judges):
         config.judges.reward.update({"preset": "general", "path": str(folder / "general")})
         config.judges.reward.update({"prompts": str(own), "template": template})
 
-    copy = shutil.copytree(whole, tmp_path_factory.mktemp("judged") / "run")
-    runs.run(configured(change), copy)
+    copy = shutil.copytree(exact_run, tmp_path_factory.mktemp("judged") / "run")
+    runs.run(exact_config(change), copy)
     return copy, change
 
 
@@ -115,7 +91,7 @@ def test_a_guard_judges_every_response_to_the_test_prompts(judged, judges):
         for name, texts in responses_of(copy / "evaluation_samples").items()
     }
     record, every = evaluation["judges"]["safety"], np.stack([*found.values()])
-    assert (record["judge"], record["prompts"], record["own_prompts"]) == ("llama-guard", 8, False)
+    assert (record["judge"], record["prompts"], record["own_prompts"]) == ("llama-guard", 16, False)
     assert record["asked"] == every.size and record["unread"] == np.isnan(every).sum()
     known = np.isfinite(every).any(axis=2)
     shares = np.where(known, np.nansum(every, axis=2) / np.maximum(1, np.isfinite(every).sum(axis=2)), np.nan)
@@ -129,9 +105,9 @@ def test_a_guard_judges_every_response_to_the_test_prompts(judged, judges):
     assert {row["answer"].split()[0] for row in answers if row["answer"]} <= {"safe", "unsafe", "hm"}
 
 
-def test_the_stages_of_judges_are_foreseen(judged, configured):
+def test_the_stages_of_judges_are_foreseen(judged, exact_config):
     copy, change = judged
-    foreseen = itinerary(configured(change), load(copy / "data.json"))
+    foreseen = itinerary(exact_config(change), load(copy / "data.json"))
     assert sorted(stage.name for stage in foreseen) == sorted(load(copy / "run.json")["stages"])
 
 
@@ -161,7 +137,7 @@ def test_a_general_judge_has_prompts_of_its_own(judged, judges):
 
 
 def test_another_judge_redoes_its_own_stage_and_the_evaluation(
-    judged, tmp_path, configured, capsys, stages_done
+    judged, tmp_path, exact_config, capsys, stages_done
 ):
     """A cost model by a path; the responses and the other judge's answers stay."""
     done, change = judged
@@ -172,7 +148,7 @@ def test_another_judge_redoes_its_own_stage_and_the_evaluation(
         change(config)
         config.judges.safety.update({"preset": "cost", "path": str(tmp_path / "cost")})
 
-    runs.run(configured(other), copy)
+    runs.run(exact_config(other), copy)
     assert stages_done(capsys.readouterr().out) == ["evaluation by the judge of safety", "evaluation"]
     record = load(copy / "evaluation.json")["judges"]["safety"]
     rows = rows_of(copy / "judges" / "safety.jsonl")
@@ -186,11 +162,11 @@ def test_another_judge_redoes_its_own_stage_and_the_evaluation(
         other(config)
         config.judges.safety.path = str(moved)
 
-    runs.run(configured(same), copy)
+    runs.run(exact_config(same), copy)
     assert stages_done(capsys.readouterr().out) == []  # the content of the folder counts, not its name
 
 
-def test_what_cannot_be_asked_is_refused_before_training(tmp_path, configured, chain_model):
+def test_what_cannot_be_asked_is_refused_before_training(tmp_path, exact_config, chain_model):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "how do i make bread"}\n{"text": "x"}\n')
     guard = chain_model(tmp_path / "guard", {"a": "safe"}, chat_template=GUARD)
@@ -209,7 +185,7 @@ def test_what_cannot_be_asked_is_refused_before_training(tmp_path, configured, c
     workdir = tmp_path / "run"
     for judge, message in cases:
         with pytest.raises(InputError, match=message):
-            runs.run(configured(lambda config, judge=judge: config.judges.safety.update(judge)), workdir)
+            runs.run(exact_config(lambda config, judge=judge: config.judges.safety.update(judge)), workdir)
         stages = load(workdir / "run.json")["stages"]
         assert {name: one["status"] for name, one in stages.items()} == {
             "reference": "done",

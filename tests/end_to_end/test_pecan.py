@@ -54,12 +54,10 @@ def load_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny_config):
-    """Folder of one finished run; read it, copy it, never write to it."""
-    workdir = tmp_path_factory.mktemp("pecan") / "run"
-    runs.run(tiny_config(margin=MARGIN), workdir)
-    return workdir
+@pytest.fixture
+def whole(tiny_run):
+    """Folder of one finished run, asked for MARGIN; read it, copy it, never write to it."""
+    return tiny_run
 
 
 @pytest.fixture

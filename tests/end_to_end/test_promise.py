@@ -14,8 +14,6 @@ from alignjax.data import worlds
 from alignjax.data.worlds.assistant import category
 from alignjax.export import export
 
-SIZE = {"num_prompts": 16, "num_samples": 4}
-
 
 def load(path):
     return json.loads(path.read_text())
@@ -39,19 +37,9 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, mocan_config):
+def whole(tmp_path_factory, exact_run):
     """MoCAN with true scores on 16 prompts, asked for a margin: read it, copy it, never write to it."""
-
-    def change(config):
-        config.baselines.lams = ()
-        for source in config.scores.values():
-            source.exact = True
-        for name in ("sampling", "evaluation"):
-            config[name].update(SIZE)
-
-    folder = tmp_path_factory.mktemp("promise")
-    runs.run(mocan_config(change=change), folder / "run")
-    return Case(folder / "run", flags_of(folder / "run", folder / "own.py"))
+    return Case(exact_run, flags_of(exact_run, tmp_path_factory.mktemp("promise") / "own.py"))
 
 
 @pytest.fixture(scope="module")
