@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from alignjax.data.batches import pair_lengths
 from alignjax.data.buckets import Bucket, RowCost, choose_buckets
 from alignjax.data.shared_rows import RowShapes, choose_row_shapes
-from alignjax.data.tokenize import TokenizedResponse
+from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.models import DecoderConfig
 from alignjax.policy.row_cost import row_cost
 from alignjax.runtime.mesh import batch_rows, row_parts
@@ -95,3 +96,13 @@ def shapes_for(
         num_buckets=num_buckets,
         **multiples,
     )
+
+
+def pair_buckets_for(config: DecoderConfig, pairs: Sequence[TokenizedPair]) -> tuple[Bucket, ...]:
+    """Shapes of the rows of pairs that a decoder reads once, where no `Batching` says how many there may be.
+
+    Args:
+      config: the decoder.
+      pairs: n >= 1 pairs.
+    """
+    return choose_buckets(pair_lengths(pairs), MOST_BUCKETS, cost=row_cost(config, 1.0))

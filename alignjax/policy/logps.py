@@ -18,18 +18,15 @@ from alignjax.data.batches import (
     PairBatch,
     ResponseBatch,
     Rows,
-    choose_buckets,
-    pair_lengths,
     pairs_in_order,
 )
 from alignjax.data.shared_rows import Branches, RowShapes, branches_of, responses_per_row
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.models import Adapters, DecoderConfig, Model, hidden_states
 from alignjax.models.rows import parts_of
-from alignjax.policy.batching import MOST_BUCKETS
+from alignjax.policy.batching import pair_buckets_for
 from alignjax.policy.head import STORED, target_logps
 from alignjax.policy.passes import check_batch_size, over_batches, over_responses
-from alignjax.policy.row_cost import row_cost
 from alignjax.runtime.mesh import batch_rows
 
 # Rows of logits held at once. 128 rows keep the matrix product with the vocabulary efficient and take 24 MiB
@@ -293,8 +290,7 @@ def preference_logps(
     result = np.full((len(pairs), 2), np.nan, np.float32)
     if pairs:
         if buckets is None:
-            lengths = pair_lengths(pairs)
-            buckets = choose_buckets(lengths, MOST_BUCKETS, cost=row_cost(model.config, 1.0))
+            buckets = pair_buckets_for(model.config, pairs)
         rows = batch_rows(batch_size, len(pairs), mesh)
         batches = pairs_in_order(pairs, batch_size=rows, buckets=buckets)
 

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alignjax.data.batches import Bucket, ResponseBatch, choose_buckets, pair_lengths, pairs_in_order
+from alignjax.data.batches import Bucket, ResponseBatch, pairs_in_order
 from alignjax.data.shared_rows import RowShapes, responses_per_row
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
-from alignjax.policy.batching import MOST_BUCKETS
+from alignjax.policy.batching import pair_buckets_for
 from alignjax.policy.passes import check_batch_size, over_batches, over_responses
-from alignjax.policy.row_cost import row_cost
 from alignjax.runtime.mesh import batch_rows
 
 
@@ -98,8 +97,7 @@ def learned_pair_scores(
     result = np.full((len(pairs), 2), np.nan, np.float32)
     if pairs:
         if buckets is None:
-            lengths = pair_lengths(pairs)
-            buckets = choose_buckets(lengths, MOST_BUCKETS, cost=row_cost(model.config, 1.0))
+            buckets = pair_buckets_for(model.config, pairs)
         rows = batch_rows(batch_size, len(pairs), mesh)
         batches = pairs_in_order(pairs, batch_size=rows, buckets=buckets)
         model = model.replace(tokenizer=None)
