@@ -30,6 +30,7 @@ from alignjax.models.weights import Slot, assemble, check_number, disassemble, s
 from alignjax.runtime.processes import barrier, is_primary
 
 WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MOST_MAPPED = 2**27  # bytes read of a file until it is opened anew
 _FILE_NAME = re.compile(r"[\w.+-]{1,200}", re.ASCII)  # in the folder itself
 
 
@@ -185,18 +186,48 @@ def open_safetensors(files: list[Path]) -> Iterator[Any]:
             if not file.is_file():
                 raise InputError(f"{file}: no such file; download the missing part of the model.")
             try:
-                handle = stack.enter_context(safe_open(file, framework="numpy"))
-                for name in handle.keys():  # noqa: SIM118 (not a dict: it can only be iterated by keys())
-                    owners[name], shapes[name] = handle, tuple(handle.get_slice(name).get_shape())
+                mapped = _MappedFile(file)
+                stack.callback(mapped.close)
+                for name, shape in mapped.shapes():
+                    owners[name], shapes[name] = mapped, shape
             except SafetensorError as error:
                 raise InputError(
                     f"{file}: not a readable safetensors file ({error}); get it again."
                 ) from None
 
         def read(name: str, rows: slice | None = None) -> np.ndarray:
-            return owners[name].get_tensor(name) if rows is None else owners[name].get_slice(name)[rows]
+            return owners[name].read(name, rows)
 
         yield shapes, read
+
+
+class _MappedFile:
+    """An open file of tensors, which is opened anew after some of it has been read.
+
+    What was read of a mapped file stays in the memory of the process until the file is closed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._bytes_read = file, 0
+        self._handle: Any = safe_open(file, framework="numpy")
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every tensor."""
+        for name in self._handle.keys():  # noqa: SIM118 (not a dict: it can only be iterated by keys())
+            yield name, tuple(self._handle.get_slice(name).get_shape())
+
+    def read(self, name: str, rows: slice | None) -> np.ndarray:
+        """A tensor, or some of its rows."""
+        if self._bytes_read > _MOST_MAPPED:
+            self.close()
+            self._handle, self._bytes_read = safe_open(self._file, framework="numpy"), 0
+        tensor = self._handle.get_tensor(name) if rows is None else self._handle.get_slice(name)[rows]
+        self._bytes_read += tensor.nbytes
+        return tensor
+
+    def close(self) -> None:
+        """Gives its memory back."""
+        self._handle.__exit__(None, None, None)
 
 
 def write_folder(

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from alignjax.errors import InputError
 from alignjax.models import (
+    huggingface,
     init_lora,
     load_adapter,
     load_pretrained,
@@ -59,6 +61,20 @@ def test_round_trip(kind, random_model, logits, tmp_path):
     )  # [out, in]
     shard(tmp_path / "a")
     np.testing.assert_array_equal(logits(load_pretrained(tmp_path / "a")), logits(model))
+
+
+def test_a_file_is_opened_anew_while_it_is_read(folder, monkeypatch):
+    whole, opened = load_pretrained(folder), []
+
+    def counted(file, **options):
+        opened.append(file)
+        return safe_open(file, **options)
+
+    monkeypatch.setattr(huggingface, "safe_open", counted)
+    monkeypatch.setattr(huggingface, "_MOST_MAPPED", 1000)
+    again = load_pretrained(folder)
+    assert len(opened) > 5
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
 
 
 def test_the_index_is_not_read_where_the_one_file_is(folder, logits):
