@@ -20,7 +20,9 @@ from alignjax.runtime.mesh import row_parts
 _ROWS, _ROWS_OF_CPU = 256, 128
 # Rows for which a CPU computes as long as it reads the weights. Chips have many times as many.
 _EVEN_ON_CPU = 64
-_MEAN_SHARE = 1 / 3  # of T, that responses are taken to have
+# Mean lengths that are reckoned with, as shares of T: of responses that end by themselves, and of those that
+# are cut off.
+_MEAN_SHARES = 1 / 3, 1.0
 # Bytes that could be read in the time that a step takes in any case, and the exchange of a group's prompts.
 _STEP, _EXCHANGE = 2**28, 2**31
 _ROUNDS = 16
@@ -88,8 +90,8 @@ def grid_of(
         tokens of a group / (L (weights + caches + c) + groups (2 weights + d)),    L the steps of a group
 
     where c and d stand for the time that a step and the exchange of a group take in any case; on a CPU, where
-    arithmetic binds, the weights count once more for every ten rows. The lengths that this depends on are not
-    known beforehand; they are taken to be a third of T in the mean.
+    arithmetic binds, the weights count once more for every 64 rows. The lengths that this depends on are not
+    known beforehand: bytes are added up over responses of T / 3 tokens in the mean, and of T.
 
     Args:
       config: the decoder's shape.
@@ -130,10 +132,12 @@ def _candidates(most: int) -> list[int]:
 
 def _speed(grid: Grid, asked: Asked, step: float, exchange: float) -> float:
     """Tokens that are drawn for each byte that is read: `step` bytes in a step, `exchange` for a group."""
-    samples, mean = asked.num_samples, max(1.0, asked.max_new_tokens * _MEAN_SHARE)
-    busy = busy_share(grid, samples, asked.max_new_tokens, mean)
-    steps = samples * mean / (grid.rows * busy)
-    return grid.columns * samples * mean / (steps * step + grid.groups * exchange)
+    samples, limit, read = asked.num_samples, asked.max_new_tokens, 0.0
+    for share in _MEAN_SHARES:
+        mean = max(1.0, limit * share)
+        steps = samples * mean / (grid.rows * busy_share(grid, samples, limit, mean))
+        read += (steps * step + grid.groups * exchange) / (grid.columns * samples * mean)
+    return 1.0 / read
 
 
 def cache_bytes(

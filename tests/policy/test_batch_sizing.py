@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from alignjax.models import DecoderConfig
+from alignjax.planning.architectures import SHAPES
 from alignjax.policy import batch_sizing
 from alignjax.policy.batch_sizing import Asked, Grid, busy_share
 from alignjax.runtime.mesh import make_mesh
@@ -49,6 +50,16 @@ def test_without_a_limit_at_most_128_rows_and_no_more_than_are_asked_for(asked):
     assert rows <= min(128, asked.num_prompts * asked.num_samples)
     assert grid.columns <= asked.num_prompts and grid.rows <= asked.num_samples
     assert grid.columns % grid.group == 0 and rows >= 6
+
+
+@pytest.mark.parametrize(("asked", "rows"), [(Asked(8, 8, 32, 48), 8), (Asked(16, 8, 64, 64), 8)])
+def test_rows_of_short_responses_are_not_idle_where_all_are_cut_off(asked, rows):
+    # 6 rows for 8 samples would take two rounds, and idle in a third of them where no response ends early.
+    shape = SHAPES["smollm2-135m"]
+    grid = grid_of(shape, asked)
+    assert grid.rows == rows and busy_share(grid, asked.num_samples, asked.max_new_tokens, 64) == 1.0
+    # Long ones take turns: half of the rows wait less for the longest sample of a column.
+    assert grid_of(shape, asked._replace(max_new_tokens=256)).rows < rows
 
 
 def test_on_a_mesh_parts_have_rows_of_their_own_and_share_the_weights():
