@@ -68,7 +68,7 @@ def train_score_model(
     if model.kind == "cost" and extra.signs:
         columns |= _signs(data.train.texts)
     tokens = data.train.tokens
-    cost = row_cost(model.config, settings.epochs)
+    cost = row_cost(model.config, settings.epochs, trained=True)
     make_epoch = training.pair_epochs(trainer, name, tokens, settings.batch_size, columns, cost)
     optimizer = compiled.optimizer_of(settings, len(make_epoch(0)))
     result = training.fit_stage(

@@ -104,7 +104,7 @@ def train_sft(
     Returns:
       The model after the last step.
     """
-    cost = row_cost(model.config, settings.epochs)
+    cost = row_cost(model.config, settings.epochs, trained=True)
     buckets = trainer.batching.buckets(response_lengths(tokens), cost)
     seed = trainer.seeds.seed(f"order {name}")
 
@@ -166,7 +166,7 @@ def train_dpo(
     both = [*train.tokens, *(() if held_out is None else held_out.tokens)]
     ref = trainer.logps.of_pairs(reference, both)[: len(train.tokens)]
     columns = {"labels": train.labels, "ref_chosen": ref[:, 0], "ref_rejected": ref[:, 1]}
-    cost = row_cost(model.config, settings.epochs)
+    cost = row_cost(model.config, settings.epochs, trained=True)
     make_epoch = pair_epochs(trainer, name, train.tokens, settings.batch_size, columns, cost)
     optimizer = optimizer_of(settings, len(make_epoch(0)))
     judge = None if held_out is None else _Judge(trainer, name, reference, held_out, beta, [])
