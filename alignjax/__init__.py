@@ -7,8 +7,9 @@ cheap and starts no device: a name's module, and JAX with it, is imported when t
 and names that are not listed here are internal and may change without notice.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from alignjax.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignjax import dual, policy
@@ -75,17 +76,4 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # a type checker sees the imports above, and reports any other name
-
-    def __getattr__(name: str) -> object:
-        """The public name, imported on first use (PEP 562)."""
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module 'alignjax' has no attribute {name!r}")
-        module = importlib.import_module(home)
-        value = module if home.endswith(f".{name}") else getattr(module, name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        """The public names, and what has been imported so far."""
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -4,8 +4,9 @@ A name's module, and with it matplotlib, is imported when the name is first used
 answer and draws nothing.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from alignjax.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from alignjax.report.browser import Response, Sample
@@ -31,29 +32,21 @@ __all__ = [
     "write_report",
 ]
 
-# Name -> the module that it is an attribute of.
+# Name -> its module.
 _HOMES = {
-    "Card": "cards",
-    "EarlierAnswer": "comparison",
-    "ReportInputs": "html",
-    "Response": "browser",
-    "Sample": "browser",
-    "StageTime": "sections",
-    "cards_of": "cards",
-    "console_table": "console",
-    "findings_of": "findings",
-    "render": "html",
-    "write_comparison": "comparison",
-    "write_report": "html",
+    "Card": "alignjax.report.cards",
+    "EarlierAnswer": "alignjax.report.comparison",
+    "ReportInputs": "alignjax.report.html",
+    "Response": "alignjax.report.browser",
+    "Sample": "alignjax.report.browser",
+    "StageTime": "alignjax.report.sections",
+    "cards_of": "alignjax.report.cards",
+    "console_table": "alignjax.report.console",
+    "findings_of": "alignjax.report.findings",
+    "render": "alignjax.report.html",
+    "write_comparison": "alignjax.report.comparison",
+    "write_report": "alignjax.report.html",
 }
 
 if not TYPE_CHECKING:  # a type checker sees the imports above, and reports any other name
-
-    def __getattr__(name: str) -> object:
-        """The public name, imported on first use (PEP 562)."""
-        home = _HOMES.get(name)
-        if home is None:
-            raise AttributeError(f"module 'alignjax.report' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"alignjax.report.{home}"), name)
-        globals()[name] = value
-        return value
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)
