@@ -2,14 +2,15 @@
 
 python benchmarks/dpo_step.py [--models 30m,135m] [--pairs even,hh,pku] [--repeats 5] [--peer PYTHON] [--json]
 
-LoRA r 8 on all seven projections, float32, batches of 4 pairs, the reference's log-probabilities computed
+LoRA r 8 on all seven projections, float32, updates of 4 pairs, the reference's log-probabilities computed
 before. Three kinds of pairs: `even`, prompts of 128 tokens with responses of 64 to 128; `hh` and `pku`, with
 the lengths of 1,000 pairs of Anthropic's hh-rlhf (harmless) and of PKU-SafeRLHF, as SmolLM2's tokenizer cuts
 them (at most 512 tokens of prompt and response, 256 of the prompt): `pair_lengths.json`. Token ids are
 random. Weights are random too, saved once by us in two shapes: 30m (hidden 384, 8 layers, 6 heads on 2,
 vocabulary 32,000) and 135m (SmolLM2's). Adapters begin with the same numbers.
 
-Ours is the library's step on the library's batches, of shapes chosen for three epochs of all 1,000 pairs.
+Ours is the library's step on the library's batches, of shapes chosen for three epochs of all 1,000 pairs, two
+batches of 2 pairs an update: with `remat` as it chooses by itself, and with the one that needs least memory.
 TRL's is `training_step` of its trainer, then clipping, AdamW and the schedule as its loop runs them, on
 batches of its collator; without gradient checkpointing, its fastest way. A turn has the same pairs on both
 sides: ours are the first batches of an epoch, TRL's are the same pairs in an order of their own. Of `even`
@@ -39,8 +40,8 @@ SHAPES = {
     "30m": {"vocab_size": 32_000, "hidden": 384, "inner": 1024, "layers": 8, "heads": 6, "kv": 2},
     "135m": {"vocab_size": 49_152, "hidden": 576, "inner": 1536, "layers": 30, "heads": 9, "kv": 3},
 }
-# Steps of a turn; pairs of `even` lengths need few, those of real data enough to show their mean.
-STEPS = {"30m": {"even": 2, "hh": 8, "pku": 8}, "135m": {"even": 1, "hh": 4, "pku": 4}}
+# Updates of a turn; pairs of `even` lengths need few, those of real data enough to show their mean.
+STEPS = {"30m": {"even": 2, "hh": 4, "pku": 4}, "135m": {"even": 1, "hh": 2, "pku": 2}}
 TOLERANCE = {"first": 1e-4, "second": 1e-4}
 
 
@@ -49,20 +50,26 @@ def main() -> None:
     parser = measuring.parser_of(__doc__, repeats=5)
     parser.add_argument("--models", default="30m,135m")
     parser.add_argument("--pairs", default="even,hh,pku")
-    parser.add_argument("--remat", default="auto", help="ours: none, products, layers or auto")
+    parser.add_argument(
+        "--accumulate", type=int, default=2, help="ours: an update's 4 pairs in so many batches"
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)  # what a process of a side works on
+    parser.add_argument("--remat", default="auto", help=argparse.SUPPRESS)  # of that process
     given = parser.parse_args()
     if given.serve is not None:
         work = Path(given.work)
-        measuring.serve(_ours(work, given.remat) if given.serve == measuring.OURS else _theirs(work))
+        ours = given.serve == measuring.OURS
+        measuring.serve(_ours(work, given.remat, given.accumulate) if ours else _theirs(work))
         return
     tables, details = [], {}
     for model in given.models.split(","):
         for kind in given.pairs.split(","):
             with tempfile.TemporaryDirectory() as folder:
-                steps = _prepare(Path(folder), model, kind)
-                arguments = (f"--work={folder}", f"--remat={given.remat}")
+                steps = _prepare(Path(folder), model, kind, BATCH // given.accumulate)
+                arguments = (f"--work={folder}", f"--accumulate={given.accumulate}")
                 sides = measuring.sides(__file__, given, PEER, arguments)
+                if len(sides) > 1:
+                    sides.insert(1, _least_memory(sides[0]))
                 found = measuring.take_turns(sides, given.repeats)
             _check_losses(found, kind)
             name = f"dpo_step_{model}_{kind}"
@@ -72,8 +79,13 @@ def main() -> None:
     measuring.finish(given, tables, **details)
 
 
-def _prepare(folder: Path, model: str, kind: str) -> int:
-    """Writes the weights, and the batches of both sides; returns the steps of a turn."""
+def _least_memory(ours: measuring.Side) -> measuring.Side:
+    """Our step where the backward pass computes every layer again."""
+    return ours._replace(name=f"{ours.name}, remat=layers", command=(*ours.command, "--remat=layers"))
+
+
+def _prepare(folder: Path, model: str, kind: str, rows_at_a_time: int) -> int:
+    """Writes the weights, and the batches of both sides; returns the updates of a turn."""
     import jax
     import numpy as np
 
@@ -95,12 +107,13 @@ def _prepare(folder: Path, model: str, kind: str) -> int:
     np.savez(folder / "adapters.npz", **begin)
     rows = _pairs(kind, shape.vocab_size)
     pairs = _tokenized(rows)
-    batching = Batching(make_mesh(1, 1, 1, devices=jax.devices()[:1]), BATCH, 8, None)
+    batching = Batching(make_mesh(1, 1, 1, devices=jax.devices()[:1]), rows_at_a_time, 8, None)
     lengths = pair_lengths(pairs)
-    buckets = batching.buckets(lengths, row_cost(shape, EPOCHS))
-    shuffled = pair_batches(pairs, batch_size=BATCH, buckets=buckets, seed=0, shuffle=True)
+    buckets = batching.buckets(lengths, row_cost(shape, EPOCHS, trained=True))
+    shuffled = pair_batches(pairs, batch_size=rows_at_a_time, buckets=buckets, seed=0, shuffle=True)
     steps = STEPS[model][kind]
-    ours = [[int(i) for i in batch.indices] for batch in itertools.islice(shuffled, steps)]
+    first = itertools.islice(shuffled, steps * BATCH // rows_at_a_time)
+    ours = [[int(i) for i in batch.indices] for batch in first]
     theirs = [i for batch in ours for i in batch]
     if kind != "even":
         random.Random(0).shuffle(theirs)
@@ -132,7 +145,7 @@ def _tokenized(rows: list[list[list[int]]]) -> list[Any]:
     return [TokenizedPair(*(np.array(ids, np.int32) for ids in row)) for row in rows]
 
 
-def _ours(work: Path, remat: str) -> Callable[[], dict[str, Any]]:
+def _ours(work: Path, remat: str, accumulate: int) -> Callable[[], dict[str, Any]]:
     """Our train step; the batches are made in the turn, as in a run."""
     import jax
     import numpy as np
@@ -149,19 +162,27 @@ def _ours(work: Path, remat: str) -> Callable[[], dict[str, Any]]:
     buckets = [Bucket(*sizes) for sizes in plan["buckets"]]
     used = sorted({i for batch in plan["ours"] for i in batch})
     model, pairs = load_pretrained(work / "model"), _tokenized(plan["pairs"])
-    training = Training(BATCH, buckets[-1].tokens, RANK, TARGETS)
+    rows_at_a_time = BATCH // accumulate
+    training = Training(rows_at_a_time, buckets[-1].tokens, RANK, TARGETS)
     remat = least_remat(model.config, training, None) if remat == "auto" else remat
     model = model.replace(config=dataclasses.replace(model.config, remat=remat))
     ref = np.zeros((len(pairs), 2), np.float32)
-    ref[used] = preference_logps(model, [pairs[i] for i in used], batch_size=BATCH)
+    ref[used] = preference_logps(model, [pairs[i] for i in used], batch_size=rows_at_a_time)
     lora = init_lora(jax.random.key(1), model.config, rank=RANK, alpha=ALPHA)
     tx, schedule = make_optimizer(
-        OptimizerSettings(RATE, total_steps=1000, warmup_steps=0, schedule="constant", weight_decay=0.0)
+        OptimizerSettings(
+            RATE,
+            total_steps=1000,
+            warmup_steps=0,
+            schedule="constant",
+            weight_decay=0.0,
+            accumulate=accumulate,
+        )
     )
     step = make_train_step(dpo_loss_fn(model.config, AdapterSettings(lora.scale), beta=BETA), tx, schedule)
     batches = pair_batches(
         pairs,
-        batch_size=BATCH,
+        batch_size=rows_at_a_time,
         ref_chosen=ref[:, 0],
         ref_rejected=ref[:, 1],
         buckets=buckets,
@@ -176,7 +197,8 @@ def _ours(work: Path, remat: str) -> Callable[[], dict[str, Any]]:
         for n in range(len(plan["ours"])):
             state, metrics = step(state, model.params, jax.device_put(batches[n]))
             losses.append(metrics["loss"])
-        return {"losses": [float(loss) for loss in losses], "remat": remat}
+        means = np.array(losses).reshape(-1, accumulate).mean(axis=1)
+        return {"losses": means.tolist(), "remat": remat}
 
     return run
 

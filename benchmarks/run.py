@@ -12,8 +12,8 @@ needs a model that is not given is left out, and named.
 
 Every benchmark writes OUT/NAME.json (its command, machine, versions and tables) and OUT/NAME.log. What is
 done with the same arguments is not done again, so the same command resumes. In README.md a table stands
-between `<!-- table: NAME -->` and `<!-- end -->`. Let nothing else run beside: the load before each benchmark
-is kept, and the README says where there was any.
+between `<!-- table: NAME -->` and `<!-- end -->`. Let nothing else run beside: how many cores were busy
+before each benchmark is kept, and the README says where there were any.
 """
 
 import argparse
@@ -59,25 +59,48 @@ class Benchmark(NamedTuple):
         return tuple(name for name in _MODELS if any(f"{{{name}}}" in one for one in self.arguments))
 
 
-_WAYS = ("whole process", "after compilation")
-_PAIRS = tuple(f"dpo_step_{size}_{kind}" for size in ("30m", "135m") for kind in ("even", "hh", "pku"))
-_SCORED = ("pairs-30m-64", "pairs-30m-256", "pairs-135m-16", "shared-30m")
+_PAIRS = ("even", "hh", "pku")
+_WHOLE, _COMPILED = "whole process", "after compilation"
+_SCORED = (
+    ("pairs-30m-64", _WHOLE),
+    ("pairs-30m-64", _COMPILED),
+    ("pairs-30m-256", _WHOLE),
+    ("pairs-135m-16", _WHOLE),
+    ("pairs-135m-16", _COMPILED),
+    ("shared-30m", _WHOLE),
+)
 
 BENCHMARKS = (
-    Benchmark("dpo_step", "dpo_step.py", ("--repeats=2",), 15, _PAIRS, peer=True),
+    Benchmark(
+        "dpo_step",
+        "dpo_step.py",
+        ("--models=135m", "--repeats=2"),
+        15,
+        tuple(f"dpo_step_135m_{kind}" for kind in _PAIRS),
+        peer=True,
+    ),
+    Benchmark(
+        "dpo_step_30m",
+        "dpo_step.py",
+        ("--models=30m", "--repeats=2"),
+        7,
+        tuple(f"dpo_step_30m_{kind}" for kind in _PAIRS),
+        peer=True,
+        slow=True,
+    ),
     Benchmark(
         "scoring",
         "scoring.py",
         ("--repeats=2",),
-        13,
-        tuple(f"scoring: {work}, {way}" for work in _SCORED for way in _WAYS),
+        15,
+        tuple(f"scoring: {work}, {way}" for work, way in _SCORED),
         peer=True,
     ),
     Benchmark(
         "end_to_end",
         "end_to_end.py",
         ("--pairs=32", "--repeats=1"),
-        18,
+        13,
         ("end_to_end", "end_to_end_stages"),
         peer=True,
     ),
@@ -85,7 +108,7 @@ BENCHMARKS = (
         "sampling_even",
         "sampling.py",
         ("--lengths=even", "--repeats=2"),
-        6,
+        8,
         ("sampling: even lengths",),
         peer=True,
     ),
@@ -93,7 +116,7 @@ BENCHMARKS = (
         "sampling_uneven",
         "sampling.py",
         ("--lengths=uneven", "--repeats=1", "--sides=0,1"),
-        8,
+        11,
         ("sampling: uneven lengths",),
         peer=True,
     ),
@@ -121,7 +144,7 @@ BENCHMARKS = (
         "int8_runs_stories",
         "int8.py",
         ("--model={stories}", "--name=stories", "--runs", "--num_prompts=48", "--epochs=4"),
-        6,
+        4,
         ("int8_runs_stories",),
     ),
     Benchmark(
@@ -245,7 +268,7 @@ def _measure(one: Benchmark, arguments: list[str], given: argparse.Namespace) ->
     """Runs one benchmark and writes its JSON; False: it failed."""
     options = [*(["--json"] if one.tables else []), *([f"--peer={given.peer}"] if one.peer else [])]
     command = [sys.executable, str(HERE / one.script), *arguments, *options]
-    load, begun = os.getloadavg()[0], time.perf_counter()
+    busy, begun = _busy_cores(), time.perf_counter()
     log = given.out / f"{one.name}.log"
     with log.open("w", encoding="utf-8") as file:
         found = subprocess.run(command, stdout=subprocess.PIPE, stderr=file, text=True, check=False)
@@ -265,7 +288,7 @@ def _measure(one: Benchmark, arguments: list[str], given: argparse.Namespace) ->
         "shown": " ".join(["python", f"benchmarks/{one.script}", *map(_without_folders, arguments)]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "minutes": round((time.perf_counter() - begun) / 60, 1),
-        "load_before": round(load, 2),
+        "busy_cores_before": round(busy, 2),
         "machine": _machine(),
         "versions": _versions(given.peer if one.peer else None),
     }
@@ -277,6 +300,21 @@ def _measure(one: Benchmark, arguments: list[str], given: argparse.Namespace) ->
 def _without_folders(argument: str) -> str:
     option, equals, value = argument.partition("=")
     return option + equals + Path(value).name if "/" in value else argument
+
+
+def _busy_cores(seconds: float = 3.0) -> float:
+    """Cores at work while this process sleeps; the load average would count the benchmark before, too."""
+    before = _processor_times()
+    time.sleep(seconds)
+    idle, all_of_them = (after - then for after, then in zip(_processor_times(), before, strict=True))
+    return (os.cpu_count() or 1) * (1.0 - idle / max(all_of_them, 1))
+
+
+def _processor_times() -> tuple[int, int]:
+    """Of all cores since the start, in ticks: idle or waiting for a disk, and all."""
+    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
+    times = [int(field) for field in first.split()[1:9]]  # the guests' are a part of the users'
+    return times[3] + times[4], sum(times)
 
 
 def _machine() -> str:
@@ -318,7 +356,8 @@ def render(folder: Path, page: Path) -> int:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         for table in record["tables"]:
-            text, count = _placed(text, table["name"], _markdown(table, record)), count + 1
+            made = _told(record) if table is record["tables"][-1] else ""  # once for all of a script
+            text, count = _placed(text, table["name"], _markdown(table) + made), count + 1
     page.write_text(text, encoding="utf-8")
     return count
 
@@ -337,14 +376,16 @@ def _placed(text: str, name: str, table: str) -> str:
     return f"{before}{begin}\n{table}\n\n{end}{after}"
 
 
-def _markdown(table: dict[str, Any], record: dict[str, Any]) -> str:
+def _markdown(table: dict[str, Any]) -> str:
     rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    beside = "" if record["load_before"] < 0.5 else ", other work beside"
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
+def _told(record: dict[str, Any]) -> str:
+    """How and where the tables of a record were made."""
+    beside = "" if record["busy_cores_before"] < 0.2 else ", other work beside"
     packages = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return "\n".join(
-        [*lines, "", f"`{record['shown']}`, {record['date']}, {record['machine']}{beside}; {packages}."]
-    )
+    return f"\n\n`{record['shown']}`, {record['date']}, {record['machine']}{beside}; {packages}."
 
 
 if __name__ == "__main__":

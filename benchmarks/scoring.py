@@ -5,7 +5,7 @@ python benchmarks/scoring.py --peer=PYTHON [--work=pairs-30m-64] [--repeats 5] [
 Works: pairs of a prompt of 128 tokens and two responses of 64 to 128 (64 and 256 of them for a model of 25
 million parameters, 16 in SmolLM2-135M's shape), and 16 responses of 64 to 128 tokens to each of 32 prompts of
 256. Random ids and weights, float32, 8 responses a batch. Each is measured as whole processes, start, reading
-of the weights and compilation included, and by processes that have compiled.
+of the weights and compilation included, and the short ones also by processes that have compiled.
 
 The peer is at its best: sequences sorted by length, right padding, the vocabulary head on the responses only.
 It runs as installed and with glibc told to keep freed memory. Log-probabilities have to be equal to 1e-3
@@ -40,19 +40,21 @@ class Work(NamedTuple):
       prompts: number of prompts.
       prompt_tokens: length of each.
       responses: to each prompt; 2: pairs.
+      ways: to measure it: `whole` processes, and `turns` after compilation.
     """
 
     size: str
     prompts: int
     prompt_tokens: int
     responses: int
+    ways: tuple[str, ...] = ("whole", "turns")
 
 
 WORKS = {
     "pairs-30m-64": Work("30m", 64, 128, 2),
-    "pairs-30m-256": Work("30m", 256, 128, 2),
+    "pairs-30m-256": Work("30m", 256, 128, 2, ("whole",)),
     "pairs-135m-16": Work("135m", 16, 128, 2),
-    "shared-30m": Work("30m", 32, 256, 16),
+    "shared-30m": Work("30m", 32, 256, 16, ("whole",)),
 }
 
 
@@ -60,7 +62,6 @@ def main() -> None:
     """Measures every work, or what one side does in its own process."""
     parser = measuring.parser_of(__doc__, repeats=5)
     parser.add_argument("--work", choices=[*WORKS, "all"], default="all")
-    parser.add_argument("--ways", default="whole,turns", help="whole processes, and turns after compilation")
     parser.add_argument("--folder", help=argparse.SUPPRESS)  # of the weights
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
             if not weights.exists():
                 make = f"import scoring; scoring.save_weights({work.size!r}, {str(weights)!r})"
                 subprocess.run([sys.executable, "-c", make], cwd=Path(__file__).parent, check=True)
-            for way in given.ways.split(","):
+            for way in work.ways:
                 measured = _measured(given, name, str(weights), way)
                 _check_equal(name, measured)
                 tokens = sum(len(ids) for _, ids in _responses(work))

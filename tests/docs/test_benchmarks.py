@@ -40,7 +40,7 @@ def test_a_result_is_written_between_its_markers(tmp_path):
     record = {
         "tables": [{"name": "memory", "columns": ["work", "ours"], "rows": [["sums", "91"]]}],
         **{"shown": "python benchmarks/memory.py", "date": "2026-01-02", "machine": "CPU, 2 cores"},
-        **{"load_before": 1.5, "versions": {"jax": "1.2"}},
+        **{"busy_cores_before": 1.5, "versions": {"jax": "1.2"}},
     }
     (tmp_path / "memory.json").write_text(json.dumps(record))
     assert run.render(tmp_path, page) == 1
