@@ -28,6 +28,8 @@ _STEP, _EXCHANGE = 2**28, 2**31
 _ROUNDS = 16
 # Share of the memory reserved for everything else: the prompts' hidden states, logits, adapters.
 _RESERVE = 1 / 16
+# A TPU's compiler keeps the caches of several bodies in another order within the loop, and pads them there.
+_WITH_COPY = 3
 _QUARTER = 2**28  # bytes; limits are rounded down to a multiple of it, so that devices of one kind agree
 
 
@@ -81,7 +83,9 @@ def grid_of(
     Rows of all columns together, on each part of the mesh, are at most 256 (128 where the memory is not
     known, as on a CPU), and such that
 
-        weights + cache of rows and of prompts  <=  memory (1 - 1 / 16).
+        weights + cache of rows and of prompts  <=  memory (1 - 1 / 16),
+
+    with the cache counted three times where several bodies are computed.
 
     Few rows to a column waste little at the column's end, and many need fewer prompts in memory; large groups
     are read at once, and small ones wait less for their slowest column. Chosen is what draws most tokens for
@@ -113,7 +117,8 @@ def grid_of(
         each = cache_bytes(config, one, asked.max_new_tokens, asked.width, bodies, int8=int8) / tensor
         columns = min(most // rows, -(-asked.num_prompts // parts))
         if memory is not None:
-            columns = min(columns, int((memory * (1 - _RESERVE) - weights) // each))
+            held = each * (1 if bodies == 1 else _WITH_COPY)
+            columns = min(columns, int((memory * (1 - _RESERVE) - weights) // held))
         for groups in _candidates(columns):
             grid = Grid(parts, columns // groups * groups, rows, columns // groups)
             step = weights + grid.columns * each + _STEP

@@ -33,6 +33,11 @@ def test_published_setting_on_a_chip_of_16_gib():
     assert eight.columns * eight.rows == 60
     both = grid_of(small, PUBLISHED, memory=int(15.75 * GIB), int8=True)
     assert both.columns * both.rows == 112
+    # Of three bodies a row takes three times as much, and is counted three times.
+    product = grid_of(small, PUBLISHED, memory=int(15.75 * GIB), bodies=3, int8=True)
+    held = batch_sizing.cache_bytes(small, product, 256, 256, 3, int8=True)
+    assert 1 <= product.columns * product.rows <= 112 // 9
+    assert 3 * held <= 15.75 * GIB * 15 / 16 - batch_sizing.weight_bytes(small)
     large = grid_of(LLAMA_7B, PUBLISHED, memory=72 * GIB)
     assert large.columns * large.rows == 256 and large.rows < 16
     assert grid_of(LLAMA_7B, PUBLISHED, memory=GIB) == (1, 1, 1, 1)
