@@ -11,7 +11,6 @@ from alignjax.alignment.held_out import preference_metrics
 from alignjax.alignment.step import AdapterSettings
 from alignjax.alignment.training import Start, Trainer, Tree
 from alignjax.config import ScoreModelSettings, TrainingSettings
-from alignjax.data.batches import pair_lengths
 from alignjax.data.preferences import Dimension, Labelled
 from alignjax.data.records import PreferencePair
 from alignjax.models import Lora, ScoreModel, as_utility, init_score_model, place_head
@@ -155,7 +154,7 @@ class _HeldOut(NamedTuple):
             self.pairs.tokens,
             lora=lora,
             batch_size=batching.rows,
-            buckets=batching.buckets(pair_lengths(self.pairs.tokens), row_cost(whole.config, 1.0)),
+            buckets=batching.pair_buckets(whole.config, self.pairs.tokens),
             mesh=batching.mesh,
         )
         scores, labels = as_utility(self.model.kind, found), self.pairs.labels

@@ -50,6 +50,10 @@ class Batching(NamedTuple):
         multiples = {"token_multiple": 2, "target_multiple": 2} if short else {}
         return choose_buckets(lengths, self.num_buckets, cost=cost, **multiples)
 
+    def pair_buckets(self, config: DecoderConfig, pairs: Sequence[TokenizedPair]) -> tuple[Bucket, ...]:
+        """Shapes of the rows of pairs that a decoder reads once; arguments and errors as of `buckets`."""
+        return self.buckets(pair_lengths(pairs), row_cost(config, 1.0))
+
     def response_shapes(self, config: DecoderConfig, responses: Sequence[TokenizedResponse]) -> RowShapes:
         """Shapes of the rows of a data set of responses, which share prompts; rounded up as in `buckets`.
 

@@ -19,7 +19,7 @@ from alignjax.errors import InputError
 from alignjax.models import Adapters, DecoderConfig, Model, hidden_states, unembed
 from alignjax.models.rows import parts_of
 from alignjax.policy.logps import chunk_width, columns
-from alignjax.policy.passes import check_batch_size, over_responses
+from alignjax.policy.passes import over_responses
 
 
 class Divergences(NamedTuple):
@@ -155,19 +155,18 @@ def response_divergences(
     mesh: Mesh | None = None,
 ) -> Divergences:
     """`response_kl` with the log-probabilities that the same pass gives; arguments and errors as there."""
-    check_batch_size(batch_size, "response_kl")
-    result = np.full((len(responses), 3), np.nan, np.float32)
-    over_responses(
+    sums = over_responses(
         lambda batch: _sums(model, reference, batch, lora, reference_lora),
         responses,
-        result,
+        3,
+        where="response_kl",
         config=model.config,
         batch_size=batch_size,
         shapes=shapes,
         progress=progress,
         mesh=mesh,
     )
-    return Divergences(*result.T)
+    return Divergences(*sums.T)
 
 
 def _completion_kl(

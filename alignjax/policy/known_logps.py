@@ -7,14 +7,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from alignjax.data.batches import pair_lengths
 from alignjax.data.responses import Responses
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.policy import divergence
 from alignjax.policy import logps as policy_logps
 from alignjax.policy.batching import Batching
 from alignjax.policy.divergence import Divergences
-from alignjax.policy.row_cost import row_cost
 from alignjax.policy.values import Policy
 from alignjax.runtime.arrays import read_npz, write_npz
 from alignjax.runtime.metrics import progress
@@ -124,7 +122,7 @@ def logps_of_pairs(
             tokens,
             lora=policy.lora,
             batch_size=batching.rows,
-            buckets=batching.buckets(pair_lengths(tokens), row_cost(policy.model.config, 1.0)),
+            buckets=batching.pair_buckets(policy.model.config, tokens),
             progress=bar.update,
             mesh=batching.mesh,
         )

@@ -18,16 +18,13 @@ from alignjax.data.batches import (
     PairBatch,
     ResponseBatch,
     Rows,
-    pairs_in_order,
 )
 from alignjax.data.shared_rows import Branches, RowShapes, branches_of, responses_per_row
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.models import Adapters, DecoderConfig, Model, hidden_states
 from alignjax.models.rows import parts_of
-from alignjax.policy.batching import pair_buckets_for
 from alignjax.policy.head import STORED, target_logps
-from alignjax.policy.passes import check_batch_size, over_batches, over_responses
-from alignjax.runtime.mesh import batch_rows
+from alignjax.policy.passes import over_pairs, over_responses
 
 # Rows of logits held at once. 128 rows keep the matrix product with the vocabulary efficient and take 24 MiB
 # at V = 49,152. A small vocabulary gets more rows, up to 4 MiB of logits, so that a tiny model does not loop
@@ -240,23 +237,21 @@ def response_logps(
       InputError: an empty prompt, a response longer than every bucket, or a batch_size that is below 1 or
         not divisible by the mesh.
     """
-    check_batch_size(batch_size, "response_logps")
-    result = np.full(len(responses), np.nan, np.float32)
 
     def compute(batch: ResponseBatch) -> Array:
         return shared_logps_jit(model.config, model.params, lora, batch.rows, responses_per_row(batch))
 
-    over_responses(
+    return over_responses(
         compute,
         responses,
-        result,
+        1,
+        where="response_logps",
         config=model.config,
         batch_size=batch_size,
         shapes=shapes,
         progress=progress,
         mesh=mesh,
-    )
-    return result
+    )[:, 0]
 
 
 def preference_logps(
@@ -286,16 +281,13 @@ def preference_logps(
     Raises:
       InputError: as in `response_logps`.
     """
-    check_batch_size(batch_size, "preference_logps")
-    result = np.full((len(pairs), 2), np.nan, np.float32)
-    if pairs:
-        if buckets is None:
-            buckets = pair_buckets_for(model.config, pairs)
-        rows = batch_rows(batch_size, len(pairs), mesh)
-        batches = pairs_in_order(pairs, batch_size=rows, buckets=buckets)
-
-        def compute(batch: PairBatch) -> Array:
-            return jnp.stack(pair_logps_jit(model, batch, lora=lora), axis=1)
-
-        over_batches(batches, compute, result, progress, mesh=mesh)
-    return result
+    return over_pairs(
+        lambda batch: jnp.stack(pair_logps_jit(model, batch, lora=lora), axis=1),
+        pairs,
+        where="preference_logps",
+        config=model.config,
+        batch_size=batch_size,
+        buckets=buckets,
+        progress=progress,
+        mesh=mesh,
+    )

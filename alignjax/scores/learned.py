@@ -8,14 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alignjax.data.batches import Bucket, ResponseBatch, pairs_in_order
+from alignjax.data.batches import Bucket, ResponseBatch
 from alignjax.data.shared_rows import RowShapes, responses_per_row
 from alignjax.data.tokenize import TokenizedPair, TokenizedResponse
 from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, pair_scores, response_scores
-from alignjax.policy.batching import pair_buckets_for
-from alignjax.policy.passes import check_batch_size, over_batches, over_responses
-from alignjax.runtime.mesh import batch_rows
+from alignjax.policy.passes import over_pairs, over_responses
 
 
 def learned_scores(
@@ -49,13 +47,12 @@ def learned_scores(
       InputError: an empty prompt, a response longer than every bucket, batch_size < 1, or a score that is not
         finite.
     """
-    check_batch_size(batch_size, "learned_scores")
-    result = np.full((len(responses), 1), np.nan, np.float32)
     model = model.replace(tokenizer=None)  # not an argument of the compiled program
-    over_responses(
+    result = over_responses(
         lambda batch: response_scores_jit(model, lora, batch),
         responses,
-        result,
+        1,
+        where="learned_scores",
         config=model.config,
         batch_size=batch_size,
         shapes=shapes,
@@ -93,15 +90,17 @@ def learned_pair_scores(
     Raises:
       InputError: as in `learned_scores`.
     """
-    check_batch_size(batch_size, "learned_pair_scores")
-    result = np.full((len(pairs), 2), np.nan, np.float32)
-    if pairs:
-        if buckets is None:
-            buckets = pair_buckets_for(model.config, pairs)
-        rows = batch_rows(batch_size, len(pairs), mesh)
-        batches = pairs_in_order(pairs, batch_size=rows, buckets=buckets)
-        model = model.replace(tokenizer=None)
-        over_batches(batches, lambda batch: pair_scores_jit(model, lora, batch), result, progress, mesh=mesh)
+    model = model.replace(tokenizer=None)
+    result = over_pairs(
+        lambda batch: pair_scores_jit(model, lora, batch),
+        pairs,
+        where="learned_pair_scores",
+        config=model.config,
+        batch_size=batch_size,
+        buckets=buckets,
+        progress=progress,
+        mesh=mesh,
+    )
     _check_finite(result, "learned_pair_scores", "pair")
     return result
 

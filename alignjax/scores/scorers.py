@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alignjax.data.batches import pair_lengths
 from alignjax.data.preferences import Labelled
 from alignjax.data.records import PreferencePair, Prompt, prompt_key
 from alignjax.data.responses import Responses
@@ -18,7 +17,6 @@ from alignjax.errors import InputError
 from alignjax.models import Lora, ScoreModel, as_utility
 from alignjax.policy.batching import Batching
 from alignjax.policy.known_logps import LogpsCache, digest, distinct
-from alignjax.policy.row_cost import row_cost
 from alignjax.policy.values import Policy
 from alignjax.runtime.files import remove
 from alignjax.runtime.metrics import progress
@@ -102,7 +100,7 @@ class LearnedScorer:
                 tokens,
                 lora=lora,
                 batch_size=self.batching.rows,
-                buckets=self.batching.buckets(pair_lengths(tokens), row_cost(model.config, 1.0)),
+                buckets=self.batching.pair_buckets(model.config, tokens),
                 progress=bar.update,
                 mesh=self.batching.mesh,
             )

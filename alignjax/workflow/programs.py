@@ -34,7 +34,6 @@ from alignjax.models import Adapters, DecoderConfig, Lora, Model, ScoreModel
 from alignjax.policy.batching import Batching
 from alignjax.policy.divergence import completion_kl_jit
 from alignjax.policy.logps import shared_logps_jit, slot_logps_jit
-from alignjax.policy.row_cost import row_cost
 from alignjax.runtime.mesh import batch_rows, row_parts
 from alignjax.scores.learned import pair_scores_jit, response_scores_jit
 
@@ -157,7 +156,7 @@ def pair_logps(
     model: Model, lora: Adapters | None, pairs: Sequence[TokenizedPair], batching: Batching
 ) -> Program:
     """Log-probabilities of both responses of n pairs."""
-    bucket = batching.buckets(pair_lengths(pairs), row_cost(model.config, 1.0))[-1]
+    bucket = batching.pair_buckets(model.config, pairs)[-1]
     rows = batching.batch_size(len(pairs))
     arguments = model.config, model.params, lora, shapes.token_rows(rows, bucket, batching.mesh), 2
     return Program(slot_logps_jit, arguments, _kinds(model, lora), rows, rows * bucket.tokens)
@@ -177,7 +176,7 @@ def pair_scores(
     model: ScoreModel, lora: Lora | None, pairs: Sequence[TokenizedPair], batching: Batching
 ) -> Program:
     """Scores of both responses of n pairs."""
-    bucket = batching.buckets(pair_lengths(pairs), row_cost(model.config, 1.0))[-1]
+    bucket = batching.pair_buckets(model.config, pairs)[-1]
     batch = shapes.pair_batch(batching.batch_size(len(pairs)), bucket, batching.mesh)
     return _scores(pair_scores_jit, model, lora, batch)
 
