@@ -174,9 +174,10 @@ class _ProjectedNewton(jaxopt.base.IterativeSolver):
     unroll: bool = False
 
     def init_state(
-        self, init_params: Array, problem: Scaled, tau: Array, at: Derivatives | None = None
+        self, init_params: Array, problem: Scaled, tau: Array, at: Derivatives | None, enough: Array
     ) -> _State:
         """At the start, evaluated or not yet; a constraint out of reach alone is refuted without that."""
+        del enough
         kind = init_params.dtype
         zero, count = jnp.zeros_like(init_params), jnp.zeros((), jnp.int32)
         nothing = Derivatives(jnp.zeros((), kind), zero, jnp.eye(zero.size, dtype=kind), jnp.zeros((), kind))
@@ -199,17 +200,22 @@ class _ProjectedNewton(jaxopt.base.IterativeSolver):
         )
 
     def update(
-        self, params: Array, state: _State, problem: Scaled, tau: Array, at: Derivatives | None = None
+        self, params: Array, state: _State, problem: Scaled, tau: Array, at: Derivatives | None, enough: Array
     ) -> jaxopt.OptStep:
         """One evaluation; nothing where the problem is refuted already."""
         del tau, at
         done = jaxopt.OptStep(params, state._replace(error=jnp.zeros_like(state.error)))
-        step = _advance(params, state, problem)
+        step = _advance(params, state, problem, enough)
         return jax.tree.map(lambda old, new: jnp.where(state.certified, old, new), done, step)
 
 
 def newton(
-    problem: Scaled, start: Array, *, tau: Array | None = None, at: Derivatives | None = None
+    problem: Scaled,
+    start: Array,
+    *,
+    tau: Array | None = None,
+    at: Derivatives | None = None,
+    enough: float = 0.0,
 ) -> Minimum:
     """Minimises f over v >= 0 from `start` by damped, projected Newton steps, as a jaxopt solver.
 
@@ -221,6 +227,7 @@ def newton(
       start: [m] float >= 0.
       tau: [], the temperature to begin at; None: `first_tau`.
       at: derivatives of f at `start` and that temperature, where they are known.
+      enough: a projected gradient that ends the iteration although the float type can reach less.
 
     Returns:
       The minimum, or the proof that there is none.
@@ -231,13 +238,13 @@ def newton(
         if problem.samples.prompt_weights is None:
             n = len(problem.samples.rewards)
             problem = problem._replace(samples=problem.samples._replace(prompt_weights=np.full(n, 1 / n)))
-    return _newton(problem, start, tau, at)
+    return _newton(problem, start, tau, at, module_of(problem, start).asarray(enough, start.dtype))
 
 
 @compiled
-def _newton(problem: Scaled, start: Array, tau: Array, at: Derivatives | None) -> Minimum:
+def _newton(problem: Scaled, start: Array, tau: Array, at: Derivatives | None, enough: Array) -> Minimum:
     solver = _ProjectedNewton(tol=tolerance(start.dtype))
-    point, state = solver.run(jnp.maximum(start, 0), problem, tau, at)
+    point, state = solver.run(jnp.maximum(start, 0), problem, tau, at, enough)
     # A certificate is stated in the units of the scores: <d, g> with d = v / s.
     direction = state.certificate / problem.spread
     certificate = direction / jnp.where(state.certified, jnp.sum(direction), 1)
@@ -254,7 +261,7 @@ def projected_error(point: Array, gradient: Array) -> Array:
     return xp.max(abs(xp.where(point > 0, gradient, xp.minimum(gradient, 0))))
 
 
-def _advance(last: Array, state: _State, problem: Scaled) -> jaxopt.OptStep:
+def _advance(last: Array, state: _State, problem: Scaled, enough: Array) -> jaxopt.OptStep:
     """One evaluation: a step from `last` tried and kept or refused, or a first look at a new tau."""
     eps = jnp.finfo(last.dtype).eps
     step = newton_step(last, state.at.gradient, state.at.hessian, state.damping)
@@ -284,7 +291,7 @@ def _advance(last: Array, state: _State, problem: Scaled) -> jaxopt.OptStep:
     at = jax.tree.map(lambda new, old: jnp.where(kept, new, old), at, state.at)
     colder = jnp.where(cooler, jnp.maximum(state.tau * _TAU_FACTOR, problem.tau), state.tau)
     left = jnp.where(cooler | (colder > problem.tau), jnp.inf, projected_error(now, at.gradient))
-    ended = proof | (idle >= _PATIENCE)
+    ended = proof | (idle >= _PATIENCE) | (left <= enough)
     return jaxopt.OptStep(
         now,
         _State(

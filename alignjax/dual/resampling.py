@@ -13,6 +13,8 @@ from alignjax.dual.plain import Array, module_of, on_all_cores
 from alignjax.dual.samples import Samples, over_prompts, sum_constraints, summarise_prompts
 from alignjax.dual.solver import margin_of_level, prepare, rebased
 
+_ENOUGH = 1e-7  # projected gradient of a resample's solution; resamples of N prompts differ by 1 / sqrt(N)
+
 
 class Resolved(NamedTuple):
     """The multiplier of one resample, or of R of them with R as the first axis.
@@ -69,7 +71,7 @@ def solve_again(
     xp, start, at = module_of(problem, lam), lam / problem.unit, None
     if moments is not None:
         at = assemble(start, over_prompts(moments, problem.samples), problem.margins, problem.tau)
-    end = newton(problem, start, tau=None if at is None else problem.tau, at=at)
+    end = newton(problem, start, tau=None if at is None else problem.tau, at=at, enough=_ENOUGH)
     found = corrected = end.point * problem.unit
     weights = problem.samples.prompt_weights
     if better is not None and weights is not None:

@@ -14,6 +14,8 @@ from alignjax.errors import InputError
 
 # Elements evaluated at once; larger tables go through in chunks of prompts: temporaries stay near 100 MB.
 CHUNK_ELEMENTS = 2**22
+# On a CPU scores beyond what its cache holds go through in chunks that a core's own cache holds.
+_CACHED_SCORES, _SCORES_A_CHUNK = 2**20, 2**15
 _NUMPY_ELEMENTS = 2**14  # of NumPy's passes, whose temporaries then stay in the processor's cache
 
 
@@ -249,7 +251,7 @@ def by_chunks(of: Callable[[Samples], Array], samples: Samples) -> Array:
     n, k = samples.rewards.shape
     if module_of(samples) is np:
         return np.concatenate([of(_cut(samples, *rows)) for rows in _chunks(n, k)], axis=1)
-    size = max(1, CHUNK_ELEMENTS // k)
+    size = _prompts_a_chunk(samples)
     if n <= size:
         return of(samples)
     full = n // size
@@ -258,6 +260,17 @@ def by_chunks(of: Callable[[Samples], Array], samples: Samples) -> Array:
     if n % size == 0:
         return columns
     return jnp.concatenate([columns, of(_cut(samples, full * size, n % size))], axis=1)
+
+
+def _prompts_a_chunk(samples: Samples) -> int:
+    """Prompts that a traced pass takes at once on the device that it is for."""
+    n, k = samples.rewards.shape
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    platform = jax.default_backend() if device is None else getattr(device, "platform", device)
+    scores = samples.rewards.size + samples.utilities.size
+    if platform == "cpu" and scores > _CACHED_SCORES:
+        return max(1, _SCORES_A_CHUNK * n // scores)
+    return max(1, CHUNK_ELEMENTS // k)
 
 
 def _chunks(n: int, k: int) -> Iterator[tuple[int, int]]:

@@ -143,3 +143,12 @@ def test_out_of_reach_alone_is_seen_at_once(x64, make_problem):
 def test_nan_ends_the_iteration(x64):
     end = minimise(scaled(np.array([[0.0, np.nan]]), np.array([[[0.0], [1.0]]]), [0.1], 1.0), jnp.zeros(1))
     assert np.isnan(end.error) and not end.certified and end.iterations == 1
+
+
+def test_a_gradient_that_is_enough_ends_the_iteration(x64, make_problem):
+    rewards, utilities = make_problem(4, n=20)
+    problem, start = scaled(rewards, utilities, [0.1, 0.05], 0.7), jnp.zeros(2)
+    sure, near = newton(problem, start), newton(problem, start, enough=1e-3)
+    assert sure.error < 1e-11 < near.error <= 1e-3
+    assert near.iterations < sure.iterations and not near.certified
+    np.testing.assert_allclose(near.point, sure.point, rtol=0.02)

@@ -88,8 +88,9 @@ def test_shuffled_puts_samples_that_exist_first_and_keeps_them_together(x64):
     np.testing.assert_allclose(found.utilities[0], 10 * found.rewards)
 
 
-def test_chunks_equal_the_whole(x64, make_problem, monkeypatch):
-    """7 prompts of 8 samples in chunks of 3, 3 and 1."""
+@pytest.mark.parametrize("chunks", [{"CHUNK_ELEMENTS": 24}, {"_CACHED_SCORES": 0, "_SCORES_A_CHUNK": 72}])
+def test_chunks_equal_the_whole(x64, make_problem, monkeypatch, chunks):
+    """7 prompts of 8 samples in chunks of 3, 3 and 1: by the memory at hand, and by the cache of a CPU."""
     rewards, utilities = make_problem(2, n=7)
     lam, levels, beta = jnp.array([0.5, 1.0]), jnp.zeros(2), jnp.array(0.6)
     mask, weights = np.arange(56).reshape(7, 8) % 5 > 0, np.arange(1.0, 8)
@@ -99,7 +100,9 @@ def test_chunks_equal_the_whole(x64, make_problem, monkeypatch):
     for samples in (gather(rewards, utilities), gather(rewards, utilities, mask, weights), centred):
         whole = derivatives(lam, samples, levels, beta)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "CHUNK_ELEMENTS", 24)
+            for name, elements in chunks.items():
+                patch.setattr(module, name, elements)
+            assert module._prompts_a_chunk(samples) == 3
             parts = derivatives(lam, samples, levels, beta)
         for a, b in zip(parts, whole, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12)
