@@ -197,6 +197,7 @@ def published_steps() -> dict[str, Any]:
         "learning_rate": 5e-4,
         "warmup_steps": 100,
         "weight_decay": 0.05,
+        "evals": 6,  # two an epoch: each reads thousands of held-out pairs
     }
 
 

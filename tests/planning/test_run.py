@@ -74,7 +74,7 @@ def test_counts_of_calls(steps, make_setup, make_config, chip):
     calls = {name: step.calls for name, step in found.items()}
     # 900 pairs to learn from and 100 held out, by 8 rows a call: 113 and 13.
     assert calls["policy", "train step"] == 338  # three epochs of 900
-    assert calls["reward", "held-out log-probabilities"] == 125  # ten times 100
+    assert calls["reward", "held-out log-probabilities"] == 75  # six times 100
     # The reference's log-probabilities of all pairs, once for all dimensions and the final alignment.
     assert calls["reward", "log-probabilities of pairs by reference"] == 113 + 13
     assert not any("by reference" in what for stage, what in calls if stage in ("safety", "policy"))
