@@ -53,20 +53,23 @@ def main() -> None:
     parser.add_argument(
         "--accumulate", type=int, default=2, help="ours: an update's 4 pairs in so many batches"
     )
+    parser.add_argument("--peer_accumulate", type=int, default=1, help="the same of the peer")
     parser.add_argument("--work", help=argparse.SUPPRESS)  # what a process of a side works on
     parser.add_argument("--remat", default="auto", help=argparse.SUPPRESS)  # of that process
     given = parser.parse_args()
     if given.serve is not None:
         work = Path(given.work)
         ours = given.serve == measuring.OURS
-        measuring.serve(_ours(work, given.remat, given.accumulate) if ours else _theirs(work))
+        side = _ours(work, given.remat, given.accumulate) if ours else _theirs(work, given.peer_accumulate)
+        measuring.serve(side)
         return
     tables, details = [], {}
     for model in given.models.split(","):
         for kind in given.pairs.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 steps = _prepare(Path(folder), model, kind, BATCH // given.accumulate)
-                arguments = (f"--work={folder}", f"--accumulate={given.accumulate}")
+                batches = f"--accumulate={given.accumulate}", f"--peer_accumulate={given.peer_accumulate}"
+                arguments = (f"--work={folder}", *batches)
                 sides = measuring.sides(__file__, given, PEER, arguments)
                 if len(sides) > 1:
                     sides.insert(1, _least_memory(sides[0]))
@@ -203,8 +206,8 @@ def _ours(work: Path, remat: str, accumulate: int) -> Callable[[], dict[str, Any
     return run
 
 
-def _theirs(work: Path) -> Callable[[], dict[str, Any]]:
-    """TRL's step, as its loop runs it."""
+def _theirs(work: Path, accumulate: int) -> Callable[[], dict[str, Any]]:
+    """TRL's step, as its loop runs it, an update's pairs in so many batches."""
     import os
 
     import numpy as np
@@ -215,7 +218,8 @@ def _theirs(work: Path) -> Callable[[], dict[str, Any]]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     plan = json.loads((work / "plan.json").read_text(encoding="utf-8"))
-    trainer = _trainer(work)
+    trainer, size = _trainer(work), BATCH // accumulate
+    trainer.current_gradient_accumulation_steps = accumulate  # its loop would set it
     model = trainer.model.train()
     collate = DataCollatorForPreference(pad_token_id=0)
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -236,12 +240,12 @@ def _theirs(work: Path) -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
         losses = []
         for batch in examples:
-            loss = trainer.training_step(model, collate(batch))
+            parts = (batch[n : n + size] for n in range(0, BATCH, size))
+            losses.append(sum(float(trainer.training_step(model, collate(part))) for part in parts))
             torch.nn.utils.clip_grad_norm_(trained, CLIP)
             trainer.optimizer.step()
             trainer.lr_scheduler.step()
             model.zero_grad()
-            losses.append(float(loss))
         return {"losses": losses}
 
     return run
@@ -281,7 +285,6 @@ def _trainer(work: Path) -> Any:
         ),
     )
     trainer.create_optimizer_and_scheduler(1000)
-    trainer.current_gradient_accumulation_steps = 1  # its loop would set it
     return trainer
 
 

@@ -9,7 +9,7 @@ draws, and the log-ratio of an adapter (random, of the size that a training leav
 rounding both sides share. With --runs: a whole MoCAN run on the model for each way to hold the weights, with
 the functions of text_scores.py as scores, so that margins are exact: lambda, margin, reward gain and KL,
 forecast and delivered on test prompts. Without a file the prompts are openings of stories, which the model
-goes on with. With --run: PeCAN in the world `assistant`, with float and with int8 weights.
+goes on with. With --run: PeCAN in the world `assistant` for each way, and its reference as with --model.
 """
 
 import argparse
@@ -26,9 +26,14 @@ from shared import load_preset
 
 from alignjax import runs
 from alignjax.config import from_mapping
+from alignjax.data.tokenize import template_for, tokenize_prompts
+from alignjax.data.worlds import world_for
 from alignjax.models import Lora, Model, init_lora, load_pretrained
 from alignjax.policy.logps import response_logps
 from alignjax.policy.sampling import greedy, sample, sampled_responses
+from alignjax.records.answer import DualAnswer
+from alignjax.records.codec import read_record
+from alignjax.records.evaluation import Evaluation
 from alignjax.records.figure import Figure
 
 _KINDS = {
@@ -36,6 +41,8 @@ _KINDS = {
     "int8, float32": ("float32", "int8"),
     "int8, bfloat16": ("bfloat16", "int8"),
 }
+_ALL = {"float32": ("float32", "float"), **_KINDS}
+_WORLD_TOKENS = 20  # a response of the world, as the preset has it
 _ADAPTER = 0.02  # standard deviation of B's entries
 
 
@@ -94,7 +101,7 @@ def of_runs(path: Path, prompts: list[str], *, count: int, epochs: float, seed: 
       seed: of the runs.
     """
     rows = []
-    for name, (dtype, weights) in {"float32": ("float32", "float"), **_KINDS}.items():
+    for name, (dtype, weights) in _ALL.items():
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "prompts.jsonl"
             file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts), "utf-8")
@@ -133,28 +140,37 @@ def _figure(figure: Figure) -> str:
     return f"{figure.mean:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
-def of_run(seed: int) -> list[list[str]]:
-    """Rows of a table: PeCAN in the world `assistant`."""
+def of_run(seed: int) -> tuple[list[list[str]], list[list[str]], dict[str, float]]:
+    """Rows of PeCAN in the world `assistant`; rows and log-ratios of its reference, as of `of_model`."""
     rows = []
-    for weights in ("float", "int8"):
-        values = load_preset("pecan", "tiny").to_dict()
-        values["seed"], values["model"]["weights"] = seed, weights
-        found = runs.in_memory(from_mapping(values))
-        record, answer = found.evaluation.record, found.answer
-        ours = record.policies["aligned"]
-        assert answer.lam is not None and answer.forecast is not None and ours.true_margins is not None
-        rows.append(
-            [
-                {"float": "float32"}.get(weights, weights),
-                f"{answer.lam['safety']:.3f}",
-                f"{answer.forecast.tilt.margins['safety'].mean:.3f}",
-                f"{ours.margins['safety'].mean:.3f}",
-                f"{ours.true_margins['safety'].mean:.3f}",
-                f"{ours.reward.mean:.3f}",
-                f"{ours.kl.mean:.3f}",
-            ]
-        )
-    return rows
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (dtype, weights) in _ALL.items():
+            values = load_preset("pecan", "tiny").to_dict()
+            values["seed"], values["require_verified"] = seed, False
+            values["model"] |= {"dtype": dtype, "weights": weights}
+            workdir = Path(folder) / name
+            runs.run(from_mapping(values), workdir)
+            answer = read_record(DualAnswer, workdir / "dual.json")
+            ours = read_record(Evaluation, workdir / "evaluation.json").policies["aligned"]
+            assert answer.lam is not None and answer.forecast is not None and ours.true_margins is not None
+            rows.append(
+                [
+                    name,
+                    f"{answer.lam['safety']:.3f}",
+                    f"{answer.forecast.tilt.margins['safety'].mean:.3f}",
+                    f"{ours.margins['safety'].mean:.3f}",
+                    f"{ours.true_margins['safety'].mean:.3f}",
+                    f"{ours.reward.mean:.3f}",
+                    f"{ours.kl.mean:.3f}",
+                ]
+            )
+            measuring.progress(" | ".join(rows[-1]))
+        path = Path(folder) / "float32" / "reference"
+        tokenizer = load_pretrained(path).tokenizer
+        assert tokenizer is not None
+        texts = world_for("assistant").prompts_test
+        prompts, _ = tokenize_prompts(tokenizer, template_for(tokenizer), texts, max_prompt_length=16)
+        return rows, *of_model(path, prompts, _WORLD_TOKENS)
 
 
 def main() -> None:
@@ -188,11 +204,13 @@ def main() -> None:
             rows, details = of_model(given.model, prompts, given.new_tokens)
             tables.append(measuring.Table(f"int8_{name}", _columns(given.new_tokens), rows))
     if given.run:
-        tables.append(measuring.Table("int8_assistant", _RUN, of_run(given.seed)))
+        rows, reference, details = of_run(given.seed)
+        tables.append(measuring.Table("int8_assistant", _RUN, rows))
+        tables.append(measuring.Table("int8_assistant_reference", _columns(_WORLD_TOKENS), reference))
     measuring.finish(given, tables, **details)
 
 
-_RUN = ["weights", "lambda", "forecast margin", "delivered", "true margin", "reward", "KL"]
+_RUN = ["weights, products", "lambda", "forecast margin", "delivered", "true margin", "reward", "KL"]
 _RUNS = [
     *("weights, products", "lambda", "margin, forecast", "delivered"),
     *("reward gain, forecast", "delivered", "KL, forecast", "delivered"),
