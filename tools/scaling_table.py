@@ -175,7 +175,8 @@ def row(name: str, target: Target, plan: Plan) -> str:
     lines = {(line.step.stage, line.step.what): line for line in plan.lines}
     worst = plan.worst
     fits = "" if plan.fits else " (does not fit)"
-    hours, sessions = plan.hours, None if plan.hours is None else target.sessions(plan.hours)
+    sessions = None if plan.hours is None else target.sessions(plan.hours)
+    mean_hours = None if plan.lengths is None else plan.hours
     cells = [
         name,
         target.slice or target.name,
@@ -183,7 +184,7 @@ def row(name: str, target: Target, plan: Plan) -> str:
         f"{gib(worst.needed):.2f} of {gib(plan.chip.usable):.2f}, {worst.step.stage}{fits}",
         shown(lines.get(("policy", "train step"))),
         shown(lines.get(("samples", "sampler"))),
-        *("-" if one is None or plan.partial else f"{one:.1f}" for one in (plan.longest_hours, hours)),
+        *("-" if one is None or plan.partial else f"{one:.1f}" for one in (plan.longest_hours, mean_hours)),
         "-" if sessions is None or plan.partial else str(sessions),
     ]
     return f"| {' | '.join(cells)} |"
