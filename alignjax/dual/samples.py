@@ -91,6 +91,36 @@ def gather(
     """
     xp = module_of(rewards, utilities, mask, prompt_weights, importance)
     r, g = xp.asarray(rewards), xp.asarray(utilities)
+    _check_shapes(r, g, mask, prompt_weights, importance, where)
+    g = xp.moveaxis(g, 2, 0)
+    kind = r.dtype if kind is None else kind
+    outer = None
+    if prompt_weights is not None:
+        outer = xp.asarray(prompt_weights).astype(kind)
+        outer = outer / xp.sum(outer)
+    if mask is None and importance is None:
+        return Samples(r, g, None, outer)
+    inner = xp.ones(r.shape, kind) if importance is None else xp.asarray(importance).astype(kind)
+    present = inner > 0
+    if mask is not None:
+        present = present & xp.asarray(mask)
+    # Padding may hold nan. Clear the inputs, not the product: the gradient of a masked product with respect
+    # to lam is 0 * g, and 0 * nan is nan.
+    r, g = (xp.where(x, y, xp.zeros((), y.dtype)) for x, y in ((present, r), (present[None], g)))
+    total = xp.sum(xp.where(present, inner, 0), axis=1, keepdims=True)  # 0 / 0 = nan: a row without samples
+    log_base = xp.where(present, xp.log(xp.where(present, inner, 1)) - xp.log(total), -xp.inf)
+    return Samples(r, g, xp.where(total > 0, log_base, xp.nan), outer)
+
+
+def _check_shapes(
+    r: Array,
+    g: Array,
+    mask: ArrayLike | None,
+    prompt_weights: ArrayLike | None,
+    importance: ArrayLike | None,
+    where: str,
+) -> None:
+    """Refuses what `gather` cannot take."""
     if r.ndim != 2 or 0 in r.shape:
         raise InputError(
             f"{where}: rewards has shape {r.shape}, must be [prompts, samples] with at least one of each."
@@ -112,24 +142,6 @@ def gather(
     for name, (value, shape) in given.items():
         if value is not None and jnp.shape(value) != shape:
             raise InputError(f"{where}: {name} has shape {jnp.shape(value)}, must be {shape}.")
-    g = xp.moveaxis(g, 2, 0)
-    kind = r.dtype if kind is None else kind
-    outer = None
-    if prompt_weights is not None:
-        outer = xp.asarray(prompt_weights).astype(kind)
-        outer = outer / xp.sum(outer)
-    if mask is None and importance is None:
-        return Samples(r, g, None, outer)
-    inner = xp.ones(r.shape, kind) if importance is None else xp.asarray(importance).astype(kind)
-    present = inner > 0
-    if mask is not None:
-        present = present & xp.asarray(mask)
-    # Padding may hold nan. Clear the inputs, not the product: the gradient of a masked product with respect
-    # to lam is 0 * g, and 0 * nan is nan.
-    r, g = (xp.where(x, y, xp.zeros((), y.dtype)) for x, y in ((present, r), (present[None], g)))
-    total = xp.sum(xp.where(present, inner, 0), axis=1, keepdims=True)  # 0 / 0 = nan: a row without samples
-    log_base = xp.where(present, xp.log(xp.where(present, inner, 1)) - xp.log(total), -xp.inf)
-    return Samples(r, g, xp.where(total > 0, log_base, xp.nan), outer)
 
 
 def summarise_prompts(samples: Samples, kind: DTypeLike) -> Summary:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from alignjax.data import templates
 from alignjax.data.rows import Message
 from alignjax.data.templates import Template, render
 from alignjax.data.tokenize import encode_prompt
@@ -28,7 +29,7 @@ def shown(source, template=None, generation=True):
         ("{{ 'x' * 20000000 }}", "a text of 20000000 characters"),
         (
             "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-            "more than (1 GB of memory|3 sec)",  # what is reached first on a busy machine
+            "GB",
         ),
         ("{{ 1/0 }}", "division by zero"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
@@ -37,7 +38,9 @@ def shown(source, template=None, generation=True):
         ("{{ 9**(10**9) }}", "."),
     ],
 )
-def test_hostile_templates_end_in_one_line(source, problem):
+def test_hostile_templates_end_in_one_line(source, problem, monkeypatch):
+    if problem == "GB":  # a busy machine copies slowly: it shall meet the limit of memory all the same
+        monkeypatch.setattr(templates, "_SECONDS", 20.0)
     start = time.monotonic()
     with pytest.raises(
         InputError, match=f"f:1: the chat template refuses the turns .user.: .*{problem}"
